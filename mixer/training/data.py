@@ -1,0 +1,95 @@
+"""Training text: where it lies, how it is split, and what is left out.
+
+The folder layout is that of a `--data` directory:
+
+    pretrain/NAME.{jsonl,txt}.xz        text for the base model
+    attributes/NAME/{positive,negative}.txt.xz
+    pairs/NAME.jsonl.xz                 {"opening", "positive", "negative"} a line
+
+Every labelled text falls into one of three splits by a hash of its key, so that anchors, judges and tests never
+share a text, whatever the order or size of the files. This module knows nothing of models or tokenizers.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mixer.errors import BadArtifact
+
+Split = Literal["anchor", "judge", "test"]
+POLES = ("negative", "positive")
+WORD = re.compile(r"[a-z']+")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One scene told twice: both texts begin with `opening` and differ in one attribute alone."""
+
+    opening: str
+    positive: str
+    negative: str
+
+
+def split_of(key: str) -> Split:
+    """60 % of keys belong to the anchors, 30 % to the judges, 10 % to the tests; stable across machines."""
+    bucket = zlib.crc32(key.encode()) % 100
+    return "anchor" if bucket < 60 else "judge" if bucket < 90 else "test"
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Lines of a text file, plain or xz-compressed, without their line breaks."""
+    if not path.is_file():
+        raise BadArtifact(f"There is no training text at {path}.", "Point --data at a folder that has it.")
+    try:
+        with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as file:
+            for line in file:
+                yield line.rstrip("\n")
+    except (lzma.LZMAError, UnicodeDecodeError) as error:
+        raise BadArtifact(f"{path} cannot be read: {error}.", "Fetch the file again.") from error
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Parallel pairs from a `.jsonl` or `.jsonl.xz` file; an error names the line."""
+    pairs = []
+    for number, line in enumerate(read_lines(path), start=1):
+        try:
+            record = json.loads(line)
+            pairs.append(Pair(record["opening"], record["positive"], record["negative"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadArtifact(
+                f"{path}, line {number} is not a pair: {error}.",
+                'Each line is a JSON object with "opening", "positive" and "negative".',
+            ) from error
+    return pairs
+
+
+def read_attribute(data: Path, attribute: str, pole: str) -> list[str]:
+    """Unpaired texts of one pole, in file order; empty if the folder has none."""
+    path = data / "attributes" / attribute / f"{pole}.txt.xz"
+    return [line.replace("\\n", "\n") for line in read_lines(path)] if path.is_file() else []
+
+
+def offensive_words(data: Path, min_count: int = 4, min_ratio: float = 8.0) -> frozenset[str]:
+    """Words that mark toxic texts and vanish from their neutral paraphrases, learnt from the toxicity set.
+
+    A list learnt from the data needs no offensive words in the source, and follows the data when it changes.
+    """
+    counts = {pole: Counter() for pole in POLES}
+    for pole in POLES:
+        for text in read_attribute(data, "toxicity", pole):
+            counts[pole].update(set(WORD.findall(text.lower())))
+    toxic, neutral = counts["positive"], counts["negative"]
+    return frozenset(word for word, n in toxic.items() if n >= min_count and n / (neutral[word] + 1) >= min_ratio)
+
+
+def is_clean(text: str, offensive: frozenset[str]) -> bool:
+    """Whether a text uses none of the offensive words."""
+    return offensive.isdisjoint(WORD.findall(text.lower()))
