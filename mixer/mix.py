@@ -135,7 +135,9 @@ class Mix:
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def coefficients(self, anchors: Sequence[str]) -> tuple[float, ...]:
-        """One float per anchor name, `(K,)`. Where only one pole of an attribute was trained, the other is its negative.
+        """One float per anchor name, `(K,)`.
+
+        Where only one pole of an attribute was trained, the other is its negative.
 
         Raises:
             UnknownName: the mix gives weight to an anchor of which neither pole is in `anchors`.

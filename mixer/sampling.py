@@ -1,7 +1,7 @@
 """From logits to a token: temperature, truncation, and one draw. Pure functions; no model, no text.
 
-Draws use the Gumbel-max trick with noise that belongs to the row's seed: two rows with one seed share their noise, so the
-base and the mix differ only where the mix makes a difference.
+Draws use the Gumbel-max trick with noise that belongs to the row's seed: two rows with one seed share their noise, so
+the base and the mix differ only where the mix makes a difference.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from mixer.params import SamplingParams
+
+COLD = 1e-4  # below this temperature float32 overflows, and the likeliest token is certain anyway
 
 
 def warp(logits: Tensor, params: SamplingParams) -> Tensor:
@@ -21,7 +23,7 @@ def warp(logits: Tensor, params: SamplingParams) -> Tensor:
     Returns:
         `(V,)` float32, normalized; -inf where cut off. Temperature 0 leaves the likeliest token alone.
     """
-    if params.temperature == 0:
+    if params.temperature < COLD:
         best = torch.full_like(logits, -torch.inf)
         best[logits.argmax()] = 0.0
         return best

@@ -1,0 +1,200 @@
+"""The desk: one resident model, its anchors and judges, and every way of writing text with them.
+
+The one class that programs and doors need. Knows nothing of pages, command lines or training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from mixer.anchors import AnchorSet, load_anchors
+from mixer.engine import OnMixChange, Session, Stats, Step, lockstep
+from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName
+from mixer.judges import Judges, load_judges
+from mixer.mix import Attribute, Mix, MixRule, Setting, bounded
+from mixer.model import Model, load_base, local_folder, pick_device, pick_dtype
+from mixer.params import SamplingParams
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE, ANCHORS, JUDGES = ROOT / "assets" / "base", ROOT / "anchors", ROOT / "assets" / "judges"
+BATCH_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Request:
+    """One text to write in a batch."""
+
+    prompt: str
+    mix: Mix = field(default_factory=Mix)
+    params: SamplingParams = field(default_factory=SamplingParams)
+
+
+@dataclass(frozen=True)
+class Output:
+    """A finished text, without its prompt."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str | None
+    seed: int
+    stats: Stats
+
+
+class Desk:
+    """A loaded desk; make one with `Desk.load`.
+
+    Attributes:
+        attributes: name -> `Attribute`, one slider each.
+        anchors: names of all anchors in coefficient order, such as `formality.positive`.
+        context: most tokens that prompt and text together can have.
+        name: what the base model is called.
+        problems: what could not be loaded and why; empty when loaded strictly.
+    """
+
+    def __init__(
+        self, model: Model, anchors: AnchorSet, judges: Judges | None, name: str, problems: Sequence[str] = ()
+    ) -> None:
+        self._model, self._judges = model, judges
+        self.attributes: Mapping[str, Attribute] = MappingProxyType(dict(anchors.attributes))
+        self.anchors, self.context, self.name = model.anchors, model.context, name
+        self.problems = tuple(problems)
+
+    @classmethod
+    def load(
+        cls,
+        base: str | Path | None = None,
+        anchors: str | Path | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        judges: str | Path | None = None,
+        strict: bool = True,
+        any_base: bool = False,
+    ) -> Desk:
+        """Load a base model and its anchors.
+
+        Args:
+            base: folder or hub id of a causal LM; the embedded model if None.
+            anchors: folder or hub id; the shipped anchors if None.
+            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+            dtype: `auto`, `float32`, `bfloat16`, `float16`.
+            judges: folder of judges; the shipped ones if None.
+            strict: raise for an anchor or judge that cannot be used; otherwise leave it out and say so in `problems`.
+            any_base: admit adapters whose files name another base, as long as their shapes fit.
+
+        Raises:
+            MixerError: the base cannot be loaded, or, if strict, anything else cannot.
+        """
+        where = pick_device(device)
+        name = str(base or BASE)
+        lm, tokenizer = load_base(name, where, pick_dtype(dtype, where))
+        problems: list[MixerError] = []
+        found, loaded_judges = AnchorSet({}, (), ()), None
+        try:
+            found = load_anchors(local_folder(str(anchors or ANCHORS)), lm, name, any_base)
+            problems += found.problems
+        except BadArtifact as error:
+            problems.append(error)
+        try:
+            loaded_judges = load_judges(Path(judges or JUDGES))
+        except BadArtifact as error:
+            problems.append(error)
+        if strict and problems:
+            raise problems[0]
+        return cls(Model(lm, tokenizer, found), found, loaded_judges, Path(name).name, [str(p) for p in problems])
+
+    def mix(
+        self,
+        positions: Mapping[str, float] | None = None,
+        *,
+        lambdas: Mapping[str, float] | None = None,
+        rule: MixRule = "offset",
+        **more: float,
+    ) -> Mix:
+        """A mix by slider positions: -1 the negative pole, 1 the positive one; attributes not named are at rest.
+
+        Raises:
+            UnknownName: there is no such attribute or rule. InvalidValue: a position is no finite number in [-3, 3].
+        """
+        settings = {}
+        for attribute, position in {**(positions or {}), **more}.items():
+            self._know(attribute)
+            settings[attribute] = Setting.at(position, (lambdas or {}).get(attribute, 1.0))
+        for attribute in lambdas or {}:
+            if attribute not in settings:
+                self._know(attribute)
+                raise InvalidValue(f"{attribute} has a lambda but no position.", "Give it a position too.")
+        return Mix(settings, rule)
+
+    def mix_from_coefficients(self, coefficients: Mapping[str, float]) -> Mix:
+        """A mix by raw anchor coefficients, such as `{"formality.positive": 1.3}`.
+
+        Raises:
+            UnknownName: there is no such anchor. InvalidValue: a coefficient is no finite number in [-100, 100].
+        """
+        mix = Mix(raw={name: bounded(name, value, -100, 100) for name, value in coefficients.items()})
+        mix.coefficients(self.anchors)
+        return mix
+
+    def logprobs(self, prompt: str, mix: Mix | None = None) -> Tensor:
+        """The exact next-token log-probabilities, `(V,)` float32 on the CPU: temperature 1, no truncation."""
+        session = self.session(prompt, mix)
+        panel = self._model.stack.panel(1)
+        panel.set(0, session.mix.coefficients(self.anchors))
+        return torch.log_softmax(self._model.logits(session.prompt_ids, panel), dim=-1).cpu()
+
+    def session(
+        self,
+        prompt: str,
+        mix: Mix | None = None,
+        params: SamplingParams | None = None,
+        on_mix_change: OnMixChange = "keep",
+    ) -> Session:
+        """A text about to be written, whose mix can be moved while it streams.
+
+        Args:
+            on_mix_change: `keep` the cache (no delay, an approximation, steps say `exact=False`), `refill` it (the next
+                token is exact), or `restart` the text.
+
+        Raises:
+            InvalidValue: the prompt is empty or does not fit. UnknownName: the mix names an unknown anchor.
+        """
+
+        def check(wanted: Mix) -> tuple[float, ...]:
+            return wanted.coefficients(self.anchors)
+
+        return Session(self._model, prompt, mix or Mix(), params or SamplingParams(), on_mix_change, check)
+
+    def lockstep(self, *sessions: Session) -> Iterator[tuple[Step | None, ...]]:
+        """Run sessions as rows of one batch; see `engine.lockstep`."""
+        return lockstep(self._model, sessions)
+
+    def stream(self, prompt: str, mix: Mix | None = None, params: SamplingParams | None = None) -> Iterator[Step]:
+        """The steps of one text under one mix."""
+        return iter(self.session(prompt, mix, params))
+
+    def generate(self, prompt: str, mix: Mix | None = None, params: SamplingParams | None = None) -> Output:
+        """Write one text under one mix."""
+        return self.generate_batch([Request(prompt, mix or Mix(), params or SamplingParams())])[0]
+
+    def generate_batch(self, requests: Sequence[Request]) -> list[Output]:
+        """Write many texts, each under its own mix, up to 32 rows a batch; results in the order of the requests."""
+        sessions = [self.session(request.prompt, request.mix, request.params) for request in requests]
+        for start in range(0, len(sessions), BATCH_ROWS):
+            for _ in self.lockstep(*sessions[start : start + BATCH_ROWS]):
+                pass
+        return [Output(s.text, tuple(s.token_ids), s.finish_reason, s.seed, s.stats) for s in sessions]
+
+    def scores(self, text: str) -> dict[str, float]:
+        """What each judge makes of a text, attribute -> score in [0, 1]; empty if no judges are loaded."""
+        return self._judges.scores(text) if self._judges else {}
+
+    def _know(self, attribute: str) -> None:
+        if attribute not in self.attributes:
+            raise UnknownName("attribute", str(attribute), self.attributes)

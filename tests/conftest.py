@@ -1,0 +1,20 @@
+"""Shared fixtures: nothing reaches a hub, and small models are made once a run."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+
+from tests.factory import make_desk_folders
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `base` (a random Llama) and `anchors` (formality and humor, two poles each)."""
+    return make_desk_folders(tmp_path_factory.mktemp("tiny"))
