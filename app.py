@@ -1,0 +1,56 @@
+"""Opens the desk's page: `python app.py`. Also the entry of a Hugging Face Space."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+# Before Gradio is imported: it asks no other machine for anything.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serves the page until interrupted; 2 for bad input, with one line on stderr that says what to do."""
+    parser = argparse.ArgumentParser(description="A mixing desk for language models, in the browser.")
+    parser.add_argument("--base", help="folder or hub name of the base model (default: the embedded one)")
+    parser.add_argument("--anchors", help="folder of anchors (default: the shipped ones)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
+    parser.add_argument("--share", action="store_true", help="also open a public link through Gradio's relay")
+    args = parser.parse_args(argv)
+    if args.port is not None and not 1 <= args.port <= 65535:
+        parser.error(f"--port {args.port} is no port: give a number from 1 to 65535")
+
+    from mixer import Desk, MixerError
+
+    try:
+        # What cannot be used is left out and named on the page; a folder of the user's with nothing in it is refused.
+        desk = Desk.load(args.base, anchors=args.anchors, device=args.device, dtype=args.dtype, strict=False)
+    except MixerError as error:
+        return _refuse(str(error))
+
+    if args.anchors is not None and not desk.attributes:
+        return _refuse(next(iter(desk.problems), f"There is no anchor in {args.anchors}."))
+
+    from mixer.ui import build, launch
+
+    try:
+        launch(build(desk), host=args.host, port=args.port, share=args.share)
+    except OSError as error:
+        return _refuse(f"The page could not be served: {str(error).splitlines()[0]}")
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _refuse(message: str) -> int:
+    print(" ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+// The mix deck under the hand: native range inputs, so that keyboard and screen reader work as everywhere.
+// Sends {seq, positions} to the server as the component's value: while dragging at most every 60 ms, and the exact
+// last value when the browser commits it. Takes measured scores from the stage's frames ("desk:frame").
+function mount(element, trigger, props, watch) {
+  const THROTTLE = 60; // ms
+  const TOLERANCE = 0.5; // asked and measured position may differ by this much before it shows
+  const limit = props.limit;
+  const root = element.querySelector(".deck");
+  const rows = new Map();
+  let seq = props.value && props.value.seq ? props.value.seq : 0;
+  let timer = null;
+  let lastSent = -Infinity;
+  let held = null; // the slider under a finger; a value from the server does not move it
+
+  const make = (tag, className, text) => {
+    const node = document.createElement(tag);
+    node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+  const fraction = (position) => (Math.max(-limit, Math.min(limit, position)) + limit) / (2 * limit);
+  const signed = (x) => (Math.abs(x) < 0.005 ? "0.00" : (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2));
+  const valueOf = (row) => Math.round(parseFloat(row.input.value) * 100) / 100;
+
+  function send() {
+    clearTimeout(timer);
+    timer = null;
+    lastSent = performance.now();
+    seq += 1;
+    const positions = {};
+    for (const [name, row] of rows) positions[name] = valueOf(row);
+    props.value = { seq, positions };
+    trigger("input");
+    document.dispatchEvent(new CustomEvent("desk:steer", { detail: { seq, positions } }));
+  }
+
+  function sendSoon() {
+    if (timer !== null) return;
+    timer = setTimeout(send, Math.max(0, THROTTLE - (performance.now() - lastSent)));
+  }
+
+  function draw(row) {
+    const x = valueOf(row);
+    const at = fraction(x);
+    row.line.style.setProperty("--lo", Math.min(at, 0.5));
+    row.line.style.setProperty("--hi", Math.max(at, 0.5));
+    row.line.dataset.side = x < 0 ? "negative" : "positive";
+    row.node.classList.toggle("beyond", Math.abs(x) > 1.001);
+    row.node.classList.toggle("rest", x === 0);
+    row.asked.textContent = signed(x);
+    const pole = x < 0 ? row.control.negative : row.control.positive;
+    const far = Math.abs(x) > 1.001 ? ", beyond the anchor" : "";
+    row.input.setAttribute("aria-valuetext", x === 0 ? "0, base" : `${signed(x)}, ${pole}${far}`);
+    judge(row);
+    reset.disabled = [...rows.values()].every((other) => valueOf(other) === 0);
+  }
+
+  // "Asked against got": a tick under the track where the judge finds the text, amber when far from what was asked.
+  function judge(row) {
+    const known = typeof row.score === "number";
+    row.tick.hidden = !known;
+    row.got.textContent = known ? signed(2 * row.score - 1) : "";
+    if (!known) return;
+    const got = 2 * row.score - 1;
+    const asked = Math.max(-1, Math.min(1, valueOf(row)));
+    const off = Math.abs(asked) >= 0.25 && Math.abs(asked - got) > TOLERANCE;
+    row.node.classList.toggle("off", off);
+    row.line.style.setProperty("--got", fraction(got));
+    row.measured.title = `The text so far measures ${signed(got)} (score ${row.score.toFixed(2)})`;
+  }
+
+  function set(row, position) {
+    row.input.value = String(position);
+    draw(row);
+  }
+
+  function strip(control) {
+    const node = make("div", "strip");
+    const title = control.name.replaceAll("_", " ");
+    const poles = make("div", "poles");
+    poles.append(make("span", "pole", control.negative), make("span", "name", title), make("span", "pole", control.positive));
+    const line = make("div", "line");
+    const input = make("input", "fader");
+    Object.assign(input, { type: "range", min: -limit, max: limit, step: props.step, value: 0 });
+    input.setAttribute("aria-label", `${title}: ${control.negative} to ${control.positive}`);
+    input.dataset.name = control.name;
+    const tick = make("i", "tick");
+    tick.setAttribute("aria-hidden", "true");
+    const scale = make("div", "scale");
+    scale.setAttribute("aria-hidden", "true");
+    line.append(scale, input, tick);
+    const asked = make("output", "asked");
+    const measured = make("div", "measured");
+    const got = make("span", "got");
+    measured.append(got);
+    if (control.description) poles.title = control.description;
+    node.append(poles, asked, line, measured);
+    const row = { control, node, line, input, tick, asked, got, measured, score: undefined };
+
+    input.addEventListener("input", () => (draw(row), sendSoon()));
+    input.addEventListener("change", () => (draw(row), send()));
+    input.addEventListener("pointerdown", () => (held = row));
+    for (const end of ["pointerup", "pointercancel", "blur"]) input.addEventListener(end, () => (held = null));
+    const rest = () => (set(row, 0), send());
+    line.addEventListener("dblclick", rest);
+    input.addEventListener("keydown", (event) => {
+      if (event.key === "Delete" || event.key === "Backspace") rest();
+    });
+    return row;
+  }
+
+  const head = make("div", "deck-head");
+  const reset = make("button", "reset", "Reset all");
+  reset.type = "button";
+  reset.addEventListener("click", () => {
+    for (const row of rows.values()) set(row, 0);
+    send();
+  });
+  head.append(make("h2", "", "Mix"), make("span", "legend", "asked / measured"), reset);
+  const strips = make("div", "strips");
+  for (const control of props.controls) {
+    const row = strip(control);
+    rows.set(control.name, row);
+    strips.append(row.node);
+  }
+  if (!rows.size) strips.append(make("p", "empty", "No anchors were found, so there is nothing to mix: only the base model writes."));
+  root.replaceChildren(head, strips);
+  rows.forEach(draw);
+
+  // A value that came from the server, such as a preset.
+  watch("value", () => {
+    const value = props.value;
+    if (!value || value.seq === seq || !value.positions) return;
+    seq = Math.max(seq, value.seq);
+    for (const [name, row] of rows) if (row !== held) set(row, value.positions[name] || 0);
+  });
+
+  document.addEventListener("desk:frame", (event) => {
+    const { state, scores, mix } = event.detail;
+    if (state === "error") return;
+    for (const [name, row] of rows) {
+      row.score = mix.length && scores ? scores[name] : undefined;
+      judge(row);
+    }
+  });
+}

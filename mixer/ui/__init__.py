@@ -1,0 +1,7 @@
+"""The web page: layout, deck, streaming handlers, live sessions. Receives a desk as an object; never imports torch."""
+
+from __future__ import annotations
+
+from mixer.ui.page import build, launch
+
+__all__ = ["build", "launch"]

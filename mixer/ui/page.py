@@ -1,0 +1,189 @@
+"""The page: what is on it, what each control calls, and how it is served. Knows the desk by its public names alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from mixer.errors import MixerError
+from mixer.ui import deck as deck_ui
+from mixer.ui import stage as stage_ui
+from mixer.ui.assets import FOLDER, head
+from mixer.ui.registry import Registry
+from mixer.ui.stage import Frame
+from mixer.ui.stream import MODES, options, run
+from mixer.ui.theme import theme
+from mixer.ui.value import describe, read_positions, read_value
+
+if TYPE_CHECKING:
+    from mixer.desk import Desk
+
+PROMPT = "The last train of the evening was"
+AT_ONCE = 8  # takes that stream side by side; more wait in the queue
+TITLE = "Mixing desk"
+
+
+def build(desk: Desk, registry: Registry | None = None) -> gr.Blocks:
+    """The page of a desk."""
+    registry = registry or Registry()
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page, gr.Column(elem_id="desk"):
+        gr.HTML(_header(desk), apply_default_css=False, elem_id="masthead")
+        with gr.Column(elem_id="console"):
+            deck = deck_ui.component(desk.attributes.values())
+            mode, temperature, tokens, seed, fresh = _options()
+        with gr.Column(elem_id="prompt-area"):
+            prompt = gr.Textbox(
+                PROMPT, label="Prompt", lines=2, max_lines=4, elem_id="prompt", placeholder="How the text begins"
+            )
+        stage = stage_ui.component()
+        with gr.Row(elem_id="transport"):
+            stop = gr.Button("Stop", elem_id="stop", scale=0)
+            start = gr.Button("Generate", variant="primary", elem_id="generate", scale=0)
+            gr.HTML(stage_ui.STATUS, apply_default_css=False, elem_id="status")
+
+        quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        gr.on(
+            [start.click, prompt.submit],
+            _generate(desk, registry),
+            [deck, prompt, mode, temperature, tokens, seed, fresh],
+            [stage, seed],
+            show_progress="hidden",
+            concurrency_limit=AT_ONCE,
+            api_visibility="private",
+        )
+        deck.input(_steer(desk, registry), deck, None, trigger_mode="always_last", **quiet)
+        stop.click(_stop(registry), None, None, **quiet)
+        gr.api(_api(desk), api_name="generate", concurrency_limit=AT_ONCE)
+        page.unload(_unload(registry))
+    return page
+
+
+def launch(
+    page: gr.Blocks, host: str | None = None, port: int | None = None, share: bool = False, block: bool = True
+) -> str:
+    """Serves the page and gives its address; with `block`, returns only when the server ends."""
+    page.queue(max_size=64)
+    _, local, public = page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        theme=theme(),
+        head=head(),
+        favicon_path=FOLDER / "favicon.png",
+        footer_links=[],
+        ssr_mode=False,
+        max_file_size="1mb",
+        quiet=True,
+        prevent_thread_lock=True,
+    )
+    url = public or local
+    if block:
+        print(f"Mixing desk is ready: {url}", flush=True)
+        page.block_thread()
+    return url
+
+
+def _options() -> tuple[gr.Radio, gr.Slider, gr.Slider, gr.Number, gr.Checkbox]:
+    with gr.Accordion("Options", open=False, elem_id="options"):
+        mode = gr.Radio(
+            list(MODES),
+            value="keep",
+            label="When a slider moves",
+            info="keep: steer from here · refill: reread the text under the new mix · restart: begin again",
+            elem_id="mode",
+        )
+        with gr.Row():
+            temperature = gr.Slider(0, 2, 0.8, step=0.05, label="Temperature", elem_id="temperature")
+            tokens = gr.Slider(8, 400, 160, step=8, label="Most tokens", elem_id="tokens")
+        with gr.Row(equal_height=True):
+            seed = gr.Number(7, label="Seed", precision=0, minimum=0, elem_id="seed", min_width=90)
+            fresh = gr.Checkbox(False, label="New seed each time", elem_id="fresh", min_width=150)
+    return mode, temperature, tokens, seed, fresh
+
+
+def _header(desk: Desk) -> str:
+    notes = "".join(f"<li>{escape(problem)}</li>" for problem in desk.problems)
+    many = len(desk.problems)
+    problems = f"<details><summary>{many} note{'s' * (many > 1)}</summary><ul>{notes}</ul></details>" if many else ""
+    bars = "".join(f'<i style="--at:{at}"></i>' for at in (0.25, 0.7, 0.45))
+    return (
+        f'<header class="masthead"><h1><span class="mark" aria-hidden="true">{bars}</span>{TITLE}</h1>'
+        f'<span class="model" title="the resident base model">{escape(desk.name)}</span>'
+        f'<span class="count">{len(desk.anchors)} anchors</span>{problems}</header>'
+    )
+
+
+def _generate(desk: Desk, registry: Registry) -> Callable[..., Iterator[tuple[Any, Any]]]:
+    def generate(
+        deck: Any, prompt: Any, mode: Any, temperature: Any, tokens: Any, seed: Any, fresh: Any, request: gr.Request
+    ) -> Iterator[tuple[Any, Any]]:
+        try:
+            value = read_value(deck, desk.attributes)
+            params = options(tokens, temperature, None if fresh else seed)
+        except MixerError as error:
+            yield Frame(state="error", error=str(error)).json(), gr.skip()
+            return
+        live = registry.live(str(request.session_hash))
+        first: Any = params.seed
+        for frame in run(desk, live, str(prompt or ""), value, mode, params):
+            yield frame.json(), first
+            first = gr.skip()
+
+    return generate
+
+
+def _steer(desk: Desk, registry: Registry) -> Callable[..., None]:
+    def steer(deck: Any, request: gr.Request) -> None:
+        try:
+            value = read_value(deck, desk.attributes)
+            mix = desk.mix(value.positions)
+        except MixerError as error:  # the page itself never sends such a value
+            raise gr.Error(str(error), print_exception=False) from error
+        registry.live(str(request.session_hash)).steer(value, mix, describe(value.positions))
+
+    return steer
+
+
+def _stop(registry: Registry) -> Callable[..., None]:
+    def stop(request: gr.Request) -> None:
+        live = registry.find(str(request.session_hash))
+        if live is not None:
+            live.stop()
+
+    return stop
+
+
+def _unload(registry: Registry) -> Callable[..., None]:
+    def unload(request: gr.Request) -> None:
+        registry.drop(str(request.session_hash))
+
+    return unload
+
+
+def _api(desk: Desk) -> Callable[..., str]:
+    def generate(
+        prompt: str,
+        settings: dict[str, float] | None = None,
+        max_new_tokens: int = 120,
+        temperature: float = 0.8,
+        seed: int | None = None,
+    ) -> str:
+        """Continues a prompt under a mix.
+
+        Args:
+            prompt: how the text begins.
+            settings: attribute -> position in [-1.5, 1.5]; 0 and what is left out are the base model.
+            max_new_tokens: 1 to 1000.
+            temperature: 0 to 2.
+            seed: equal seeds give equal texts; left out, a fresh one is drawn.
+        """
+        try:
+            mix = desk.mix(read_positions(settings or {}, desk.attributes))
+            return desk.generate(prompt, mix=mix, params=options(max_new_tokens, temperature, seed)).text
+        except MixerError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return generate

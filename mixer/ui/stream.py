@@ -1,0 +1,158 @@
+"""From a press of Generate to frames on the stage: base and mix as two rows of one batch, with one seed.
+
+The slider handler does not pass through here: it sets the mix of the running take (see `registry`), which this loop
+never restarts. Knows the desk's public names, but no tensor and no component.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from mixer.errors import InvalidValue, MixerError
+from mixer.mix import bounded
+from mixer.params import SamplingParams
+from mixer.ui.pace import Pace
+from mixer.ui.registry import Live, Take
+from mixer.ui.stage import Frame
+from mixer.ui.value import DeckValue, describe
+
+if TYPE_CHECKING:
+    from mixer.desk import Desk
+    from mixer.engine import Step
+
+MODES: tuple[Literal["keep", "refill", "restart"], ...] = ("keep", "refill", "restart")
+MOST_TOKENS = 1000
+SCORE_EVERY = 0.35  # seconds between two measurements of the growing text
+SCORE_SHARE = 0.05  # at most this share of the time goes into measuring
+MEASURABLE = 12  # characters; a judge makes nothing of less
+
+log = logging.getLogger(__name__)
+
+
+def options(max_new_tokens: object, temperature: object, seed: object) -> SamplingParams:
+    """Sampling options as a client sends them; a seed of None draws a fresh one.
+
+    Raises:
+        InvalidValue: one of them is no number or out of range.
+    """
+    tokens = bounded("The number of tokens", max_new_tokens, 1, MOST_TOKENS)
+    if seed is None:
+        seed = secrets.randbelow(10_000)
+    number = bounded("The seed", seed, 0, 2**53)
+    if tokens != int(tokens) or number != int(number):
+        raise InvalidValue("The seed and the number of tokens are whole numbers.", "Leave the fraction away.")
+    return SamplingParams(
+        max_new_tokens=int(tokens), temperature=bounded("The temperature", temperature, 0.0, 2.0), seed=int(number)
+    )
+
+
+def run(
+    desk: Desk,
+    live: Live,
+    prompt: str,
+    value: DeckValue,
+    mode: Literal["keep", "refill", "restart"],
+    params: SamplingParams,
+) -> Iterator[Frame]:
+    """Frames of one take, at most 15 a second and always the last. Closing the generator gives the rows back.
+
+    Bad input and faults end in a frame with state "error"; nothing is raised.
+    """
+    frame = Frame(state="running", prompt=prompt, seq=value.seq, status={"seed": params.seed})
+    take: Take | None = None
+    try:
+        take = _begin(desk, live, prompt, value, mode, params)
+        yield frame
+        yield from _write(desk, take, frame)
+    except MixerError as error:
+        frame.state, frame.error = "error", str(error)
+        yield frame
+    except Exception:
+        log.exception("A take ended with a fault.")
+        frame.state, frame.error = "error", "Something went wrong inside the desk; the server's log has the details."
+        yield frame
+    finally:
+        if take is not None:
+            live.end(take)
+
+
+def _begin(desk: Desk, live: Live, prompt: str, value: DeckValue, mode: Any, params: SamplingParams) -> Take:
+    mix = desk.mix(value.positions)
+    steered = desk.session(prompt, mix=mix, params=params, on_mix_change=mode)
+    take = Take(base=desk.session(prompt, params=params), mix=steered)
+    newer = live.begin(take, value, mix, describe(value.positions))
+    if newer is not None:
+        live.follow(take, newer, desk.mix(newer.positions), describe(newer.positions))
+    return take
+
+
+def _write(desk: Desk, take: Take, frame: Frame) -> Iterator[Frame]:
+    pace = Pace()
+    measure = Measure(desk.scores)
+    urgent = True  # the first token is shown at once, and so is the first one after a slider moved
+    for _, step in desk.lockstep(take.base, take.mix):
+        if take.stopped:
+            break
+        if step is not None:
+            urgent = _append(frame, take, step) or urgent
+        if pace.due(urgent):
+            urgent = False
+            frame.base = take.base.text
+            frame.status = figures(take, frame.status["seed"])
+            frame.scores = measure(take.mix.text) or frame.scores
+            yield frame
+    frame.state = "stopped" if take.stopped else "done"
+    frame.base = take.base.text
+    frame.status = figures(take, frame.status["seed"])
+    frame.scores = measure(take.mix.text, now=True) or frame.scores
+    yield frame
+
+
+def _append(frame: Frame, take: Take, step: Step) -> bool:
+    """Adds a step's text; whether it is the first one under another mix."""
+    label = take.labels.get(step.mix_key, "")
+    seq = take.seqs.get(step.mix_key, frame.seq)
+    moved, frame.seq = seq != frame.seq, seq
+    if step.index == 0:
+        frame.mix = []
+    if not frame.mix or frame.mix[-1][0] != label:
+        frame.mix.append((label, step.text))
+    else:
+        frame.mix[-1] = (label, frame.mix[-1][1] + step.text)
+    return moved
+
+
+def figures(take: Take, seed: int | None) -> dict[str, Any]:
+    """What the status line shows of a take."""
+    stats = take.mix.stats
+    return {
+        "apply_us": stats.apply_us,
+        "first_token_ms": stats.first_token_ms,
+        "tokens_per_second": stats.tokens_per_second,
+        "tokens": stats.tokens,
+        "exact": stats.exact,
+        "finish": take.mix.finish_reason,
+        "seed": seed,
+    }
+
+
+class Measure:
+    """The judges' scores of a growing text, as often as they are cheap."""
+
+    def __init__(self, scores: Callable[[str], Mapping[str, float]]) -> None:
+        self._scores = scores
+        self._next = time.monotonic() + SCORE_EVERY
+
+    def __call__(self, text: str, now: bool = False) -> dict[str, float]:
+        """Attribute -> score in [0, 1]; empty when it is too early to measure again."""
+        started = time.monotonic()
+        if (started < self._next and not now) or len(text.strip()) < MEASURABLE:
+            return {}
+        scores = dict(self._scores(text))
+        ended = time.monotonic()
+        self._next = ended + max(SCORE_EVERY, (ended - started) / SCORE_SHARE)
+        return scores
