@@ -84,7 +84,7 @@ class Desk:
             anchors: folder or hub id; the shipped anchors if None.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
             dtype: `auto`, `float32`, `bfloat16`, `float16`.
-            judges: folder of judges; the shipped ones if None.
+            judges: folder of judges; the shipped ones, if they are there, if None.
             strict: raise for an anchor or judge that cannot be used; otherwise leave it out and say so in `problems`.
             any_base: admit adapters whose files name another base, as long as their shapes fit.
 
@@ -101,10 +101,11 @@ class Desk:
             problems += found.problems
         except BadArtifact as error:
             problems.append(error)
-        try:
-            loaded_judges = load_judges(Path(judges or JUDGES))
-        except BadArtifact as error:
-            problems.append(error)
+        if judges or JUDGES.is_dir():
+            try:
+                loaded_judges = load_judges(Path(judges or JUDGES))
+            except BadArtifact as error:
+                problems.append(error)
         if strict and problems:
             raise problems[0]
         return cls(Model(lm, tokenizer, found), found, loaded_judges, Path(name).name, [str(p) for p in problems])
