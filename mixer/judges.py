@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?|[0-9]|\n|[^\sa-z0-9]")
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 SENTENCE_END = re.compile(r"[.!?]+[\"')]*(?:\s|$)")
 LONG_SUFFIX = re.compile(r"(?:tion|ment|ity|ness|ance|ence|ous|ive)s?$")
-PERSON = frozenset("i me my mine we us our you your yours".split())
+PERSON = frozenset(["i", "me", "my", "mine", "we", "us", "our", "you", "your", "yours"])
 SURFACE = (
     "word length", "share of words of 7 letters and more", "share of words of 10 letters and more",
     "log words a sentence", "line breaks a word", "log words a line", "lines that begin with a capital",
@@ -120,7 +121,7 @@ def features(text: str, vocabulary: Words) -> Features:
     text = text[-LONGEST:].replace("’", "'").replace("“", '"').replace("”", '"')
     lower = text.lower()
     tokens, words = TOKEN.findall(lower), WORD.findall(lower)
-    hashes = [_hash(token) for token in tokens] + [_hash(f"{a} {b}") for a, b in zip(tokens, tokens[1:], strict=False)]
+    hashes = [_hash(token) for token in tokens] + [_hash(f"{a} {b}") for a, b in pairwise(tokens)]
     token_buckets, token_values = _bag(np.array(hashes, dtype=np.int64))
     character_buckets, character_values = _bag(_character_hashes(text))
     known = [vocabulary.index[word] for word in words if word in vocabulary.index]

@@ -93,3 +93,22 @@ def offensive_words(data: Path, min_count: int = 4, min_ratio: float = 8.0) -> f
 def is_clean(text: str, offensive: frozenset[str]) -> bool:
     """Whether a text uses none of the offensive words."""
     return offensive.isdisjoint(WORD.findall(text.lower()))
+
+
+SHIPPED_ANCHORS = Path(__file__).resolve().parents[2] / "anchors"
+ATTRIBUTES = ("sentiment", "formality", "politeness", "simplicity", "humor", "poetry")
+
+
+def find_pairs(data: Path | None, attribute: str, shipped: Path = SHIPPED_ANCHORS) -> list[Pair]:
+    """The attribute's pairs from a data folder, or else the ones that ship in `anchors/ATTRIBUTE/pairs.jsonl`.
+
+    Raises:
+        BadArtifact: if neither place has them.
+    """
+    path = data / "pairs" / f"{attribute}.jsonl.xz" if data is not None else None
+    return read_pairs(path if path is not None and path.is_file() else shipped / attribute / "pairs.jsonl")
+
+
+def split_pairs(pairs: list[Pair], split: Split) -> list[Pair]:
+    """The pairs of one split, keyed by their opening."""
+    return [pair for pair in pairs if split_of(pair.opening) == split]
