@@ -194,13 +194,12 @@ def bounded(name: str, value: object, low: float, high: float) -> float:
     Raises:
         InvalidValue: it is no number, not finite, or outside `[low, high]`.
     """
+    hint = f"Give a number from {low:g} to {high:g}."
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidValue(
-            f"{name} must be a number, not {str(value)[:40]!r}.", f"Give a number from {low:g} to {high:g}."
-        )
-    if not low <= value <= high:  # NaN compares false, and an integer of any size compares without overflow
-        shown = str(value) if isinstance(value, float) else str(value)[:20]
-        raise InvalidValue(f"{name} is {shown}, which is out of range.", f"Give a number from {low:g} to {high:g}.")
+        raise InvalidValue(f"{name} must be a number, not {str(value)[:40]!r}.", hint)
+    if not low <= value <= high:  # NaN compares false
+        shown = f"{value:.6g}" if abs(value) < 10**300 or value != value else "far too large"
+        raise InvalidValue(f"{name} is {shown}, which is out of range.", hint)
     return float(value)
 
 

@@ -1,15 +1,14 @@
 """Training of a small Llama from scratch: Muon for matrices, AdamW for the rest, bf16 weights with float32 masters.
 
-Muon: Jordan et al. 2024, as shipped in `torch.optim`. On a CPU three things decide the speed: matrix products in bf16, attention
-as plain products that the compiler fuses (the CPU flash kernel's backward took 27 % of a step), and an allocator
-that keeps its pages (see `keep_pages`).
+Muon: Jordan et al. 2024, as shipped in `torch.optim`. On a CPU three things decide the speed: matrix products in bf16,
+attention as plain products that the compiler fuses (the CPU flash kernel's backward took 27 % of a step), and an
+allocator that keeps its pages (see `mixer.training.pages`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -24,14 +23,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mixer.errors import InvalidValue
 from mixer.training.corpus import MIX, RowSampler, TokenizedSource, tokenize_source, train_tokenizer
-
-# glibc returns large blocks to the system, and the page faults of taking them back cost most of a step.
-KEEP_PAGES = {
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": "20000000000",
-    "MALLOC_TOP_PAD_": "500000000",
-}
-
 
 @dataclass(frozen=True)
 class BaseConfig:
@@ -71,18 +62,12 @@ class BaseConfig:
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
             num_key_value_heads=self.heads,
-            max_position_embeddings=max(1024, self.context),
+            max_position_embeddings=self.context,
             tie_word_embeddings=True,
             bos_token_id=0,
             eos_token_id=0,
             pad_token_id=0,
         )
-
-
-def keep_pages() -> None:
-    """Restart this program under malloc settings that keep large blocks; a no-op where they are already set."""
-    if sys.platform == "linux" and any(os.environ.get(name) != value for name, value in KEEP_PAGES.items()):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | KEEP_PAGES)
 
 
 class MasterOptimizer:

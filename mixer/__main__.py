@@ -1,0 +1,10 @@
+"""`python -m mixer`: the command line."""
+
+import sys
+
+from mixer.cli import main
+from mixer.training.pages import keep_pages
+
+if sys.argv[1:2] == ["train"]:
+    keep_pages()
+sys.exit(main())

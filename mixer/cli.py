@@ -1,0 +1,220 @@
+"""The command line: `python -m mixer COMMAND`. Turns words into calls of the desk and the trainers, and nothing more.
+
+Text and tables go to stdout, progress to stderr. With `--json` the last line of stdout is one JSON object.
+Exit codes: 0 done, 2 bad input (one line on stderr), 1 a fault of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mixer.errors import InvalidValue, MixerError
+from mixer.mix import POLES, RULES
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = parser().parse_args(argv)
+    quiet_libraries()
+    try:
+        result = options.run(options)
+    except MixerError as error:
+        print(f"mixer: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False))
+    return 0
+
+
+def quiet_libraries() -> None:
+    """No bars and notes of other libraries between ours."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    root = argparse.ArgumentParser("mixer", description="A mixing desk for language models.")
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+
+    one = command(commands, "generate", generate, "write a text under a mix", desk=True)
+    one.add_argument("prompt")
+    one.add_argument("--set", action="append", default=[], metavar="ATTRIBUTE=POSITION", help="-1 to 1; may be repeated")
+    one.add_argument("--rule", choices=RULES, default="offset")
+    one.add_argument("--max-new-tokens", type=int, default=120)
+    one.add_argument("--temperature", type=float, default=0.8)
+    one.add_argument("--top-p", type=float, default=0.95)
+    one.add_argument("--seed", type=int)
+
+    command(commands, "attributes", attributes, "list attributes, poles and anchors", desk=True)
+
+    train = commands.add_parser("train", help="train a base, anchors or judges").add_subparsers(
+        required=True, metavar="WHAT"
+    )
+    base = command(train, "base", train_base, "a small language model from scratch")
+    base.add_argument("--data", type=Path, required=True, help="folder with pretrain/, attributes/ and pairs/")
+    base.add_argument("--out", type=Path, default=ROOT / "assets" / "base")
+    base.add_argument("--work", type=Path, default=ROOT / "runs" / "base", help="checkpoints; an unfinished run resumes")
+    length = base.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=float)
+    length.add_argument("--tokens", type=int)
+    for flag, default in (("layers", 5), ("hidden-size", 384), ("heads", 6), ("rows", 16), ("context", 512)):
+        base.add_argument(f"--{flag}", type=int, default=default)
+
+    for name, text in (("anchor", "one anchor"), ("anchors", "all anchors")):
+        anchor = command(train, name, train_anchors, text)
+        if name == "anchor":
+            anchor.add_argument("attribute")
+            anchor.add_argument("pole", choices=POLES)
+        anchor.add_argument("--base", default=str(ROOT / "assets" / "base"), help="folder or hub id of any causal LM")
+        anchor.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
+        anchor.add_argument("--out", type=Path, default=ROOT / "anchors")
+        anchor.add_argument("--steps", type=int, help="optimizer steps an anchor")
+        anchor.add_argument("--rank", type=int)
+        anchor.add_argument("--overwrite", action="store_true", help="train again what is already there")
+
+    for name, text in (("judge", "one judge"), ("judges", "all judges")):
+        judge = command(train, name, train_judges, text)
+        if name == "judge":
+            judge.add_argument("attribute")
+        judge.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
+        judge.add_argument("--out", type=Path, default=ROOT / "assets" / "judges")
+    return root
+
+
+def command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], dict], text: str, desk: bool = False
+) -> argparse.ArgumentParser:
+    """A subcommand that runs `run`; with the options of `Desk.load` if it needs a desk."""
+    added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    added.set_defaults(run=run)
+    added.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+    if desk:
+        added.add_argument("--base", help="folder or hub id of a causal LM; the embedded one by default")
+        added.add_argument("--anchors", help="folder or hub id of anchors; the shipped ones by default")
+        added.add_argument("--device", default="auto")
+        added.add_argument("--dtype", default="auto")
+    return added
+
+
+def generate(options: argparse.Namespace) -> dict:
+    """Stream a text to stdout; its facts as the result."""
+    from mixer import SamplingParams
+
+    positions = dict(setting(text) for text in options.set)
+    params = SamplingParams(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    desk = load_desk(options)
+    mix = desk.mix(positions, rule=options.rule)
+    session = desk.session(options.prompt, mix, params)
+    for step in session:
+        if not options.json:
+            print(step.text, end="", flush=True)
+    if not options.json:
+        print()
+    stats = session.stats
+    return {
+        "text": session.text,
+        "token_ids": session.token_ids,
+        "finish_reason": session.finish_reason,
+        "mix": {"positions": positions, "rule": mix.rule, "coefficients": dict(mix.weights), "key": mix.key},
+        "stats": {
+            "first_token_ms": stats.first_token_ms,
+            "tokens_per_second": stats.tokens_per_second,
+            "exact": stats.exact,
+            "seed": session.seed,
+        },
+    }
+
+
+def setting(text: str) -> tuple[str, float]:
+    """`formality=0.8` as a name and a number."""
+    name, equals, number = text.partition("=")
+    try:
+        if not name or not equals:
+            raise ValueError
+        return name.strip(), float(number)
+    except ValueError:
+        raise InvalidValue(f"--set {text!r} is not a setting.", "Write it as ATTRIBUTE=NUMBER.") from None
+
+
+def attributes(options: argparse.Namespace) -> dict:
+    """A table of what is loaded; the same facts as the result."""
+    desk = load_desk(options)
+    listed = {
+        attribute.name: {
+            "labels": dict(zip(POLES, attribute.labels, strict=True)),
+            "description": attribute.description,
+            "anchors": {
+                anchor.name: {"rank": anchor.rank, "lora_alpha": anchor.lora_alpha, "path": anchor.path}
+                for anchor in attribute.anchors
+            },
+        }
+        for attribute in desk.attributes.values()
+    }
+    if not options.json:
+        for name, facts in listed.items():
+            labels, anchors = facts["labels"], facts["anchors"]
+            ranks = ", ".join(f"{anchor} (rank {fact['rank']})" for anchor, fact in anchors.items())
+            print(f"{name:12} {labels['negative']} … {labels['positive']}: {ranks}")
+    return {"base": desk.name, "context": desk.context, "attributes": listed, "anchors": list(desk.anchors)}
+
+
+def load_desk(options: argparse.Namespace):
+    """The desk that the options ask for."""
+    from mixer import Desk
+
+    return Desk.load(options.base, options.anchors, device=options.device, dtype=options.dtype)
+
+
+def train_base(options: argparse.Namespace) -> dict:
+    """Train a base model."""
+    from mixer.training.base import BaseConfig, train_base
+
+    config = BaseConfig(
+        minutes=options.minutes,
+        tokens=options.tokens,
+        layers=options.layers,
+        hidden_size=options.hidden_size,
+        heads=options.heads,
+        rows=options.rows,
+        context=options.context,
+    )
+    return train_base(options.data, options.out, options.work, config)
+
+
+def train_anchors(options: argparse.Namespace) -> dict:
+    """Train one anchor, or all."""
+    from mixer.training import anchor
+
+    changes = {name: getattr(options, name) for name in ("steps", "rank") if getattr(options, name) is not None}
+    config = anchor.AnchorConfig(**changes)
+    if hasattr(options, "attribute"):
+        return anchor.train_anchor(
+            options.base, options.attribute, options.pole, options.data, options.out, config, options.overwrite
+        )
+    return anchor.train_anchors(options.base, options.data, options.out, config, options.overwrite)
+
+
+def train_judges(options: argparse.Namespace) -> dict:
+    """Train one judge, or all."""
+    from mixer.training import judge
+
+    if hasattr(options, "attribute"):
+        return judge.train_judge(options.attribute, options.data, options.out)
+    return judge.train_judges(options.data, options.out)
