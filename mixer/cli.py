@@ -50,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
 
     one = command(commands, "generate", generate, "write a text under a mix", desk=True)
     one.add_argument("prompt")
-    one.add_argument("--set", action="append", default=[], metavar="ATTRIBUTE=POSITION", help="-1 to 1; may be repeated")
+    one.add_argument(
+        "--set", action="append", default=[], metavar="ATTRIBUTE=POSITION", help="-1 to 1; may be repeated"
+    )
     one.add_argument("--rule", choices=RULES, default="offset")
     one.add_argument("--max-new-tokens", type=int, default=120)
     one.add_argument("--temperature", type=float, default=0.8)
@@ -65,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
     base = command(train, "base", train_base, "a small language model from scratch")
     base.add_argument("--data", type=Path, required=True, help="folder with pretrain/, attributes/ and pairs/")
     base.add_argument("--out", type=Path, default=ROOT / "assets" / "base")
-    base.add_argument("--work", type=Path, default=ROOT / "runs" / "base", help="checkpoints; an unfinished run resumes")
+    base.add_argument(
+        "--work", type=Path, default=ROOT / "runs" / "base", help="checkpoints; an unfinished run resumes"
+    )
     length = base.add_mutually_exclusive_group(required=True)
     length.add_argument("--minutes", type=float)
     length.add_argument("--tokens", type=int)

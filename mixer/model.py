@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -51,7 +52,7 @@ def load_base(base: str, device: torch.device, dtype: torch.dtype) -> tuple[PreT
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
         lm = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BadArtifact(
             f"The base model {base!r} cannot be loaded: {reason}",

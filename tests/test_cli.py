@@ -25,7 +25,18 @@ def desk_of(tiny: Path) -> tuple[str, Path, str, Path]:
 
 
 def test_generate_gives_one_json_object_with_text_tokens_mix_and_stats(tiny: Path, capsys):
-    words = ["generate", "Dear", "--set", "formality=0.8", "--set", "humor=-0.4", "--seed", "7", "--max-new-tokens", "9"]
+    words = [
+        "generate",
+        "Dear",
+        "--set",
+        "formality=0.8",
+        "--set",
+        "humor=-0.4",
+        "--seed",
+        "7",
+        "--max-new-tokens",
+        "9",
+    ]
     code, out, _ = run(capsys, *words, "--json", *desk_of(tiny))
     record = json.loads(out.splitlines()[-1])
     assert code == 0 and len(record["token_ids"]) == 9 and record["stats"]["seed"] == 7

@@ -45,7 +45,9 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it():
 
 def test_no_truncation_and_temperature_one_is_the_model_s_own_distribution():
     logits = torch.randn(50)
-    assert torch.allclose(warp(logits, SamplingParams(temperature=1, top_p=1)), torch.log_softmax(logits, -1), atol=1e-6)
+    assert torch.allclose(
+        warp(logits, SamplingParams(temperature=1, top_p=1)), torch.log_softmax(logits, -1), atol=1e-6
+    )
 
 
 def test_draws_follow_the_distribution():

@@ -1,0 +1,95 @@
+"""What ships, as a user gets it: the laws on the embedded model and its anchors, and texts that steering really moves."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from mixer import Desk, SamplingParams
+from tests.factory import merged_reference
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE, ANCHORS = ROOT / "assets" / "base", ROOT / "anchors"
+ATTRIBUTES = ["formality", "humor", "poetry", "politeness", "sentiment", "simplicity"]
+PROMPT = "The last train of the evening was"
+
+
+@pytest.fixture(scope="module")
+def desk() -> Desk:
+    return Desk.load(device="cpu")
+
+
+def plain(model: torch.nn.Module, desk: Desk) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.log_softmax(model(torch.tensor([desk._model.encode(PROMPT)])).logits[0, -1].float(), dim=-1)
+
+
+def test_the_desk_has_six_attributes_of_two_rank_8_anchors(desk: Desk):
+    assert list(desk.attributes) == ATTRIBUTES and desk.problems == ()
+    assert all(len(a.anchors) == 2 and {x.rank for x in a.anchors} == {8} for a in desk.attributes.values())
+    assert desk.context >= 512
+    assert (BASE / "model.safetensors").stat().st_size <= 30 * 2**20
+    assert 8e6 <= sum(p.numel() for p in desk._model.lm.parameters()) <= 14e6
+
+
+def test_zero_coefficients_are_plain_transformers(desk: Desk):
+    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
+    assert torch.allclose(desk.logprobs(PROMPT), plain(model, desk), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_coefficients_equal_the_merged_weights(desk: Desk, seed: int):
+    rng = random.Random(seed)
+    coefficients = {name: rng.choice([0.0, -1.5, 1.5, rng.uniform(-1, 2)]) / 2 for name in desk.anchors}
+    coefficients[desk.anchors[seed]] = 1.5
+    parts = [(ANCHORS / name.replace(".", "/"), c) for name, c in coefficients.items() if c]
+    expected = plain(merged_reference(BASE, parts), desk)
+    assert torch.allclose(desk.logprobs(PROMPT, desk.mix_from_coefficients(coefficients)), expected, atol=1e-4, rtol=0)
+
+
+def test_every_pole_makes_its_own_texts_likelier(desk: Desk):
+    """On pairs that no anchor was trained on, the positive pole prefers the positive text more than the negative does."""
+    from mixer.training.data import read_pairs, split_pairs
+
+    for attribute in ATTRIBUTES:
+        pairs = split_pairs(read_pairs(ANCHORS / attribute / "pairs.jsonl"), "test")[:12]
+        right = 0
+        for pair in pairs:
+            margin = {}
+            for position in (-1.0, 1.0):
+                mix = desk.mix({attribute: position})
+                margin[position] = text_logprob(desk, pair.positive, mix) - text_logprob(desk, pair.negative, mix)
+            right += margin[1.0] > margin[-1.0]
+        assert right >= 0.9 * len(pairs), f"{attribute}: {right} of {len(pairs)}"
+
+
+def text_logprob(desk: Desk, text: str, mix) -> float:
+    model = desk._model
+    ids = torch.tensor([model.encode(text)])
+    panel = model.stack.panel(1)
+    panel.set(0, mix.coefficients(desk.anchors))
+    with torch.inference_mode(), model.stack.applied(panel.gate):
+        logprobs = torch.log_softmax(model.lm(ids).logits[0, :-1].float(), dim=-1)
+    return float(logprobs.gather(-1, ids[0, 1:, None]).sum())
+
+
+def test_the_judges_tell_plain_examples_apart(desk: Desk):
+    assert desk.scores("I love this wonderful, happy place.")["sentiment"] > 0.6
+    assert desk.scores("It was a terrible, sad and hopeless day.")["sentiment"] < 0.4
+    assert set(desk.scores("A text.")) == {*ATTRIBUTES, "toxicity"}
+
+
+def test_the_measured_control_on_record_reaches_the_goal():
+    control = json.loads((ANCHORS / "control.json").read_text())
+    assert {row["attribute"] for row in control["rows"]} == set(ATTRIBUTES)
+
+
+def test_a_seed_gives_the_same_text_twice(desk: Desk):
+    params = SamplingParams(max_new_tokens=20, seed=7)
+    mix = desk.mix(formality=0.8, sentiment=-0.4)
+    assert desk.generate(PROMPT, mix, params).text == desk.generate(PROMPT, mix, params).text
