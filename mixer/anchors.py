@@ -100,7 +100,9 @@ def load_anchors(folder: Path, model: nn.Module, base: str, any_base: bool = Fal
 
     for home in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         single = (home / CONFIG).is_file()
-        paths = {"positive": home} if single else {pole: home / pole for pole in POLES if (home / pole).is_dir()}
+        paths: dict[Pole, Path] = {pole: home / pole for pole in POLES if (home / pole).is_dir()}
+        if single:
+            paths = {"positive": home}
         found = {pole: load(path, home.name, pole) for pole, path in paths.items()}
         try:
             labels, description = read_labels(home)

@@ -159,7 +159,7 @@ class Session:
         self._written = 0
         self._stale = False
         self._generator = torch.Generator().manual_seed(self.seed)
-        self._stream = TextStream(self._model.tokenizer.backend_tokenizer, self.prompt_ids, tuple(self.params.stop))
+        self._stream = TextStream(self._model.backend_tokenizer, self.prompt_ids, tuple(self.params.stop))
 
     def _take(self, logits: torch.Tensor) -> Step:
         """Draw the next token from `(V,)` logits and write it down."""

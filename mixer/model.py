@@ -8,11 +8,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,6 +22,7 @@ from mixer.anchors import AnchorSet
 from mixer.errors import BadArtifact, InvalidValue, Unsupported
 from mixer.lora import LoRAStack, Panel
 
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -51,7 +54,7 @@ def load_base(base: str, device: torch.device, dtype: torch.dtype) -> tuple[PreT
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
-        lm = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True)
+        lm = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, device_map={"": device}, use_safetensors=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BadArtifact(
@@ -60,7 +63,7 @@ def load_base(base: str, device: torch.device, dtype: torch.dtype) -> tuple[PreT
         ) from error
     if not tokenizer.is_fast:
         raise Unsupported(f"The tokenizer of {base!r} is a slow one.", "Convert it to a tokenizer.json.")
-    return lm.to(device).eval(), tokenizer
+    return lm.eval(), tokenizer
 
 
 class Model:
@@ -77,7 +80,15 @@ class Model:
         self.device, self.dtype = lm.device, lm.dtype
         self.anchors = tuple(adapter.anchor.name for adapter in anchors.adapters)
         self.stack = LoRAStack(lm, [adapter.parts for adapter in anchors.adapters], self.device, self.dtype)
-        self.context = int(getattr(lm.config.get_text_config(), "max_position_embeddings", None) or 2048)
+        config = lm.config.get_text_config()
+        odd = set(getattr(config, "layer_types", None) or ()) - ATTENTION
+        if odd:
+            raise Unsupported(
+                f"The base model has layers of the kind {', '.join(sorted(odd))}, which keep a state that cannot be "
+                "recomputed for one row.",
+                "Choose a base whose layers are attention.",
+            )
+        self.context = int(getattr(config, "max_position_embeddings", None) or 2048)
         self.lock = threading.Lock()
         eos = lm.generation_config.eos_token_id if lm.generation_config else None
         eos = tokenizer.eos_token_id if eos is None else eos
@@ -86,6 +97,11 @@ class Model:
     def encode(self, text: str) -> list[int]:
         """Token ids as the tokenizer gives them, special tokens included."""
         return list(self.tokenizer(text).input_ids)
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer:
+        """The tokenizer as the `tokenizers` library knows it, for decoding as a stream."""
+        return self.tokenizer.backend_tokenizer  # type: ignore[return-value]
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int], panel: Panel) -> Tensor:
@@ -151,7 +167,7 @@ class Rows:
             with self.model.lock, self.model.stack.applied(self.panel.row(row)):
                 tokens = torch.tensor([known], device=self.model.device)
                 self.model.lm(input_ids=tokens, past_key_values=fresh, use_cache=True, logits_to_keep=1)
-            for old, new in zip(self._cache.layers, fresh.layers, strict=True):
+            for old, new in zip(_layers(self._cache), _layers(fresh), strict=True):
                 old.keys[row, :, -len(known) :] = new.keys[0]
                 old.values[row, :, -len(known) :] = new.values[0]
         self._trim()
@@ -169,9 +185,14 @@ class Rows:
         """Cut off columns that are padding in every row."""
         assert self._cache is not None
         length = max(map(len, self.ids)) - 1
-        for layer in self._cache.layers:
+        for layer in _layers(self._cache):
             start = layer.keys.shape[-2] - length
             layer.keys, layer.values = layer.keys[:, :, start:], layer.values[:, :, start:]
+
+
+def _layers(cache: DynamicCache) -> list[Any]:
+    """The layers with their `keys` and `values`, `(B, heads, length, D)`; sliding windows are kept whole too."""
+    return list(cache.layers)
 
 
 def local_folder(name: str) -> Path:

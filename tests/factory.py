@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     LlamaConfig,
+    MistralConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -42,11 +43,22 @@ ARCHITECTURES = {
         max_position_embeddings=128,
     ),
     "gpt2": GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=128),
+    "mistral": MistralConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        sliding_window=8,
+    ),
 }
 TARGETS = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "qwen": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "gpt2": ["c_attn", "c_proj", "c_fc"],
+    "mistral": ["q_proj", "v_proj", "down_proj"],
 }
 
 
@@ -95,7 +107,7 @@ def make_adapter(base: Path, folder: Path, kind: str = "llama", seed: int = 1, *
         }
         | options
     )
-    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(folder)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(str(folder))
     return folder
 
 
@@ -132,5 +144,7 @@ def merged_reference(base: Path, adapters: list[tuple[Path, float]]) -> PreTrain
                 b = tensors[f"base_model.model.{name}.lora_B.weight"].double()
                 module = model.get_submodule(name)
                 delta = coefficient * scaling * (b @ a)
-                module.weight.add_((delta.T if isinstance(module, Conv1D) else delta).float())
+                weight = module.weight
+                assert isinstance(weight, torch.Tensor)
+                weight += (delta.T if isinstance(module, Conv1D) else delta).float()
     return model.eval()

@@ -104,7 +104,7 @@ def test_the_fingerprint_tells_bases_of_one_shape_apart_and_outranks_names(tiny:
     edit_config(adapter, base_model_name_or_path="renamed")
     assert load(tiny, adapter.parent).anchors == ("mine.positive",)
     twin = make_base(tmp_path / "twin" / "base", seed=5)
-    with pytest.raises(BadArtifact, match="another base model.*fingerprint"):
+    with pytest.raises(BadArtifact, match=r"another base model.*fingerprint"):
         Desk.load(twin, adapter.parent, device="cpu")
 
 

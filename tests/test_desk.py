@@ -48,7 +48,7 @@ def test_a_bad_position_is_refused(desk: Desk, bad):
 
 
 def test_unknown_names_get_the_nearest(desk: Desk):
-    with pytest.raises(UnknownName, match="no attribute called 'formalty'. Did you mean formality"):
+    with pytest.raises(UnknownName, match=r"no attribute called 'formalty'\. Did you mean formality"):
         desk.mix(formalty=1)
     with pytest.raises(UnknownName, match="no attribute"):
         desk.mix({}, lambdas={"charm": 1})

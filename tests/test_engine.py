@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mixer import Desk, MixerError, Request, SamplingParams
 from mixer.engine import TextStream
 from mixer.errors import InvalidValue, UnknownName
-from tests.factory import byte_tokenizer
+from tests.factory import byte_tokenizer, make_desk_folders
 
 PROMPT = "Nurse Abeni unfolded"
 
@@ -54,6 +54,22 @@ def test_steps_are_drawn_from_the_exact_distribution(desk: Desk):
         assert step.logprob == pytest.approx(float(expected), abs=1e-4)
         assert step.exact and step.mix_key == mix.key
         ids.append(step.token_id)
+
+
+def test_a_base_with_sliding_windows_decodes_as_exactly(tmp_path: Path):
+    folders = make_desk_folders(tmp_path, "mistral")
+    desk = Desk.load(folders / "base", folders / "anchors", device="cpu")
+    session, other = desk.session(PROMPT, desk.mix(humor=1), params(30), "refill"), desk.session("Hi", None, params(30))
+    panel = desk._model.stack.panel(1)
+    for step, _ in desk.lockstep(session, other):
+        if step is None:
+            break
+        panel.set(0, session.mix.coefficients(desk.anchors))
+        expected = torch.log_softmax(desk._model.logits(session.prompt_ids + session.token_ids[:-1], panel), dim=-1)
+        assert step.logprob == pytest.approx(float(expected[step.token_id]), abs=1e-4)
+        if step.index % 7 == 3:
+            session.mix = desk.mix(formality=step.index / 10)
+    assert len(session.token_ids) > 16, "a text longer than the window"
 
 
 @pytest.mark.parametrize("mode", ["keep", "refill", "restart"])
@@ -116,7 +132,7 @@ def test_a_bad_move_is_refused_in_the_caller_s_thread_and_the_stream_goes_on(des
     session = desk.session(PROMPT, None, params(8))
     for step in session:
         if step.index == 3:
-            with pytest.raises(UnknownName, match="'charm.positive'"):
+            with pytest.raises(UnknownName, match=r"'charm\.positive'"):
                 session.mix = Mix({"charm": Setting.at(1)})
     assert len(session.token_ids) == 8 and session.finish_reason == "length"
 
@@ -197,7 +213,7 @@ def test_streamed_pieces_join_to_the_text_before_the_first_stop(text: str, stops
             break
     else:
         got += stream.flush()
-    whole = tokenizer.decode(ids, skip_special_tokens=True)
+    whole = str(tokenizer.decode(ids, skip_special_tokens=True))
     ends = [whole.find(stop) for stop in stops if stop in whole]
     assert got == whole[: min(ends, default=len(whole))]
 

@@ -20,7 +20,8 @@ mixes = st.builds(
 
 
 def close(a: Mix, b: Mix) -> bool:
-    return all(math.isclose(x, y, abs_tol=1e-9) for x, y in zip(a.coefficients(ANCHORS), b.coefficients(ANCHORS)))
+    pairs = zip(a.coefficients(ANCHORS), b.coefficients(ANCHORS), strict=True)
+    return all(math.isclose(x, y, abs_tol=1e-9) for x, y in pairs)
 
 
 @given(mixes)

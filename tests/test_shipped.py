@@ -1,4 +1,4 @@
-"""What ships, as a user gets it: the laws on the embedded model and its anchors, and texts that steering really moves."""
+"""What ships, as a user gets it: the laws on the embedded model and its anchors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_any_coefficients_equal_the_merged_weights(desk: Desk, seed: int):
 
 
 def test_every_pole_makes_its_own_texts_likelier(desk: Desk):
-    """On pairs that no anchor was trained on, the positive pole prefers the positive text more than the negative does."""
+    """On pairs that no anchor was trained on, each pole prefers its own text more than the other pole does."""
     from mixer.training.data import read_pairs, split_pairs
 
     for attribute in ATTRIBUTES:
