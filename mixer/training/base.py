@@ -24,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from mixer.errors import InvalidValue
 from mixer.training.corpus import MIX, RowSampler, TokenizedSource, tokenize_source, train_tokenizer
 
+
 @dataclass(frozen=True)
 class BaseConfig:
     """Shape of the model and length of the run; `minutes` or `tokens`, whichever is given, ends it."""
@@ -129,7 +130,7 @@ def train_base(data: Path, out: Path, work: Path, config: BaseConfig) -> dict:
     on_cpu = accelerator.device.type == "cpu"
     model = LlamaForCausalLM(config.llama())
     model.set_attn_implementation("eager" if on_cpu else "sdpa")
-    model = accelerator.prepare(model.to(torch.bfloat16))
+    model = accelerator.prepare(model.bfloat16())
     optimizer = MasterOptimizer(model, config.matrix_lr, config.other_lr)
     forward = torch.compile(model) if config.compile and (not on_cpu or shutil.which("g++")) else model
 

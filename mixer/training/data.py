@@ -109,6 +109,14 @@ def find_pairs(data: Path | None, attribute: str, shipped: Path = SHIPPED_ANCHOR
     return read_pairs(path if path is not None and path.is_file() else shipped / attribute / "pairs.jsonl")
 
 
+def attributes_with_pairs(data: Path | None, shipped: Path = SHIPPED_ANCHORS) -> tuple[str, ...]:
+    """Names of all attributes that have pairs in a data folder or among those that ship, sorted."""
+    names = {path.parent.name for path in shipped.glob("*/pairs.jsonl")}
+    if data is not None:
+        names |= {path.name.removesuffix(".jsonl.xz") for path in (data / "pairs").glob("*.jsonl.xz")}
+    return tuple(sorted(names))
+
+
 def split_pairs(pairs: list[Pair], split: Split) -> list[Pair]:
     """The pairs of one split, keyed by their opening."""
     return [pair for pair in pairs if split_of(pair.opening) == split]

@@ -28,7 +28,7 @@ TITLE = "Mixing desk"
 
 def build(desk: Desk, registry: Registry | None = None) -> gr.Blocks:
     """The page of a desk."""
-    registry = registry or Registry()
+    registry = Registry() if registry is None else registry
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page, gr.Column(elem_id="desk"):
         gr.HTML(_header(desk), apply_default_css=False, elem_id="masthead")
         with gr.Column(elem_id="console"):
@@ -117,7 +117,7 @@ def _header(desk: Desk) -> str:
 
 
 def _generate(desk: Desk, registry: Registry) -> Callable[..., Iterator[tuple[Any, Any]]]:
-    def generate(
+    def take(
         deck: Any, prompt: Any, mode: Any, temperature: Any, tokens: Any, seed: Any, fresh: Any, request: gr.Request
     ) -> Iterator[tuple[Any, Any]]:
         try:
@@ -132,7 +132,7 @@ def _generate(desk: Desk, registry: Registry) -> Callable[..., Iterator[tuple[An
             yield frame.json(), first
             first = gr.skip()
 
-    return generate
+    return take
 
 
 def _steer(desk: Desk, registry: Registry) -> Callable[..., None]:

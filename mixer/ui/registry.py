@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -126,6 +127,10 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._lives)
+
+    def __iter__(self) -> Iterator[Live]:
+        with self._lock:
+            return iter(list(self._lives.values()))
 
     def live(self, key: str) -> Live:
         """The browser session of that name, new or known."""

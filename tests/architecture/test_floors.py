@@ -1,4 +1,4 @@
-"""The house plan: a module imports from lower floors, or from one listed before it on its own floor; light doors stay light."""
+"""The house plan: modules import from lower floors, or from one listed before them; light doors stay light."""
 
 from __future__ import annotations
 
@@ -28,7 +28,25 @@ FLOORS = [
     ["mixer.cli", "mixer.ui"],
 ]
 RANK = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
-PUBLIC = "Anchor Attribute Desk Mix MixerError Output Request SamplingParams Session Setting Stats Step".split()
+PUBLIC = [
+    *["Anchor", "Attribute", "Desk", "Mix", "MixerError", "Output", "Request"],
+    *["SamplingParams", "Session", "Setting", "Stats", "Step"],
+]
+    *[
+        "Anchor",
+        "Attribute",
+        "Desk",
+        "Mix",
+        "MixerError",
+        "Output",
+        "Request",
+        "SamplingParams",
+        "Session",
+        "Setting",
+        "Stats",
+        "Step",
+    ]
+]
 
 
 def modules() -> dict[str, Path]:

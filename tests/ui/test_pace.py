@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixer.ui.pace import RATE, Pace
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 0.2), st.booleans()), max_size=200))
+def test_no_second_has_more_redraws_than_the_rate_and_the_one_held_back(ticks: list[tuple[float, bool]]) -> None:
+    clock = Clock()
+    pace = Pace(clock=clock)
+    drawn = []
+    for wait, urgent in ticks:
+        clock.now += wait
+        if pace.due(urgent):
+            drawn.append(clock.now)
+    for start in drawn:
+        assert sum(start <= at < start + 1 for at in drawn) <= RATE + 2
+
+
+@given(st.floats(1 / RATE, 10))
+def test_an_urgent_redraw_right_after_an_ordinary_one_is_not_kept_waiting(wait: float) -> None:
+    clock = Clock()
+    pace = Pace(clock=clock)
+    clock.now += wait
+    assert pace.due()
+    assert not pace.due()
+    assert pace.due(urgent=True)
+    assert not pace.due(urgent=True)
+
+
+def test_ordinary_redraws_come_at_the_rate() -> None:
+    clock = Clock()
+    pace = Pace(clock=clock)
+    drawn = 0
+    for _ in range(10_000):
+        clock.now += 0.001
+        drawn += pace.due()
+    assert abs(drawn - 10 * RATE) <= 2

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixer.errors import MixerError
+from mixer.ui.value import LIMIT, MAX_SEQ, DeckValue, describe, read_positions, read_value
+
+NAMES = ("formality", "humor", "poetry")
+names = st.sampled_from(NAMES)
+inside = st.floats(-LIMIT, LIMIT)
+outside = st.one_of(st.floats(min_value=LIMIT, exclude_min=True), st.floats(max_value=-LIMIT, exclude_max=True))
+json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | names, inner),
+    max_leaves=12,
+)
+
+
+@given(st.integers(0, MAX_SEQ), st.dictionaries(names, inside))
+def test_what_the_deck_sends_is_read_back_with_rest_left_out(seq: int, positions: dict[str, float]) -> None:
+    value = read_value({"seq": seq, "positions": positions}, NAMES)
+    assert value == DeckValue(seq, {name: x for name, x in positions.items() if x != 0.0})
+
+
+@given(json | st.fixed_dictionaries({"seq": json, "positions": json}))
+def test_any_json_is_read_or_refused_in_words(posted: Any) -> None:
+    try:
+        value = read_value(posted, NAMES)
+    except MixerError as error:
+        assert str(error)
+        assert len(str(error)) < 400
+    else:
+        assert 0 <= value.seq <= MAX_SEQ
+        assert value.positions.keys() <= set(NAMES)
+        assert all(math.isfinite(x) and 0 < abs(x) <= LIMIT for x in value.positions.values())
+
+
+@given(names, outside | st.just(math.nan) | st.booleans() | st.text() | st.none())
+def test_a_position_that_is_no_number_in_range_is_refused_by_name(name: str, position: Any) -> None:
+    with pytest.raises(MixerError, match=name):
+        read_positions({name: position}, NAMES)
+
+
+@given(st.text().filter(lambda name: name not in NAMES))
+def test_an_unknown_attribute_is_refused(name: str) -> None:
+    with pytest.raises(MixerError, match="attribute"):
+        read_positions({name: 0.5}, NAMES)
+
+
+@pytest.mark.parametrize("seq", [-1, 0.5, "1", True, None, MAX_SEQ + 1])
+def test_a_sequence_number_is_a_whole_number(seq: Any) -> None:
+    with pytest.raises(MixerError, match="sequence"):
+        read_value({"seq": seq, "positions": {}}, NAMES)
+
+
+def test_a_mix_is_told_in_words() -> None:
+    assert describe({"formality": 0.8, "humor": -0.4}) == "formality +0.80 · humor −0.40"
+    assert describe({}) == "base"
