@@ -94,6 +94,27 @@ def parser() -> argparse.ArgumentParser:
             judge.add_argument("attribute")
         judge.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
         judge.add_argument("--out", type=Path, default=ROOT / "assets" / "judges")
+
+    evaluate = commands.add_parser("evaluate", help="measure what the sliders do").add_subparsers(
+        required=True, metavar="WHAT"
+    )
+    control = command(
+        evaluate, "control", evaluate_control, "judges' scores at the poles of every attribute", desk=True
+    )
+    control.add_argument("--prompts", type=int, default=50, help="held-out openings to continue")
+    control.add_argument("--tokens", type=int, default=60)
+    control.add_argument("--positions", type=float, nargs="+", default=[-1.0, 0.0, 1.0])
+    control.add_argument("--rule", choices=RULES, default="offset")
+    control.add_argument("--seed", type=int, default=7)
+    control.add_argument("--out", type=Path, help="write the report there as JSON")
+    command(
+        evaluate, "card", evaluate_card, "write anchors/MODEL_CARD.md from the reports, with fresh samples", desk=True
+    )
+
+    bench = commands.add_parser("bench", help="speed, side by side with peers").add_subparsers(
+        required=True, metavar="WHAT"
+    )
+    command(bench, "moves", bench_moves, "what one slider move costs, ours and PEFT's")
     return root
 
 
@@ -222,3 +243,43 @@ def train_judges(options: argparse.Namespace) -> dict:
     if hasattr(options, "attribute"):
         return judge.train_judge(options.attribute, options.data, options.out)
     return judge.train_judges(options.data, options.out)
+
+
+def evaluate_control(options: argparse.Namespace) -> dict:
+    """Judges' mean scores along every slider."""
+    from mixer.evals.control import base_loglikelihoods, control, held_out_prompts
+
+    report = control(
+        load_desk(options),
+        held_out_prompts(count=options.prompts),
+        positions=options.positions,
+        tokens=options.tokens,
+        seed=options.seed,
+        rule=options.rule,
+        loglikelihoods=base_loglikelihoods(options.base or str(ROOT / "assets" / "base")),
+    )
+    if not options.json:
+        print(report.table())
+    if options.out:
+        options.out.write_text(report.to_json() + "\n", encoding="utf-8")
+    return json.loads(report.to_json())
+
+
+def evaluate_card(options: argparse.Namespace) -> dict:
+    """The model card."""
+    from mixer.evals.card import write_card
+
+    path = write_card(load_desk(options))
+    if not options.json:
+        print(path)
+    return {"card": str(path)}
+
+
+def bench_moves(options: argparse.Namespace) -> dict:
+    """Microseconds a slider move."""
+    from mixer.evals import moves
+
+    report = moves.bench_moves()
+    if not options.json:
+        print(moves.table(report))
+    return report
