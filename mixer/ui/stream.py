@@ -95,10 +95,10 @@ def _write(desk: Desk, take: Take, frame: Frame) -> Iterator[Frame]:
     measure = Measure(desk.scores)
     urgent = True  # the first token is shown at once, and so is the first one after a slider moved
     for _, step in desk.lockstep(take.base, take.mix):
-        if take.stopped:
-            break
         if step is not None:
             urgent = _append(frame, take, step) or urgent
+        if take.stopped:
+            break
         if pace.due(urgent):
             urgent = False
             frame.base = take.base.text

@@ -80,7 +80,7 @@ def test_stop_ends_the_take_and_keeps_the_text(desk: Desk) -> None:
             live.stop()
         last = frame
     assert last.state == "stopped"
-    assert text(last)
+    assert text(last) == last.base != ""
     assert not live.busy
 
 
