@@ -1,0 +1,414 @@
+"""Training of anchors: one LoRA adapter per pole of an attribute, through `peft`, on any causal language model.
+
+What pulls an anchor towards its pole is the text of that pole. In a parallel pair only the continuation counts, since
+the opening says nothing of style, and the pair's other text pushes: the anchor must raise its own text by more than the
+other one (DPO, Rafailov et al., arXiv 2305.18290, equation 7, per token instead of per text). What belongs to the scene
+cancels in that difference. Knows nothing of sliders, gates or generation.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from mixer.anchors import CONFIG, WEIGHTS, base_fingerprint
+from mixer.errors import BadArtifact, InvalidValue, UnknownName
+from mixer.mix import POLES
+from mixer.training.data import (
+    ATTRIBUTES,
+    SHIPPED_ANCHORS,
+    Pair,
+    attributes_with_pairs,
+    find_pairs,
+    is_clean,
+    offensive_words,
+    read_attribute,
+    split_of,
+    split_pairs,
+)
+
+REPORT = "training.json"
+# Tokens of unpaired text for each token of pairs. The jokes that could be had are in another register than the pairs,
+# many of them in poor taste, and their plain counterpart is news headlines: humor learns from pairs alone.
+UNPAIRED = {"sentiment": 0.25, "formality": 0.25, "politeness": 0.25, "simplicity": 0.25, "humor": 0.0, "poetry": 0.5}
+
+
+@dataclass(frozen=True)
+class AnchorConfig:
+    """Shape of the adapter and length of its training: `epochs` passes over the pairs, or `steps` if given."""
+
+    rank: int = 8
+    lora_alpha: float = 16.0
+    epochs: int = 6
+    steps: int | None = None  # ends the run, or begins the epochs anew, where given
+    lr: float = 2e-3
+    batch_tokens: int = 2048
+    warmup: float = 0.05
+    contrast: float = 1.0
+    beta: float = 8.0
+    unpaired: dict[str, float] = field(default_factory=lambda: dict(UNPAIRED))
+    longest: int = 192
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        steps = 1 if self.steps is None else self.steps
+        if min(self.rank, self.epochs, steps, self.batch_tokens, self.longest - 1) < 1:
+            raise InvalidValue(
+                "rank, epochs, steps, batch_tokens and longest must be positive.", "Raise the one that is not."
+            )
+        if not (self.lr > 0 and self.lora_alpha > 0 and self.contrast >= 0 and self.beta > 0):
+            raise InvalidValue("lr, lora_alpha and beta must be above zero.", "Raise the one that is not.")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids of one text; the loss counts tokens from `start` on. `reference` is the base's mean log-likelihood."""
+
+    ids: tuple[int, ...]
+    start: int
+    reference: float = 0.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """One or two rows that belong in one batch: a text to learn and, of a pair, the one to stay away from."""
+
+    own: Row
+    other: Row | None = None
+
+    @property
+    def length(self) -> int:
+        return max(len(self.own.ids), len(self.other.ids) if self.other else 0)
+
+
+def load_base(base: Path | str, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model by path or hub id, frozen, in its stored dtype."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadArtifact(f"The base model {str(base)!r} cannot be loaded: {reason}", "Look at --base.") from error
+    if model.dtype == torch.float16:
+        model = model.to(torch.bfloat16)  # float16 gradients would underflow without loss scaling
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        # The flash kernel's backward takes a third of a step here, and on texts this short buys nothing.
+        model.set_attn_implementation("eager")
+    return model.to(device).requires_grad_(False).eval(), tokenizer
+
+
+def row(text: str, tokenizer: PreTrainedTokenizerBase, opening: str = "", longest: int = 192) -> Row:
+    """A text as ids; `start` is the first token that reaches beyond the opening, and never the very first token."""
+    ids = tokenizer(text, truncation=True, max_length=longest)["input_ids"]
+    start = len(tokenizer(opening)["input_ids"]) if opening else 1
+    return Row(tuple(ids), max(1, min(start, len(ids) - 1)))
+
+
+def unpaired_rows(
+    data: Path | None,
+    attribute: str,
+    pole: str,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: int,
+    longest: int,
+    seed: int,
+) -> list[Row]:
+    """Rows of the anchors' split of unpaired texts, clean ones alone, up to `tokens` tokens, in a seeded order."""
+    texts = read_attribute(data, attribute, pole) if data is not None and tokens > 0 else []
+    offensive = offensive_words(data) if texts and data is not None else frozenset()
+    order = np.random.default_rng([seed, zlib.crc32(f"{attribute}.{pole}".encode())]).permutation(len(texts))
+    rows: list[Row] = []
+    for index in order:
+        text = texts[index]
+        # A few words carry little style, and a comment of one line is mostly topic.
+        if len(text.split()) < 10 or split_of(text) != "anchor" or not is_clean(text, offensive):
+            continue
+        rows.append(row(text, tokenizer, longest=longest))
+        tokens -= len(rows[-1].ids)
+        if tokens <= 0:
+            break
+    return rows
+
+
+def batches(tasks: Sequence[Task], batch_tokens: int, rng: np.random.Generator) -> Iterator[list[Task]]:
+    """All tasks once, texts of like length together so that little is padding, the batches in random order."""
+    order = rng.permutation(len(tasks))
+    order = order[np.argsort([tasks[i].length + 8 * rng.random() for i in order], kind="stable")]
+    made: list[list[Task]] = [[]]
+    for index in order:
+        task = tasks[index]
+        rows = sum(2 if member.other else 1 for member in (*made[-1], task))
+        if made[-1] and rows * task.length > batch_tokens:
+            made.append([])
+        made[-1].append(task)
+    for index in rng.permutation(len(made)):
+        yield made[index]
+
+
+def mean_loglikelihoods(model: torch.nn.Module, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """Mean log-likelihood `(N,)` of each row's counted tokens, float32, and the number of them `(N,)`.
+
+    Rows are padded on the right, where a causal model cannot see the padding, so no mask is needed.
+    """
+    device = next(model.parameters()).device
+    length = max(len(r.ids) for r in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    counted = torch.zeros(len(rows), length - 1, dtype=torch.bool)
+    for i, r in enumerate(rows):
+        ids[i, : len(r.ids)] = torch.tensor(r.ids)
+        counted[i, r.start - 1 : len(r.ids) - 1] = True
+    ids, counted = ids.to(device), counted.to(device)
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
+    ).view_as(counted)
+    count = counted.sum(1)
+    return -(losses * counted).sum(1) / count.clamp(min=1), count
+
+
+@torch.inference_mode()
+def score_rows(model: torch.nn.Module, rows: Sequence[Row], batch_tokens: int = 4096) -> np.ndarray:
+    """Mean log-likelihoods `(N,)` without gradients, in the order of `rows`."""
+    result = np.zeros(len(rows), dtype=np.float64)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    while order:
+        size = max(1, batch_tokens // len(rows[order[-1]].ids))
+        chunk, order = order[-size:], order[:-size]
+        result[chunk] = mean_loglikelihoods(model, [rows[i] for i in chunk])[0].cpu().numpy()
+    return result
+
+
+class MasterAdamW:
+    """AdamW on float32 masters of the adapter's weights, whatever dtype the model computes in."""
+
+    def __init__(self, weights: Sequence[torch.nn.Parameter], lr: float) -> None:
+        self.weights, self.lr = list(weights), lr
+        self.masters = [weight.detach().float().clone() for weight in self.weights]
+        self.inner = torch.optim.AdamW(self.masters, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+
+    @torch.no_grad()
+    def step(self, scale: float) -> None:
+        """One update at `scale` times the peak learning rate, gradients clipped to norm 1."""
+        for master, weight in zip(self.masters, self.weights, strict=True):
+            master.grad = None if weight.grad is None else weight.grad.float()
+            weight.grad = None
+        torch.nn.utils.clip_grad_norm_(self.masters, 1.0)
+        self.inner.param_groups[0]["lr"] = self.lr * scale
+        self.inner.step()
+        for master, weight in zip(self.masters, self.weights, strict=True):
+            weight.copy_(master)
+
+
+def batch_loss(model: torch.nn.Module, batch: Sequence[Task], config: AnchorConfig) -> Tensor:
+    """Mean loss a token of the own texts, plus `contrast` times DPO's loss on the pairs among them."""
+    paired = [task for task in batch if task.other is not None]
+    rows = [task.own for task in paired] + [task.other for task in paired if task.other]
+    rows += [task.own for task in batch if task.other is None]
+    means, counts = mean_loglikelihoods(model, rows)
+    n = len(paired)
+    own = torch.cat([torch.arange(n), torch.arange(2 * n, len(rows))]).to(means.device)
+    loss = -(means[own] * counts[own]).sum() / counts[own].sum()
+    if n and config.contrast > 0:
+        references = torch.tensor([r.reference for r in rows[: 2 * n]], device=means.device)
+        gains = means[: 2 * n] - references
+        margins = config.beta * (gains[:n] - gains[n:])
+        loss = loss + config.contrast * torch.nn.functional.softplus(-margins).mean()
+    return loss
+
+
+def learn(model: PeftModel, epochs: Sequence[Sequence[Task]], config: AnchorConfig, title: str) -> dict[str, float]:
+    """Train the active adapter in place on each epoch's tasks; returns tokens, seconds and the last mean loss."""
+    rng = np.random.default_rng(config.seed)
+    once = (batch for tasks in epochs for batch in batches(tasks, config.batch_tokens, rng))
+    plan = list(once) if config.steps is None else list(islice(cycle(once), config.steps))
+    optimizer = MasterAdamW([p for p in model.parameters() if p.requires_grad], config.lr)
+    warmup = max(1, round(config.warmup * len(plan)))
+    mean, tokens, begin = 0.0, 0, time.perf_counter()
+    model.train()
+    with tqdm(plan, desc=title, unit="step", file=sys.stderr, leave=False) as bar:
+        for step, batch in enumerate(bar):
+            loss = batch_loss(model, batch, config)
+            loss.backward()
+            optimizer.step(min((step + 1) / warmup, (len(plan) - step) / (len(plan) - warmup + 1)))
+            tokens += sum(len(task.own.ids) + (len(task.other.ids) if task.other else 0) for task in batch)
+            if step % 10 == 0:
+                mean = loss.item() if step == 0 else 0.8 * mean + 0.2 * loss.item()
+                bar.set_postfix_str(f"loss {mean:.3f} · {tokens / (time.perf_counter() - begin):,.0f} tokens/s")
+    model.eval()
+    return {"tokens": tokens, "seconds": round(time.perf_counter() - begin, 1), "train_loss": round(mean, 4)}
+
+
+def portable_name(base: Path | str) -> str:
+    """The base's name for the adapter's file: a hub id as it is, a folder by its last two parts and not its place."""
+    path = Path(base)
+    return "/".join(path.resolve().parts[-2:]) if path.is_dir() else str(base)
+
+
+class AnchorTrainer:
+    """The base model with what all anchors of one run share; a base is loaded once and left as it was."""
+
+    def __init__(self, base: Path | str, data: Path | None, config: AnchorConfig, device: str = "auto") -> None:
+        self.model, self.tokenizer = load_base(base, device)
+        self.name, self.fingerprint = portable_name(base), base_fingerprint(self.model)
+        self.data, self.config = data, config
+        self._cached: tuple[str, dict[str, dict[str, list[Row]]]] = ("", {})
+
+    def finished(self, folder: Path, attribute: str) -> dict | None:
+        """The report of an anchor that a former run finished with the same base, settings and pairs."""
+        try:
+            report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+            same = report["made_from"] == self._made_from(attribute)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return report if same and (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file() else None
+
+    def train(self, attribute: str, pole: str, out: Path) -> dict:
+        """Train one anchor and write it to `out/ATTRIBUTE/POLE`; returns its report, also in `training.json`."""
+        config, folder = self.config, out / attribute / pole
+        rows = self._pair_rows(attribute)
+        own, other = rows["anchor"][pole], rows["anchor"][_opposite(pole)]
+        pushed = other if config.contrast > 0 else [None] * len(own)
+        tasks = [Task(a, b) for a, b in zip(own, pushed, strict=True)]
+        share = config.unpaired.get(attribute, 0.0)
+        total = int(share * sum(len(r.ids) for r in own))
+        plain = unpaired_rows(
+            self.data, attribute, pole, self.tokenizer, total * config.epochs, config.longest, config.seed
+        )
+        torch.manual_seed(zlib.crc32(f"{config.seed}/{attribute}/{pole}".encode()))
+        lora = LoraConfig(
+            r=config.rank, lora_alpha=config.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+            model = get_peft_model(self.model, lora, autocast_adapter_dtype=False)
+        try:
+            # Each epoch sees the pairs again, and other unpaired texts.
+            epochs = [[*tasks, *map(Task, plain[epoch :: config.epochs])] for epoch in range(config.epochs)]
+            run = learn(model, epochs, config, f"{attribute}.{pole}")
+            report = run | {"pairs": len(tasks), "unpaired": len(plain)} | self._measure(model, attribute, pole)
+            self._save(model, folder)
+        finally:
+            model.unload()
+        report["made_from"] = self._made_from(attribute)
+        (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+        return report
+
+    def _measure(self, model: torch.nn.Module, attribute: str, pole: str) -> dict[str, float | int]:
+        """Losses a token on the continuations of the test pairs, and how often the anchor prefers its own pole."""
+        test = self._pair_rows(attribute)["test"]
+        own, other = test[pole], test[_opposite(pole)]
+        if not own:
+            return {"test_pairs": 0}
+        gain_own = score_rows(model, own) - [r.reference for r in own]
+        gain_other = score_rows(model, other) - [r.reference for r in other]
+        base_own, base_other = (float(np.mean([r.reference for r in rows])) for rows in (own, other))
+        return {
+            "test_pairs": len(own),
+            "own_loss_base": round(-base_own, 4),
+            "own_loss_anchor": round(-base_own - float(gain_own.mean()), 4),
+            "other_loss_base": round(-base_other, 4),
+            "other_loss_anchor": round(-base_other - float(gain_other.mean()), 4),
+            "pair_accuracy": round(float((gain_own > gain_other).mean()), 4),
+        }
+
+    def _pair_rows(self, attribute: str) -> dict[str, dict[str, list[Row]]]:
+        """Rows by split and pole, each with the base's log-likelihood; kept for the attribute's second pole."""
+        if self._cached[0] != attribute:
+            pairs, longest = find_pairs(self.data, attribute), self.config.longest
+            rows = {
+                split: {pole: self._rows(split_pairs(pairs, split), pole, longest) for pole in POLES}
+                for split in ("anchor", "test")
+            }
+            self._cached = (attribute, rows)
+        return self._cached[1]
+
+    def _rows(self, pairs: list[Pair], pole: str, longest: int) -> list[Row]:
+        rows = [row(getattr(pair, pole), self.tokenizer, pair.opening, longest) for pair in pairs]
+        references = score_rows(self.model, rows) if rows else []
+        return [Row(r.ids, r.start, float(value)) for r, value in zip(rows, references, strict=True)]
+
+    def _made_from(self, attribute: str) -> dict:
+        """What must be the same for a finished anchor to be kept."""
+        texts = "\n".join(f"{p.opening}|{p.positive}|{p.negative}" for p in find_pairs(self.data, attribute))
+        return {
+            "base": self.name,
+            "base_fingerprint": self.fingerprint,
+            "pairs": f"{zlib.crc32(texts.encode()):08x}",
+            "unpaired": self.data is not None and (self.data / "attributes" / attribute).is_dir(),
+            "config": asdict(self.config),
+        }
+
+    def _save(self, model: PeftModel, folder: Path) -> None:
+        model.peft_config["default"].base_model_name_or_path = self.name
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)
+        tensors = load_file(folder / WEIGHTS)
+        save_file(tensors, folder / WEIGHTS, {"format": "pt", "base_fingerprint": self.fingerprint})
+
+
+def _opposite(pole: str) -> str:
+    return POLES[1 - POLES.index(pole)]  # type: ignore[arg-type]
+
+
+def train_anchor(
+    base: Path | str,
+    attribute: str,
+    pole: str,
+    data: Path | None = None,
+    out: Path = SHIPPED_ANCHORS,
+    config: AnchorConfig | None = None,
+    overwrite: bool = False,
+) -> dict:
+    """Train one anchor; its report, or that of a former run that finished with the same base and settings."""
+    return train_anchors(base, data, out, config, overwrite, ((attribute, pole),))[f"{attribute}.{pole}"]
+
+
+def train_anchors(
+    base: Path | str,
+    data: Path | None = None,
+    out: Path = SHIPPED_ANCHORS,
+    config: AnchorConfig | None = None,
+    overwrite: bool = False,
+    anchors: Sequence[tuple[str, str]] | None = None,
+) -> dict[str, dict]:
+    """Train all anchors, or those named, one after another; finished ones are kept unless `overwrite`.
+
+    Args:
+        base: folder or hub id of any causal language model with linear layers.
+        data: a `--data` folder; without it, the pairs that ship are the training text.
+        anchors: (attribute, pole) each; all of them if None.
+    """
+    anchors = anchors if anchors is not None else [(attribute, pole) for attribute in ATTRIBUTES for pole in POLES]
+    for attribute, pole in anchors:
+        if pole not in POLES:
+            raise UnknownName("pole", pole, POLES)
+        if attribute not in attributes_with_pairs(data):
+            raise UnknownName("attribute with pairs", attribute, attributes_with_pairs(data))
+    trainer = AnchorTrainer(base, data, config or AnchorConfig())
+    reports = {}
+    for number, (attribute, pole) in enumerate(anchors, start=1):
+        name, folder = f"{attribute}.{pole}", out / attribute / pole
+        kept = None if overwrite else trainer.finished(folder, attribute)
+        reports[name] = kept or trainer.train(attribute, pole, out)
+        report = reports[name]
+        done = "kept" if kept else f"{report['seconds']:.0f} s"
+        losses = f"own loss {report.get('own_loss_base')} -> {report.get('own_loss_anchor')}"
+        print(f"[{number}/{len(anchors)}] {name}: {done}, {losses}", file=sys.stderr)
+    return reports
