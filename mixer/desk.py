@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mixer.anchors import AnchorSet, load_anchors
-from mixer.engine import OnMixChange, Session, Stats, Step, lockstep
+from mixer.engine import OnMixChange, Session, Stats, Step, encode_prompt, lockstep
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName
 from mixer.judges import Judges, load_judges
 from mixer.mix import Attribute, Mix, MixRule, Setting, bounded
@@ -145,10 +145,9 @@ class Desk:
 
     def logprobs(self, prompt: str, mix: Mix | None = None) -> Tensor:
         """The exact next-token log-probabilities, `(V,)` float32 on the CPU: temperature 1, no truncation."""
-        session = self.session(prompt, mix)
         panel = self._model.stack.panel(1)
-        panel.set(0, session.mix.coefficients(self.anchors))
-        return torch.log_softmax(self._model.logits(session.prompt_ids, panel), dim=-1).cpu()
+        panel.set(0, (mix or Mix()).coefficients(self.anchors))
+        return torch.log_softmax(self._model.logits(encode_prompt(self._model, prompt), panel), dim=-1).cpu()
 
     def session(
         self,

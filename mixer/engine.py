@@ -110,14 +110,16 @@ class Session:
         if on_mix_change not in get_args(OnMixChange):
             raise UnknownName("way to treat a mix change", str(on_mix_change), get_args(OnMixChange))
         self.prompt, self.params, self.on_mix_change = prompt, params, on_mix_change
-        self.prompt_ids = _prompt_ids(model, prompt)
+        self.prompt_ids = encode_prompt(model, prompt)
         self.seed = secrets.randbits(31) if params.seed is None else params.seed
         self._model, self._check = model, check
         self._wanted = (mix, check(mix))
+        self._current = mix  # the mix that the row's gate holds
         self._born = time.perf_counter()
         self._first_at = self._last_at = None
         self._apply_us: float | None = None
         self._all_exact = True
+        self._written = 0
         self.finish_reason: FinishReason | None = None
         self._begin()
 
@@ -156,7 +158,6 @@ class Session:
     def _begin(self) -> None:
         self.token_ids: list[int] = []
         self.text = ""
-        self._written = 0
         self._stale = False
         self._generator = torch.Generator().manual_seed(self.seed)
         self._stream = TextStream(self._model.backend_tokenizer, self.prompt_ids, tuple(self.params.stop))
@@ -184,14 +185,14 @@ class Session:
             text += self._stream.flush()
         self.text += text
         self._all_exact = self._all_exact and not self._stale
-        return Step(token, text, logprob, self._row_mix.key, not self._stale, len(self.token_ids) - 1)
+        return Step(token, text, logprob, self._current.key, not self._stale, len(self.token_ids) - 1)
 
     def _apply(self, rows: Rows, row: int) -> None:
         """Bring the row's gate, and if need be its cache, to the mix now wanted."""
         mix, coefficients = self._wanted
         begin = time.perf_counter()
         rows.panel.set(row, coefficients)
-        former, self._row_mix = getattr(self, "_row_mix", mix), mix
+        former, self._current = self._current, mix
         if mix is former:
             return
         self._apply_us = 1e6 * (time.perf_counter() - begin)
@@ -235,7 +236,12 @@ def lockstep(model: Model, sessions: Sequence[Session]) -> Iterator[tuple[Step |
             session.close()
 
 
-def _prompt_ids(model: Model, prompt: str) -> list[int]:
+def encode_prompt(model: Model, prompt: str) -> list[int]:
+    """Token ids of a prompt.
+
+    Raises:
+        InvalidValue: it is empty, or leaves no room in the model's context.
+    """
     if not isinstance(prompt, str) or not prompt.strip():
         raise InvalidValue("The prompt is empty.", "Write a few words for the model to go on from.")
     # A token stands for 64 characters at the very most, so a huge prompt is refused before it is tokenized.

@@ -128,14 +128,15 @@ class Rows:
         """Next-token logits of every row, `(B, V)` float32: one forward pass over the tokens not yet in the cache."""
         length = max(map(len, self.ids))
         pads = [length - len(row) for row in self.ids]
-        new = 1 if self._cache is not None else length
         if self._cache is None:
             self._cache = DynamicCache()
-        rows = torch.tensor([[0] * pad + row for pad, row in zip(pads, self.ids, strict=True)])[:, -new:]
+            rows = torch.tensor([[0] * pad + row for pad, row in zip(pads, self.ids, strict=True)])
+        else:
+            rows = torch.tensor([row[-1:] for row in self.ids])
         padding = torch.tensor(pads)[:, None]
         columns = torch.arange(length)[None]
         mask = (columns >= padding).long().to(self.model.device) if any(pads) else None
-        positions = (columns[:, -new:] - padding).clamp_min(0)
+        positions = (columns[:, -rows.shape[1] :] - padding).clamp_min(0)
         with self.model.lock, self.model.stack.applied(self.panel.gate):
             return (
                 self.model.lm(
