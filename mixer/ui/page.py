@@ -86,7 +86,8 @@ def launch(
     return url
 
 
-def _options() -> tuple[gr.Radio, gr.Slider, gr.Slider, gr.Number, gr.Checkbox]:
+def _options() -> tuple[gr.Radio, gr.Number, gr.Number, gr.Number, gr.Checkbox]:
+    # Numbers without bounds of Gradio's own, which would answer in a toast: `stream.options` answers on the page.
     with gr.Accordion("Options", open=False, elem_id="options"):
         mode = gr.Radio(
             list(MODES),
@@ -96,11 +97,10 @@ def _options() -> tuple[gr.Radio, gr.Slider, gr.Slider, gr.Number, gr.Checkbox]:
             elem_id="mode",
         )
         with gr.Row():
-            temperature = gr.Slider(0, 2, 0.8, step=0.05, label="Temperature", elem_id="temperature")
-            tokens = gr.Slider(8, 400, 160, step=8, label="Most tokens", elem_id="tokens")
-        with gr.Row(equal_height=True):
-            seed = gr.Number(7, label="Seed", precision=0, minimum=0, elem_id="seed", min_width=90)
-            fresh = gr.Checkbox(False, label="New seed each time", elem_id="fresh", min_width=150)
+            temperature = gr.Number(0.8, label="Temperature", step=0.05, elem_id="temperature", min_width=80)
+            tokens = gr.Number(160, label="Most tokens", precision=0, elem_id="tokens", min_width=80)
+            seed = gr.Number(7, label="Seed", precision=0, elem_id="seed", min_width=80)
+        fresh = gr.Checkbox(False, label="New seed each time", elem_id="fresh")
     return mode, temperature, tokens, seed, fresh
 
 

@@ -46,7 +46,7 @@ def server(desk: Desk) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
+def chromium(server: Server) -> Iterator[Browser]:  # after the server: playwright keeps a loop running
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None and not Path("/usr/bin/chromium").exists():
         pytest.skip("no Chromium on this machine")

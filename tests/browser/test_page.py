@@ -229,3 +229,13 @@ def test_a_phone_shows_the_text_and_the_deck_together(visit: Visit) -> None:
     page.get_by_role("button", name="Base", exact=True).tap()
     assert page.locator("[data-pane=base]").is_visible()
     assert page.locator("[data-pane=mix]").is_hidden()
+
+
+@pytest.mark.parametrize(("box", "value"), [("temperature", "99"), ("tokens", "0"), ("seed", "-1")])
+def test_an_option_out_of_range_is_answered_on_the_page(visit: Visit, box: str, value: str) -> None:
+    page = visit()
+    page.get_by_role("button", name="Options").click()
+    page.locator(f"#{box} input[type=number]").fill(value)
+    page.click("#generate")
+    expect(page.locator(".alert")).to_contain_text("out of range")
+    assert page.locator(".toast-body").count() == 0
