@@ -109,7 +109,8 @@ def held_out_prompts(data: Path | None = None, count: int = 50) -> tuple[str, ..
 
 def base_loglikelihoods(base: Path | str) -> LogLikelihoods:
     """Mean log-likelihood a token of texts after their prompts, under a base model without anchors."""
-    from mixer.training.anchor import load_base, row, score_rows
+    from mixer.training.anchor import load_base
+    from mixer.training.rows import row, score_rows
 
     model, tokenizer = load_base(base)
     longest = min(1024, getattr(model.config, "max_position_embeddings", 1024))

@@ -62,6 +62,7 @@ def measure(url: str, takes: int = 5, moves: int = 12) -> dict[str, Any]:
         page.wait_for_timeout(700)
         page.evaluate(WATCH)
         page.get_by_role("button", name="Options").click()
+        page.wait_for_timeout(700)
         page.locator("#tokens input[type=number]").fill("400")
         page.get_by_role("button", name="Options").click()
         latencies: list[float] = []

@@ -13,10 +13,11 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,23 +25,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from mixer import model as resident
 from mixer.anchors import CONFIG, WEIGHTS, base_fingerprint
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.mix import POLES
-from mixer.training.data import (
-    ATTRIBUTES,
-    SHIPPED_ANCHORS,
-    Pair,
-    attributes_with_pairs,
-    find_pairs,
-    is_clean,
-    offensive_words,
-    read_attribute,
-    split_of,
-    split_pairs,
-)
+from mixer.mix import POLES, Pole
+from mixer.training.data import ATTRIBUTES, SHIPPED_ANCHORS, Pair, attributes_with_pairs, find_pairs, split_pairs
+from mixer.training.rows import Row, Task, batches, mean_loglikelihoods, row, score_rows, unpaired_rows
 
 REPORT = "training.json"
 # Tokens of unpaired text for each token of pairs. The jokes that could be had are in another register than the pairs,
@@ -75,124 +67,25 @@ class AnchorConfig:
             raise InvalidValue("lr, lora_alpha and beta must be above zero.", "Raise the one that is not.")
 
 
-@dataclass(frozen=True)
-class Row:
-    """Token ids of one text; the loss counts tokens from `start` on. `reference` is the base's mean log-likelihood."""
-
-    ids: tuple[int, ...]
-    start: int
-    reference: float = 0.0
-
-
-@dataclass(frozen=True)
-class Task:
-    """One or two rows that belong in one batch: a text to learn and, of a pair, the one to stay away from."""
-
-    own: Row
-    other: Row | None = None
-
-    @property
-    def length(self) -> int:
-        return max(len(self.own.ids), len(self.other.ids) if self.other else 0)
-
-
 def load_base(base: Path | str, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model by path or hub id, frozen, in its stored dtype."""
+    """A causal language model by path or hub id, frozen, in its stored dtype; float16 as bfloat16.
+
+    Raises:
+        BadArtifact: it is not there, or no causal language model.
+    """
+    where = resident.pick_device(device)
     try:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-        tokenizer = AutoTokenizer.from_pretrained(base)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadArtifact(f"The base model {str(base)!r} cannot be loaded: {reason}", "Look at --base.") from error
-    if model.dtype == torch.float16:
-        model = model.to(torch.bfloat16)  # float16 gradients would underflow without loss scaling
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
+        stored = AutoConfig.from_pretrained(base).dtype
+    except (OSError, ValueError):
+        stored = None  # what is wrong is said when the weights are loaded
+    known = stored if isinstance(stored, torch.dtype) else torch.float32
+    # Gradients in float16 would underflow without loss scaling.
+    dtype = torch.bfloat16 if known == torch.float16 else known
+    model, tokenizer = resident.load_base(str(base), where, dtype)
+    if where.type == "cpu":
         # The flash kernel's backward takes a third of a step here, and on texts this short buys nothing.
         model.set_attn_implementation("eager")
-    return model.to(device).requires_grad_(False).eval(), tokenizer
-
-
-def row(text: str, tokenizer: PreTrainedTokenizerBase, opening: str = "", longest: int = 192) -> Row:
-    """A text as ids; `start` is the first token that reaches beyond the opening, and never the very first token."""
-    ids = tokenizer(text, truncation=True, max_length=longest)["input_ids"]
-    start = len(tokenizer(opening)["input_ids"]) if opening else 1
-    return Row(tuple(ids), max(1, min(start, len(ids) - 1)))
-
-
-def unpaired_rows(
-    data: Path | None,
-    attribute: str,
-    pole: str,
-    tokenizer: PreTrainedTokenizerBase,
-    tokens: int,
-    longest: int,
-    seed: int,
-) -> list[Row]:
-    """Rows of the anchors' split of unpaired texts, clean ones alone, up to `tokens` tokens, in a seeded order."""
-    texts = read_attribute(data, attribute, pole) if data is not None and tokens > 0 else []
-    offensive = offensive_words(data) if texts and data is not None else frozenset()
-    order = np.random.default_rng([seed, zlib.crc32(f"{attribute}.{pole}".encode())]).permutation(len(texts))
-    rows: list[Row] = []
-    for index in order:
-        text = texts[index]
-        # A few words carry little style, and a comment of one line is mostly topic.
-        if len(text.split()) < 10 or split_of(text) != "anchor" or not is_clean(text, offensive):
-            continue
-        rows.append(row(text, tokenizer, longest=longest))
-        tokens -= len(rows[-1].ids)
-        if tokens <= 0:
-            break
-    return rows
-
-
-def batches(tasks: Sequence[Task], batch_tokens: int, rng: np.random.Generator) -> Iterator[list[Task]]:
-    """All tasks once, texts of like length together so that little is padding, the batches in random order."""
-    order = rng.permutation(len(tasks))
-    order = order[np.argsort([tasks[i].length + 8 * rng.random() for i in order], kind="stable")]
-    made: list[list[Task]] = [[]]
-    for index in order:
-        task = tasks[index]
-        rows = sum(2 if member.other else 1 for member in (*made[-1], task))
-        if made[-1] and rows * task.length > batch_tokens:
-            made.append([])
-        made[-1].append(task)
-    for index in rng.permutation(len(made)):
-        yield made[index]
-
-
-def mean_loglikelihoods(model: torch.nn.Module, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """Mean log-likelihood `(N,)` of each row's counted tokens, float32, and the number of them `(N,)`.
-
-    Rows are padded on the right, where a causal model cannot see the padding, so no mask is needed.
-    """
-    device = next(model.parameters()).device
-    length = max(len(r.ids) for r in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    counted = torch.zeros(len(rows), length - 1, dtype=torch.bool)
-    for i, r in enumerate(rows):
-        ids[i, : len(r.ids)] = torch.tensor(r.ids)
-        counted[i, r.start - 1 : len(r.ids) - 1] = True
-    ids, counted = ids.to(device), counted.to(device)
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-    losses = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
-    ).view_as(counted)
-    count = counted.sum(1)
-    return -(losses * counted).sum(1) / count.clamp(min=1), count
-
-
-@torch.inference_mode()
-def score_rows(model: torch.nn.Module, rows: Sequence[Row], batch_tokens: int = 4096) -> np.ndarray:
-    """Mean log-likelihoods `(N,)` without gradients, in the order of `rows`."""
-    result = np.zeros(len(rows), dtype=np.float64)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-    while order:
-        size = max(1, batch_tokens // len(rows[order[-1]].ids))
-        chunk, order = order[-size:], order[:-size]
-        result[chunk] = mean_loglikelihoods(model, [rows[i] for i in chunk])[0].cpu().numpy()
-    return result
+    return model.requires_grad_(False), tokenizer
 
 
 class MasterAdamW:
@@ -284,6 +177,8 @@ class AnchorTrainer:
         config, folder = self.config, out / attribute / pole
         rows = self._pair_rows(attribute)
         own, other = rows["anchor"][pole], rows["anchor"][_opposite(pole)]
+        if not own:
+            raise BadArtifact(f"None of the pairs of {attribute} is in the anchors' split.", "Write more pairs.")
         pushed = other if config.contrast > 0 else [None] * len(own)
         tasks = [Task(a, b) for a, b in zip(own, pushed, strict=True)]
         share = config.unpaired.get(attribute, 0.0)
@@ -292,9 +187,8 @@ class AnchorTrainer:
             self.data, attribute, pole, self.tokenizer, total * config.epochs, config.longest, config.seed
         )
         torch.manual_seed(zlib.crc32(f"{config.seed}/{attribute}/{pole}".encode()))
-        lora = LoraConfig(
-            r=config.rank, lora_alpha=config.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
+        alpha: Any = config.lora_alpha
+        lora = LoraConfig(r=config.rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
             model = get_peft_model(self.model, lora, autocast_adapter_dtype=False)
@@ -302,7 +196,9 @@ class AnchorTrainer:
             # Each epoch sees the pairs again, and other unpaired texts.
             epochs = [[*tasks, *map(Task, plain[epoch :: config.epochs])] for epoch in range(config.epochs)]
             run = learn(model, epochs, config, f"{attribute}.{pole}")
-            report = run | {"pairs": len(tasks), "unpaired": len(plain)} | self._measure(model, attribute, pole)
+            report: dict[str, Any] = (
+                run | {"pairs": len(tasks), "unpaired": len(plain)} | self._measure(model, attribute, pole)
+            )
             self._save(model, folder)
         finally:
             model.unload()
@@ -363,8 +259,8 @@ class AnchorTrainer:
         save_file(tensors, folder / WEIGHTS, {"format": "pt", "base_fingerprint": self.fingerprint})
 
 
-def _opposite(pole: str) -> str:
-    return POLES[1 - POLES.index(pole)]  # type: ignore[arg-type]
+def _opposite(pole: str) -> Pole:
+    return "negative" if pole == "positive" else "positive"
 
 
 def train_anchor(

@@ -17,19 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from mixer.anchors import base_fingerprint, load_anchors
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.training.anchor import (
-    AnchorConfig,
-    Row,
-    Task,
-    batches,
-    load_base,
-    mean_loglikelihoods,
-    portable_name,
-    row,
-    score_rows,
-    train_anchor,
-    train_anchors,
-)
+from mixer.training.anchor import AnchorConfig, load_base, portable_name, train_anchor, train_anchors
+from mixer.training.rows import Row, Task, batches, mean_loglikelihoods, row, score_rows
 from tests.factory import make_base
 
 CONFIG = AnchorConfig(rank=2, epochs=3, lr=2e-2, batch_tokens=512)
