@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playwright
 
 from mixer import Desk
@@ -39,6 +41,7 @@ def server(desk: Desk) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # as app.py does: a core for the server and the browser
     registry = Registry()
     page = in_loop(lambda: build(desk, registry))
     yield Server(in_loop(lambda: launch(page, "127.0.0.1", port, block=False)), registry)

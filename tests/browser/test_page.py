@@ -30,11 +30,23 @@ def wait(page: Page, condition: Callable[[], bool], seconds: float = 20) -> None
         page.wait_for_timeout(50)
 
 
+def option(page: Page, box: str, value: str) -> None:
+    """Opens the options, types a value as soon as the box keeps it, and closes them."""
+    page.get_by_role("button", name="Options").click()
+    field = page.locator(f"#{box} input[type=number]")
+
+    def kept() -> bool:
+        field.fill(value)
+        page.wait_for_timeout(150)
+        return field.input_value() == value
+
+    wait(page, kept)
+    page.get_by_role("button", name="Options").click()
+
+
 def generate(page: Page, tokens: int = 400) -> None:
-    """Sets the options, presses Generate and waits for text in both panes."""
-    page.get_by_role("button", name="Options").click()
-    page.locator("#tokens input[type=number]").fill(str(tokens))
-    page.get_by_role("button", name="Options").click()
+    """Sets the length, presses Generate and waits for text in both panes."""
+    option(page, "tokens", str(tokens))
     page.click("#generate")
     prompt = page.locator("#prompt textarea").input_value()
     wait(page, lambda: len(text(page)) > len(prompt) and len(text(page, "base")) > len(prompt))
@@ -216,8 +228,7 @@ def test_the_desktop_page_does_not_scroll(visit: Visit) -> None:
 
 def test_a_phone_shows_the_text_and_the_deck_together(visit: Visit) -> None:
     page = visit(390, 844, touch=True)
-    page.get_by_role("button", name="Options").tap()
-    page.locator("#tokens input[type=number]").fill("16")
+    option(page, "tokens", "16")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.tap("#generate")
     finish(page)
@@ -234,8 +245,7 @@ def test_a_phone_shows_the_text_and_the_deck_together(visit: Visit) -> None:
 @pytest.mark.parametrize(("box", "value"), [("temperature", "99"), ("tokens", "0"), ("seed", "-1")])
 def test_an_option_out_of_range_is_answered_on_the_page(visit: Visit, box: str, value: str) -> None:
     page = visit()
-    page.get_by_role("button", name="Options").click()
-    page.locator(f"#{box} input[type=number]").fill(value)
+    option(page, box, value)
     page.click("#generate")
     expect(page.locator(".alert")).to_contain_text("out of range")
     assert page.locator(".toast-body").count() == 0
