@@ -108,7 +108,8 @@ class Desk:
                 problems.append(error)
         if strict and problems:
             raise problems[0]
-        return cls(Model(lm, tokenizer, found), found, loaded_judges, Path(name).name, [str(p) for p in problems])
+        shown = Path(name).name if base else f"embedded {lm.num_parameters() / 1e6:.0f}M"
+        return cls(Model(lm, tokenizer, found), found, loaded_judges, shown, [str(p) for p in problems])
 
     def mix(
         self,

@@ -52,6 +52,8 @@ def load_base(base: str, device: torch.device, dtype: torch.dtype) -> tuple[PreT
     Raises:
         BadArtifact: it is not there, not complete, or no causal LM. Pickled weights are never read.
     """
+    if _is_path(base) and not Path(base).is_dir():
+        raise BadArtifact(f"There is no base model at {base}.", "Give a folder or hub id of a causal LM.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(base)
         lm = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, device_map={"": device}, use_safetensors=True)
@@ -196,6 +198,11 @@ def _layers(cache: DynamicCache) -> list[Any]:
     return list(cache.layers)
 
 
+def _is_path(name: str) -> bool:
+    """Whether a name cannot be a hub id, which is NAME or OWNER/NAME."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
 def local_folder(name: str) -> Path:
     """A folder by path, or fetched from the hub where `name` has the form OWNER/NAME and is no path here.
 
@@ -206,7 +213,7 @@ def local_folder(name: str) -> Path:
     if path.is_dir():
         return path
     reason = "it has not the form OWNER/NAME of a hub id either"
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    if not _is_path(name):
         try:
             return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.yaml"]))
         except (HfHubHTTPError, HFValidationError, OSError) as error:

@@ -13,6 +13,9 @@ if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null && 
   $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null
 fi
 
+# One thread for the model: it shares the machine with a server and a browser.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/pyright --pythonpath .venv/bin/python

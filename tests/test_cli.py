@@ -65,7 +65,7 @@ def test_attributes_lists_what_is_loaded(tiny: Path, capsys):
         (["generate", "Hi", "--dtype", "int3"], "no dtype"),
         (["generate", "Hi", "--device", "abacus"], "'abacus' cannot be used"),
         (["generate", "Hi", "--anchors", "/nowhere"], "There is no folder /nowhere"),
-        (["generate", "Hi", "--base", "/nowhere"], "'/nowhere' cannot be loaded"),
+        (["generate", "Hi", "--base", "/nowhere"], "There is no base model at /nowhere"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_two(tiny: Path, capsys, words: list[str], message: str):

@@ -22,31 +22,15 @@ FLOORS = [
         "mixer.training.corpus",
         "mixer.training.base",
         "mixer.training.judge",
+        "mixer.training.rows",
         "mixer.training.anchor",
         "mixer.evals",
     ],
     ["mixer.cli", "mixer.ui"],
 ]
 RANK = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
-PUBLIC = [
-    *["Anchor", "Attribute", "Desk", "Mix", "MixerError", "Output", "Request"],
-    *["SamplingParams", "Session", "Setting", "Stats", "Step"],
-]
-    *[
-        "Anchor",
-        "Attribute",
-        "Desk",
-        "Mix",
-        "MixerError",
-        "Output",
-        "Request",
-        "SamplingParams",
-        "Session",
-        "Setting",
-        "Stats",
-        "Step",
-    ]
-]
+PUBLIC = ["Anchor", "Attribute", "Desk", "Mix", "MixerError", "Output", "Request"]
+PUBLIC += ["SamplingParams", "Session", "Setting", "Stats", "Step"]
 
 
 def modules() -> dict[str, Path]:
