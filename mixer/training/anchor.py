@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer import model as resident
-from mixer.anchors import CONFIG, WEIGHTS, base_fingerprint
+from mixer.anchors import CONFIG, LABELS, WEIGHTS, base_fingerprint
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.mix import POLES, Pole
 from mixer.training.data import ATTRIBUTES, SHIPPED_ANCHORS, Pair, attributes_with_pairs, find_pairs, split_pairs
@@ -200,6 +200,7 @@ class AnchorTrainer:
                 run | {"pairs": len(tasks), "unpaired": len(plain)} | self._measure(model, attribute, pole)
             )
             self._save(model, folder)
+            _copy_labels(attribute, out)
         finally:
             model.unload()
         report["made_from"] = self._made_from(attribute)
@@ -257,6 +258,13 @@ class AnchorTrainer:
         (folder / "README.md").unlink(missing_ok=True)
         tensors = load_file(folder / WEIGHTS)
         save_file(tensors, folder / WEIGHTS, {"format": "pt", "base_fingerprint": self.fingerprint})
+
+
+def _copy_labels(attribute: str, out: Path) -> None:
+    """Anchors trained into another folder keep the names of their poles."""
+    shipped, own = SHIPPED_ANCHORS / attribute / LABELS, out / attribute / LABELS
+    if shipped.is_file() and not own.exists():
+        own.write_bytes(shipped.read_bytes())
 
 
 def _opposite(pole: str) -> Pole:

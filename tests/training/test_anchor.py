@@ -86,7 +86,7 @@ def test_an_anchor_loads_in_plain_peft_and_names_its_base(trained: tuple[Path, d
 def test_an_anchor_loads_in_the_desk_s_own_reader(trained: tuple[Path, dict], base: Path):
     found = load_anchors(trained[0], AutoModelForCausalLM.from_pretrained(base), str(base))
     assert [adapter.anchor.name for adapter in found.adapters] == ["humor.negative", "humor.positive"]
-    assert found.problems == ()
+    assert found.problems == () and found.attributes["humor"].labels == ("plain", "humorous")
 
 
 def test_a_finished_anchor_is_kept_until_its_settings_change(trained: tuple[Path, dict], base: Path, data: Path):
