@@ -267,9 +267,10 @@ def evaluate_control(options: argparse.Namespace) -> dict:
 
 def evaluate_card(options: argparse.Namespace) -> dict:
     """The model card."""
-    from mixer.evals.card import write_card
+    from mixer.desk import ANCHORS, BASE, JUDGES
+    from mixer.evals.card import measure_card
 
-    path = write_card(load_desk(options))
+    path = measure_card(load_desk(options), Path(options.base or BASE), Path(options.anchors or ANCHORS), JUDGES)
     if not options.json:
         print(path)
     return {"card": str(path)}

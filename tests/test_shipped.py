@@ -84,9 +84,9 @@ def test_the_judges_tell_plain_examples_apart(desk: Desk):
     assert set(desk.scores("A text.")) == {*ATTRIBUTES, "toxicity"}
 
 
-def test_the_measured_control_on_record_reaches_the_goal():
+def test_the_control_on_record_is_of_these_anchors():
     control = json.loads((ANCHORS / "control.json").read_text())
-    assert {row["attribute"] for row in control["rows"]} == set(ATTRIBUTES)
+    assert {reach["attribute"] for reach in control["reaches"]} == set(ATTRIBUTES) and control["prompts"] == 50
 
 
 def test_a_seed_gives_the_same_text_twice(desk: Desk):

@@ -1,12 +1,11 @@
 """The model card: what ships, what it was made from, what it measures, and twenty texts as they came.
 
-`python -m mixer.evals.card` measures control, writes the samples, and puts the card together from the reports that the
-trainers left beside their weights. Every figure in the card comes from such a report. Knows nothing of how they train.
+`python -m mixer evaluate card` measures control, writes the samples, and puts the card together from the reports that
+the trainers left beside their weights. Every figure in the card comes from such a report. Knows nothing of training.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,6 @@ from mixer.params import SamplingParams
 if TYPE_CHECKING:
     from mixer.desk import Desk
 
-ROOT = Path(__file__).resolve().parents[2]
 CONTROL, SAMPLES, CARD = "control.json", "samples.json", "MODEL_CARD.md"
 SAMPLE_TOKENS = 80
 # Both ends of every slider, the base itself, and sliders together.
@@ -189,22 +187,10 @@ def write_card(base: Path, anchors: Path, judges: Path) -> Path:
     return anchors / CARD
 
 
-def main() -> None:
-    from mixer.desk import Desk
-
-    parser = argparse.ArgumentParser(prog="python -m mixer.evals.card", description="Measure control, write the card.")
-    parser.add_argument("--base", type=Path, default=ROOT / "assets" / "base")
-    parser.add_argument("--anchors", type=Path, default=ROOT / "anchors")
-    parser.add_argument("--judges", type=Path, default=ROOT / "assets" / "judges")
-    options = parser.parse_args()
-    desk = Desk.load(options.base, options.anchors, judges=options.judges)
-    reach = control(desk, loglikelihoods=base_loglikelihoods(options.base))
-    (options.anchors / CONTROL).write_text(reach.to_json() + "\n", encoding="utf-8")
+def measure_card(desk: Desk, base: Path, anchors: Path, judges: Path) -> Path:
+    """Measure control, write the samples, and put the card together from these and the trainers' reports."""
+    reach = control(desk, loglikelihoods=base_loglikelihoods(base))
+    (anchors / CONTROL).write_text(reach.to_json() + "\n", encoding="utf-8")
     samples = [asdict(sample) for sample in write_samples(desk)]
-    (options.anchors / SAMPLES).write_text(json.dumps(samples, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(reach.table())
-    print(write_card(options.base, options.anchors, options.judges))
-
-
-if __name__ == "__main__":
-    main()
+    (anchors / SAMPLES).write_text(json.dumps(samples, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return write_card(base, anchors, judges)

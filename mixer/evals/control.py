@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mixer.errors import InvalidValue, UnknownName
+from mixer.mix import MixRule
 from mixer.params import SamplingParams
 from mixer.training.data import ATTRIBUTES, find_pairs, split_pairs
 
@@ -66,6 +67,7 @@ class ControlReport:
     top_p: float
     measures: tuple[Measure, ...]
     reaches: tuple[Reach, ...]
+    rule: MixRule = "offset"
 
     def table(self) -> str:
         """A markdown table, one attribute a row: score (perplexity under the base) at each position."""
@@ -131,6 +133,7 @@ def control(
     seed: int = 7,
     temperature: float = 0.8,
     top_p: float = 0.95,
+    rule: MixRule = "offset",
     loglikelihoods: LogLikelihoods | None = None,
 ) -> ControlReport:
     """Measure every attribute's reach.
@@ -161,17 +164,17 @@ def control(
             scores = {}
             for position in sorted(set(positions)):
                 bar.set_description(f"{attribute} {position:+g}")
-                if position or at_rest is None:
+                if position or at_rest is None or rule == "interpolate":
                     params = [
                         SamplingParams(max_new_tokens=tokens, temperature=temperature, top_p=top_p, seed=seed + i)
                         for i in range(len(prompts))
                     ]
-                    mix = desk.mix({attribute: position})
+                    mix = desk.mix({attribute: position}, rule=rule)
                     requests = [Request(prompt, mix, p) for prompt, p in zip(prompts, params, strict=True)]
                     texts = [output.text for output in desk.generate_batch(requests)]
                     at_rest = at_rest if position else texts
                 else:
-                    texts = at_rest  # every slider at rest is the same model
+                    texts = at_rest  # under this rule every slider at rest is the same model
                 scores[position] = np.array([desk.scores(text)[attribute] for text in texts])
                 perplexity = None
                 if loglikelihoods is not None:
@@ -193,7 +196,7 @@ def control(
             change = scores[max(scores)] - scores[min(scores)]
             error = change.std(ddof=1) / len(change) ** 0.5 if len(change) > 1 else 0.0
             reaches.append(Reach(attribute, round(float(change.mean()), 4), round(float(error), 4)))
-    return ControlReport(len(prompts), tokens, seed, temperature, top_p, tuple(measures), tuple(reaches))
+    return ControlReport(len(prompts), tokens, seed, temperature, top_p, tuple(measures), tuple(reaches), rule)
 
 
 def _distinct(text: str) -> float:
