@@ -81,9 +81,11 @@ def parser() -> argparse.ArgumentParser:
         if name == "anchor":
             anchor.add_argument("attribute")
             anchor.add_argument("pole", choices=POLES)
-        anchor.add_argument("--base", default=str(ROOT / "assets" / "base"), help="folder or hub id of any causal LM")
+        anchor.add_argument("--base", help="folder or hub id of any causal LM; the embedded one by default")
         anchor.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
-        anchor.add_argument("--out", type=Path, default=ROOT / "anchors")
+        anchor.add_argument(
+            "--out", type=Path, help="the shipped anchors' folder by default, for the embedded base alone"
+        )
         anchor.add_argument("--steps", type=int, help="optimizer steps an anchor")
         anchor.add_argument("--rank", type=int)
         anchor.add_argument("--overwrite", action="store_true", help="train again what is already there")
@@ -229,11 +231,12 @@ def train_anchors(options: argparse.Namespace) -> dict:
 
     changes = {name: getattr(options, name) for name in ("steps", "rank") if getattr(options, name) is not None}
     config = anchor.AnchorConfig(**changes)
+    if options.base and not options.out:
+        raise InvalidValue("Anchors for another base would replace those that are shipped.", "Give --out a folder.")
+    base, out = options.base or ROOT / "assets" / "base", options.out or ROOT / "anchors"
     if hasattr(options, "attribute"):
-        return anchor.train_anchor(
-            options.base, options.attribute, options.pole, options.data, options.out, config, options.overwrite
-        )
-    return anchor.train_anchors(options.base, options.data, options.out, config, options.overwrite)
+        return anchor.train_anchor(base, options.attribute, options.pole, options.data, out, config, options.overwrite)
+    return anchor.train_anchors(base, options.data, out, config, options.overwrite)
 
 
 def train_judges(options: argparse.Namespace) -> dict:
