@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from mixer.errors import MixerError
+from mixer.mix import bounded
 from mixer.ui import deck as deck_ui
 from mixer.ui import stage as stage_ui
 from mixer.ui.assets import FOLDER, head
 from mixer.ui.registry import Registry
 from mixer.ui.stage import Frame
-from mixer.ui.stream import MODES, options, run
+from mixer.ui.stream import FASTEST, MODES, options, run
 from mixer.ui.theme import theme
 from mixer.ui.value import describe, read_positions, read_value
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mixer.desk import Desk
 
 PROMPT = "The last train of the evening was"
+SPEED = 30  # tokens a second: faster than reading, slow enough to steer by hand
 AT_ONCE = 8  # takes that stream side by side; more wait in the queue
 TITLE = "Mixing desk"
 
@@ -33,7 +35,7 @@ def build(desk: Desk, registry: Registry | None = None) -> gr.Blocks:
         gr.HTML(_header(desk), apply_default_css=False, elem_id="masthead")
         with gr.Column(elem_id="console"):
             deck = deck_ui.component(desk.attributes.values())
-            mode, temperature, tokens, seed, fresh = _options()
+            mode, temperature, tokens, seed, rate, fresh = _options()
         with gr.Column(elem_id="prompt-area"):
             prompt = gr.Textbox(
                 PROMPT, label="Prompt", lines=2, max_lines=4, elem_id="prompt", placeholder="How the text begins"
@@ -48,7 +50,7 @@ def build(desk: Desk, registry: Registry | None = None) -> gr.Blocks:
         gr.on(
             [start.click, prompt.submit],
             _generate(desk, registry),
-            [deck, prompt, mode, temperature, tokens, seed, fresh],
+            [deck, prompt, mode, temperature, tokens, seed, rate, fresh],
             [stage, seed],
             show_progress="hidden",
             concurrency_limit=AT_ONCE,
@@ -86,7 +88,7 @@ def launch(
     return url
 
 
-def _options() -> tuple[gr.Radio, gr.Number, gr.Number, gr.Number, gr.Checkbox]:
+def _options() -> tuple[gr.Radio, gr.Number, gr.Number, gr.Number, gr.Number, gr.Checkbox]:
     # Numbers without bounds of Gradio's own, which would answer in a toast: `stream.options` answers on the page.
     with gr.Accordion("Options", open=False, elem_id="options"):
         mode = gr.Radio(
@@ -100,8 +102,10 @@ def _options() -> tuple[gr.Radio, gr.Number, gr.Number, gr.Number, gr.Checkbox]:
             temperature = gr.Number(0.8, label="Temperature", step=0.05, elem_id="temperature", min_width=80)
             tokens = gr.Number(160, label="Most tokens", precision=0, elem_id="tokens", min_width=80)
             seed = gr.Number(7, label="Seed", precision=0, elem_id="seed", min_width=80)
-        fresh = gr.Checkbox(False, label="New seed each time", elem_id="fresh")
-    return mode, temperature, tokens, seed, fresh
+        with gr.Row(equal_height=True):
+            rate = gr.Number(SPEED, label="Tokens a second", info="0: all it can", elem_id="rate", min_width=120)
+            fresh = gr.Checkbox(False, label="New seed each time", elem_id="fresh", min_width=150)
+    return mode, temperature, tokens, seed, rate, fresh
 
 
 def _header(desk: Desk) -> str:
@@ -118,17 +122,26 @@ def _header(desk: Desk) -> str:
 
 def _generate(desk: Desk, registry: Registry) -> Callable[..., Iterator[tuple[Any, Any]]]:
     def take(
-        deck: Any, prompt: Any, mode: Any, temperature: Any, tokens: Any, seed: Any, fresh: Any, request: gr.Request
+        deck: Any,
+        prompt: Any,
+        mode: Any,
+        temperature: Any,
+        tokens: Any,
+        seed: Any,
+        rate: Any,
+        fresh: Any,
+        request: gr.Request,
     ) -> Iterator[tuple[Any, Any]]:
         try:
             value = read_value(deck, desk.attributes)
             params = options(tokens, temperature, None if fresh else seed)
+            speed = bounded("The speed", rate, 0, FASTEST)
         except MixerError as error:
             yield Frame(state="error", error=str(error)).json(), gr.skip()
             return
         live = registry.live(str(request.session_hash))
         first: Any = params.seed
-        for frame in run(desk, live, str(prompt or ""), value, mode, params):
+        for frame in run(desk, live, str(prompt or ""), value, mode, params, speed):
             yield frame.json(), first
             first = gr.skip()
 

@@ -30,14 +30,16 @@ class Take:
     seqs: dict[str, int] = field(default_factory=dict)  # mix key -> the newest deck move that set it
     labels: dict[str, str] = field(default_factory=dict)  # mix key -> that mix in words
     stopped: bool = False
+    nudge: threading.Event = field(default_factory=threading.Event)  # set: write the next token without waiting
 
     def stop(self) -> None:
         """Ends the take at its next token; from any thread."""
         self.stopped = True
+        self.nudge.set()
 
     def close(self) -> None:
         """Gives its rows back at once."""
-        self.stopped = True
+        self.stop()
         self.base.close()
         self.mix.close()
 
@@ -115,6 +117,7 @@ class Live:
     def _apply(take: Take, value: DeckValue, mix: Mix, label: str) -> None:
         take.seqs[mix.key], take.labels[mix.key] = value.seq, label
         take.mix.mix = mix
+        take.nudge.set()
 
 
 class Registry:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mixer.errors import InvalidValue, MixerError
 from mixer.mix import bounded
 from mixer.params import SamplingParams
-from mixer.ui.pace import Pace
+from mixer.ui.pace import Pace, Tempo
 from mixer.ui.registry import Live, Take
 from mixer.ui.stage import Frame
 from mixer.ui.value import DeckValue, describe
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MODES: tuple[Literal["keep", "refill", "restart"], ...] = ("keep", "refill", "restart")
 MOST_TOKENS = 1000
+FASTEST = 1000.0  # tokens a second that may be asked for
 SCORE_EVERY = 0.35  # seconds between two measurements of the growing text
 SCORE_SHARE = 0.05  # at most this share of the time goes into measuring
 MEASURABLE = 12  # characters; a judge makes nothing of less
@@ -57,8 +58,11 @@ def run(
     value: DeckValue,
     mode: Literal["keep", "refill", "restart"],
     params: SamplingParams,
+    rate: float = 0.0,
 ) -> Iterator[Frame]:
     """Frames of one take, at most 15 a second and always the last. Closing the generator gives the rows back.
+
+    Tokens come at most `rate` a second, so that there is time to steer; 0 is as fast as the machine writes.
 
     Bad input and faults end in a frame with state "error"; nothing is raised.
     """
@@ -67,7 +71,7 @@ def run(
     try:
         take = _begin(desk, live, prompt, value, mode, params)
         yield frame
-        yield from _write(desk, take, frame)
+        yield from _write(desk, take, frame, Tempo(rate))
     except MixerError as error:
         frame.state, frame.error = "error", str(error)
         yield frame
@@ -90,7 +94,7 @@ def _begin(desk: Desk, live: Live, prompt: str, value: DeckValue, mode: Any, par
     return take
 
 
-def _write(desk: Desk, take: Take, frame: Frame) -> Iterator[Frame]:
+def _write(desk: Desk, take: Take, frame: Frame, tempo: Tempo) -> Iterator[Frame]:
     pace = Pace()
     measure = Measure(desk.scores)
     urgent = True  # the first token is shown at once, and so is the first one after a slider moved
@@ -105,6 +109,7 @@ def _write(desk: Desk, take: Take, frame: Frame) -> Iterator[Frame]:
             frame.status = figures(take, frame.status["seed"])
             frame.scores = measure(take.mix.text) or frame.scores
             yield frame
+        tempo.hold(take.nudge)
     frame.state = "stopped" if take.stopped else "done"
     frame.base = take.base.text
     frame.status = figures(take, frame.status["seed"])

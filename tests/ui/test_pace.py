@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import threading
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer.ui.pace import RATE, Pace
+from mixer.ui.pace import RATE, Pace, Tempo
 
 
 class Clock:
@@ -46,3 +49,16 @@ def test_ordinary_redraws_come_at_the_rate() -> None:
         clock.now += 0.001
         drawn += pace.due()
     assert abs(drawn - 10 * RATE) <= 2
+
+
+def test_tempo_holds_writing_to_its_rate_and_a_nudge_lets_the_next_token_go_at_once():
+    nudge, started = threading.Event(), time.monotonic()
+    tempo = Tempo(50)
+    for _ in range(5):
+        tempo.hold(nudge)
+    assert time.monotonic() - started >= 5 / 50 - 0.005
+    slow = Tempo(0.01)
+    nudge.set()
+    slow.hold(nudge)
+    assert not nudge.is_set() and time.monotonic() - started < 20
+    Tempo(0).hold(nudge)
