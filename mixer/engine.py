@@ -164,7 +164,11 @@ class Session:
 
     def _take(self, logits: torch.Tensor) -> Step:
         """Draw the next token from `(V,)` logits and write it down."""
-        token = draw(warp(logits, self.params), self._generator)
+        allowed = logits
+        if len(self.token_ids) < self.params.min_new_tokens:
+            allowed = logits.clone()
+            allowed[list(self._model.eos_ids)] = -torch.inf
+        token = draw(warp(allowed, self.params), self._generator)
         logprob = float(logits[token] - logits.logsumexp(-1))
         self._last_at = time.perf_counter()
         self._first_at = self._first_at or self._last_at

@@ -18,6 +18,7 @@ class SamplingParams:
 
     Attributes:
         max_new_tokens: most tokens to write.
+        min_new_tokens: the model may not end the text before this many; stop texts still do.
         temperature: 0 takes the likeliest token every time.
         top_k: keep the k likeliest tokens; 0 keeps all.
         top_p: keep the smallest set of tokens with at least this probability.
@@ -30,6 +31,7 @@ class SamplingParams:
     """
 
     max_new_tokens: int = 120
+    min_new_tokens: int = 0
     temperature: float = 0.8
     top_k: int = 0
     top_p: float = 0.95
@@ -39,6 +41,7 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         _whole("max_new_tokens", self.max_new_tokens, 1, 100_000)
+        _whole("min_new_tokens", self.min_new_tokens, 0, self.max_new_tokens)
         bounded("temperature", self.temperature, 0.0, 10.0)
         _whole("top_k", self.top_k, 0, 10_000_000)
         bounded("top_p", self.top_p, 0.0, 1.0)

@@ -183,6 +183,13 @@ def test_a_text_ends_where_the_model_s_context_does(desk: Desk):
     assert out.finish_reason == "context" and 101 + len(out.token_ids) == desk.context == 128
 
 
+def test_a_text_does_not_end_itself_before_min_new_tokens(desk: Desk):
+    eos = next(iter(desk._model.eos_ids))
+    free = [desk.generate(PROMPT, None, params(60, seed=s, temperature=2.0, top_p=1)) for s in range(12)]
+    held = [desk.generate(PROMPT, None, params(60, s, min_new_tokens=60, temperature=2.0, top_p=1)) for s in range(12)]
+    assert any(eos in out.token_ids for out in free) and not any(eos in out.token_ids[:59] for out in held)
+
+
 def test_greedy_takes_the_likeliest_token(desk: Desk):
     step = next(desk.stream(PROMPT, desk.mix(humor=1), params(1, temperature=0)))
     assert step.token_id == int(desk.logprobs(PROMPT, desk.mix(humor=1)).argmax())

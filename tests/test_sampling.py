@@ -25,7 +25,8 @@ def test_a_warped_distribution_is_normalized_and_keeps_the_likeliest(logits, tem
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     warped = warp(torch.tensor(logits), params)
     assert math.isclose(float(warped.exp().sum()), 1, abs_tol=1e-4)
-    assert warped[torch.tensor(logits).argmax()] > -math.inf
+    # Of two tokens that float32 can hardly tell apart, either may be the one that stays.
+    assert max(x for x, w in zip(logits, warped.tolist(), strict=True) if w > -math.inf) >= max(logits) - 1e-5
 
 
 @given(logits_lists, st.integers(1, 50))
@@ -82,6 +83,7 @@ def test_one_seed_gives_one_draw_and_near_distributions_share_it(seed):
         {"max_new_tokens": 0},
         {"max_new_tokens": True},
         {"seed": -1},
+        {"min_new_tokens": 200},
         {"stop": [""]},
     ],
 )

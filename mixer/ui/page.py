@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +136,8 @@ def _generate(desk: Desk, registry: Registry) -> Callable[..., Iterator[tuple[An
         try:
             value = read_value(deck, desk.attributes)
             params = options(tokens, temperature, None if fresh else seed)
+            # A text that ends after one sentence leaves nothing to steer.
+            params = replace(params, min_new_tokens=params.max_new_tokens // 2)
             speed = bounded("The speed", rate, 0, FASTEST)
         except MixerError as error:
             yield Frame(state="error", error=str(error)).json(), gr.skip()
