@@ -29,7 +29,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--port {args.port} is no port: give a number from 1 to 65535")
 
     from mixer import Desk, MixerError
+    from mixer.cli import quiet_libraries
 
+    quiet_libraries()
     try:
         # What cannot be used is left out and named on the page; a folder of the user's with nothing in it is refused.
         desk = Desk.load(args.base, anchors=args.anchors, device=args.device, dtype=args.dtype, strict=False)

@@ -1,6 +1,6 @@
 """From text files to rows of token ids: the base model's tokenizer and its weighted mix of sources.
 
-Knows nothing of models or optimisers.
+Knows nothing of models or optimizers.
 """
 
 from __future__ import annotations
