@@ -94,7 +94,8 @@ class Model:
         self.lock = threading.Lock()
         eos = lm.generation_config.eos_token_id if lm.generation_config else None
         eos = tokenizer.eos_token_id if eos is None else eos
-        self.eos_ids = frozenset([] if eos is None else eos if isinstance(eos, list) else [eos])
+        ids: list[Any] = [] if eos is None else eos if isinstance(eos, list) else [eos]
+        self.eos_ids: frozenset[int] = frozenset(map(int, ids))
 
     def encode(self, text: str) -> list[int]:
         """Token ids as the tokenizer gives them, special tokens included."""
