@@ -14,6 +14,11 @@ import pytest
 from tests.factory import make_desk_folders
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browser tests come last: playwright keeps an event loop running in this thread, which no other test expects."""
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `base` (a random Llama) and `anchors` (formality and humor, two poles each)."""
