@@ -213,15 +213,8 @@ def train_base(options: argparse.Namespace) -> dict:
     """Train a base model."""
     from mixer.training.base import BaseConfig, train_base
 
-    config = BaseConfig(
-        minutes=options.minutes,
-        tokens=options.tokens,
-        layers=options.layers,
-        hidden_size=options.hidden_size,
-        heads=options.heads,
-        rows=options.rows,
-        context=options.context,
-    )
+    names = ("minutes", "tokens", "layers", "hidden_size", "heads", "rows", "context")
+    config = BaseConfig(**{name: getattr(options, name) for name in names})
     return train_base(options.data, options.out, options.work, config)
 
 

@@ -248,7 +248,7 @@ def encode_prompt(model: Model, prompt: str) -> list[int]:
     """
     if not isinstance(prompt, str) or not prompt.strip():
         raise InvalidValue("The prompt is empty.", "Write a few words for the model to go on from.")
-    # A token stands for 64 characters at the very most, so a huge prompt is refused before it is tokenized.
+    # A huge prompt is refused before it is tokenized, which takes long and could only say the same.
     if len(prompt) <= 64 * model.context:
         ids = model.encode(prompt)
         if 0 < len(ids) < model.context:

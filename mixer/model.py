@@ -38,7 +38,7 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype by name; `auto` is float32 on a CPU, where it is exact and often faster, and bfloat16 elsewhere."""
+    """The dtype by name; `auto` is float32 on a CPU, where the laws hold most closely, and bfloat16 elsewhere."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     if dtype not in DTYPES:

@@ -84,7 +84,7 @@ def load_base(base: Path | str, device: str = "auto") -> tuple[PreTrainedModel, 
     dtype = torch.bfloat16 if known == torch.float16 else known
     model, tokenizer = resident.load_base(str(base), where, dtype)
     if where.type == "cpu":
-        # The flash kernel's backward takes a third of a step here, and on texts this short buys nothing.
+        # See `training.base`: the flash kernel's backward is slow on a CPU, and texts this short do not need it.
         model.set_attn_implementation("eager")
     return model.requires_grad_(False), tokenizer
 
