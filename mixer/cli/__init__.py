@@ -1,0 +1,48 @@
+"""The command line: `python -m mixer COMMAND`. Turns words into calls of the desk and the workflows, and nothing more.
+
+Text and tables go to stdout, progress to stderr. With `--json` the last line of stdout is one JSON object.
+Exit codes: 0 done, 2 bad input (one line on stderr), 1 a fault of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from mixer.cli import bench, evaluate, train, write
+from mixer.errors import MixerError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = parser().parse_args(argv)
+    quiet_libraries()
+    try:
+        result = options.run(options)
+    except MixerError as error:
+        print(f"mixer: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False))
+    return 0
+
+
+def quiet_libraries() -> None:
+    """No bars and notes of other libraries between ours."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    root = argparse.ArgumentParser("mixer", description="A mixing desk for language models.")
+    commands = root.add_subparsers(required=True, metavar="COMMAND")
+    for module in (write, train, evaluate, bench):
+        module.add(commands)
+    return root

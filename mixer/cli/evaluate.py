@@ -1,0 +1,61 @@
+"""Commands that measure what the sliders do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from mixer.cli.command import ROOT, command, load_desk
+from mixer.mix import RULES
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    evaluate = commands.add_parser("evaluate", help="measure what the sliders do").add_subparsers(
+        required=True, metavar="WHAT"
+    )
+    control = command(
+        evaluate, "control", evaluate_control, "judges' scores at the poles of every attribute", desk=True
+    )
+    control.add_argument("--prompts", type=int, default=50, help="held-out openings to continue")
+    control.add_argument("--tokens", type=int, default=60)
+    control.add_argument("--positions", type=float, nargs="+", default=[-1.0, 0.0, 1.0])
+    control.add_argument("--rule", choices=RULES, default="offset")
+    control.add_argument("--seed", type=int, default=7)
+    control.add_argument("--out", type=Path, help="write the report there as JSON")
+    command(
+        evaluate, "card", evaluate_card, "write anchors/MODEL_CARD.md from the reports, with fresh samples", desk=True
+    )
+
+
+def evaluate_control(options: argparse.Namespace) -> dict:
+    """Judges' mean scores along every slider."""
+    from mixer.evals.control import base_loglikelihoods, control, held_out_prompts
+
+    report = control(
+        load_desk(options),
+        held_out_prompts(count=options.prompts),
+        positions=options.positions,
+        tokens=options.tokens,
+        seed=options.seed,
+        rule=options.rule,
+        loglikelihoods=base_loglikelihoods(options.base or str(ROOT / "assets" / "base")),
+    )
+    if not options.json:
+        print(report.table())
+    if options.out:
+        options.out.write_text(report.to_json() + "\n", encoding="utf-8")
+    return json.loads(report.to_json())
+
+
+def evaluate_card(options: argparse.Namespace) -> dict:
+    """The model card."""
+    from mixer.desk import ANCHORS, BASE, JUDGES
+    from mixer.evals.card import measure_card
+
+    path = measure_card(load_desk(options), Path(options.base or BASE), Path(options.anchors or ANCHORS), JUDGES)
+    if not options.json:
+        print(path)
+    return {"card": str(path)}

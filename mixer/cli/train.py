@@ -1,0 +1,82 @@
+"""Commands that train: a base, anchors, judges."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mixer.cli.command import ROOT, command
+from mixer.errors import InvalidValue
+from mixer.mix import POLES
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    train = commands.add_parser("train", help="train a base, anchors or judges").add_subparsers(
+        required=True, metavar="WHAT"
+    )
+    base = command(train, "base", train_base, "a small language model from scratch")
+    base.add_argument("--data", type=Path, required=True, help="folder with pretrain/, attributes/ and pairs/")
+    base.add_argument("--out", type=Path, default=ROOT / "assets" / "base")
+    base.add_argument(
+        "--work", type=Path, default=ROOT / "runs" / "base", help="checkpoints; an unfinished run resumes"
+    )
+    length = base.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=float)
+    length.add_argument("--tokens", type=int)
+    for flag, default in (("layers", 5), ("hidden-size", 384), ("heads", 6), ("rows", 16), ("context", 512)):
+        base.add_argument(f"--{flag}", type=int, default=default)
+
+    for name, text in (("anchor", "one anchor"), ("anchors", "all anchors")):
+        anchor = command(train, name, train_anchors, text)
+        if name == "anchor":
+            anchor.add_argument("attribute")
+            anchor.add_argument("pole", choices=POLES)
+        anchor.add_argument("--base", help="folder or hub id of any causal LM; the embedded one by default")
+        anchor.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
+        anchor.add_argument(
+            "--out", type=Path, help="the shipped anchors' folder by default, for the embedded base alone"
+        )
+        anchor.add_argument("--steps", type=int, help="optimizer steps an anchor")
+        anchor.add_argument("--rank", type=int)
+        anchor.add_argument("--overwrite", action="store_true", help="train again what is already there")
+
+    for name, text in (("judge", "one judge"), ("judges", "all judges")):
+        judge = command(train, name, train_judges, text)
+        if name == "judge":
+            judge.add_argument("attribute")
+        judge.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
+        judge.add_argument("--out", type=Path, default=ROOT / "assets" / "judges")
+
+
+def train_base(options: argparse.Namespace) -> dict:
+    """Train a base model."""
+    from mixer.training.base import BaseConfig, train_base
+
+    names = ("minutes", "tokens", "layers", "hidden_size", "heads", "rows", "context")
+    config = BaseConfig(**{name: getattr(options, name) for name in names})
+    return train_base(options.data, options.out, options.work, config)
+
+
+def train_anchors(options: argparse.Namespace) -> dict:
+    """Train one anchor, or all."""
+    from mixer.training import anchor
+
+    changes = {name: getattr(options, name) for name in ("steps", "rank") if getattr(options, name) is not None}
+    config = anchor.AnchorConfig(**changes)
+    if options.base and not options.out:
+        raise InvalidValue("Anchors for another base would replace those that are shipped.", "Give --out a folder.")
+    base, out = options.base or ROOT / "assets" / "base", options.out or ROOT / "anchors"
+    if hasattr(options, "attribute"):
+        return anchor.train_anchor(base, options.attribute, options.pole, options.data, out, config, options.overwrite)
+    return anchor.train_anchors(base, options.data, out, config, options.overwrite)
+
+
+def train_judges(options: argparse.Namespace) -> dict:
+    """Train one judge, or all."""
+    from mixer.training import judge
+
+    if hasattr(options, "attribute"):
+        return judge.train_judge(options.attribute, options.data, options.out)
+    return judge.train_judges(options.data, options.out)
