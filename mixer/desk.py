@@ -17,8 +17,9 @@ from mixer.anchors import AnchorSet, load_anchors
 from mixer.engine import OnMixChange, Session, Stats, Step, encode_prompt, lockstep
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName
 from mixer.judges import Judges, load_judges
+from mixer.load import load_base, local_folder, pick_device, pick_dtype
 from mixer.mix import Attribute, Mix, MixRule, Setting, bounded
-from mixer.model import Model, load_base, local_folder, pick_device, pick_dtype
+from mixer.model import Model
 from mixer.params import SamplingParams
 
 ROOT = Path(__file__).resolve().parent.parent

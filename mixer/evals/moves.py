@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from mixer.anchors import CONFIG
 from mixer.desk import ANCHORS, BASE
+from mixer.load import pick_device, pick_dtype
 from mixer.mix import POLES, Anchor, Mix
-from mixer.model import pick_device, pick_dtype
 
 MOVES, WARM_UP = 200, 20
 

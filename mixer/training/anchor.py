@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from mixer import model as resident
+from mixer import load as resident
 from mixer.anchors import CONFIG, LABELS, WEIGHTS, base_fingerprint
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.mix import POLES, Pole

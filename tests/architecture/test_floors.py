@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = [
     ["mixer.errors", "mixer.mix", "mixer.params"],
     ["mixer.lora", "mixer.sampling"],
-    ["mixer.anchors", "mixer.judges", "mixer.model"],
+    ["mixer.load", "mixer.anchors", "mixer.judges", "mixer.model"],
     ["mixer.engine", "mixer.desk"],
     [
         "mixer.training.pages",
