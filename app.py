@@ -21,6 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--anchors", help="folder of anchors (default: the shipped ones)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
+    parser.add_argument("--quantize", help="nf4 or int8: a smaller base in memory, through bitsandbytes")
+    parser.add_argument("--device-map", help="auto, balanced or sequential: spread the base over several devices")
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="also open a public link through Gradio's relay")
@@ -34,7 +36,15 @@ def main(argv: list[str] | None = None) -> int:
     quiet_libraries()
     try:
         # What cannot be used is left out and named on the page; a folder of the user's with nothing in it is refused.
-        desk = Desk.load(args.base, anchors=args.anchors, device=args.device, dtype=args.dtype, strict=False)
+        desk = Desk.load(
+            args.base,
+            anchors=args.anchors,
+            device=args.device,
+            dtype=args.dtype,
+            strict=False,
+            quantize=args.quantize,
+            device_map=args.device_map,
+        )
     except MixerError as error:
         return _refuse(str(error))
 

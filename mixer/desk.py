@@ -17,7 +17,7 @@ from mixer.anchors import AnchorSet, load_anchors
 from mixer.engine import OnMixChange, Session, Stats, Step, encode_prompt, lockstep
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName
 from mixer.judges import Judges, load_judges
-from mixer.load import load_base, local_folder, pick_device, pick_dtype
+from mixer.load import DeviceMap, is_quantized, load_base, local_folder, pick_device, pick_dtype
 from mixer.mix import Attribute, Mix, MixRule, Setting, bounded
 from mixer.model import Model
 from mixer.params import SamplingParams
@@ -55,6 +55,7 @@ class Desk:
         anchors: names of all anchors in coefficient order, such as `formality.positive`.
         context: most tokens that prompt and text together can have.
         name: what the base model is called.
+        quantized: the scheme of the base's weights, such as `nf4` or `int8`; None if they are plain numbers.
         problems: what could not be loaded and why; empty when loaded strictly.
     """
 
@@ -64,6 +65,7 @@ class Desk:
         self._model, self._judges = model, judges
         self.attributes: Mapping[str, Attribute] = MappingProxyType(dict(anchors.attributes))
         self.anchors, self.context, self.name = model.anchors, model.context, name
+        self.quantized = is_quantized(model.lm)
         self.problems = tuple(problems)
 
     @classmethod
@@ -77,6 +79,8 @@ class Desk:
         judges: str | Path | None = None,
         strict: bool = True,
         any_base: bool = False,
+        quantize: str | None = None,
+        device_map: DeviceMap | None = None,
     ) -> Desk:
         """Load a base model and its anchors.
 
@@ -84,17 +88,22 @@ class Desk:
             base: folder or hub id of a causal LM; the embedded model if None.
             anchors: folder or hub id; the shipped anchors if None.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
-            dtype: `auto`, `float32`, `bfloat16`, `float16`.
+            dtype: `auto`, `float32`, `bfloat16`, `float16`; `auto` is float32 on a CPU where nothing is quantized.
             judges: folder of judges; the shipped ones, if they are there, if None.
             strict: raise for an anchor or judge that cannot be used; otherwise leave it out and say so in `problems`.
             any_base: admit adapters whose files name another base, as long as their shapes fit.
+            quantize: `nf4` or `int8`, through bitsandbytes; None for the base's weights as they are stored.
+            device_map: `auto`, `balanced`, `balanced_low_0`, `sequential` or a dict, in place of `device`: accelerate
+                spreads the base over several devices.
 
         Raises:
             MixerError: the base cannot be loaded, or, if strict, anything else cannot.
         """
+        if device_map is not None and device != "auto":
+            raise InvalidValue(f"The device {device!r} and a device map exclude each other.", "Give one of them.")
         where = pick_device(device)
         name = str(base or BASE)
-        lm, tokenizer = load_base(name, where, pick_dtype(dtype, where))
+        lm, tokenizer = load_base(name, where, pick_dtype(dtype, where, quantize), quantize, device_map)
         problems: list[MixerError] = []
         found, loaded_judges = AnchorSet({}, (), ()), None
         try:

@@ -1,18 +1,38 @@
-"""Base models on disk or on the hub, brought into memory. Knows nothing of anchors, gates or text."""
+"""Base models on disk or on the hub, brought into memory, whole or quantized. Knows nothing of anchors, gates or text.
+
+Quantized are the linear modules of the layers. The embeddings and the head stay as they are stored: the fingerprint of
+a base is taken from them, so anchors of the base fit its quantized self.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from mixer.errors import BadArtifact, InvalidValue, Unsupported
+from mixer.errors import BadArtifact, InvalidValue, UnknownName, Unsupported
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SCHEMES = ("nf4", "int8")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+
+DeviceMap = str | Mapping[str, str | int]
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -26,26 +46,63 @@ def pick_device(device: str = "auto") -> torch.device:
         raise InvalidValue(f"The device {device!r} cannot be used: {reason}", "Try auto, cpu or cuda.") from error
 
 
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype by name; `auto` is float32 on a CPU, where the laws hold most closely, and bfloat16 elsewhere."""
+def pick_dtype(dtype: str, device: torch.device, quantize: str | None = None) -> torch.dtype:
+    """The dtype by name; `auto` is float32 on a CPU, where the laws hold most closely, and bfloat16 elsewhere.
+
+    A quantized base is bfloat16 on a CPU too: its kernels round to bfloat16 or coarser whatever the dtype.
+    """
     if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        return torch.float32 if device.type == "cpu" and quantize is None else torch.bfloat16
     if dtype not in DTYPES:
         raise InvalidValue(f"There is no dtype {dtype!r} here.", f"Choose auto, {', '.join(DTYPES)}.")
     return DTYPES[dtype]
 
 
-def load_base(base: str, device: torch.device, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(
+    base: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantize: str | None = None,
+    device_map: DeviceMap | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM and its tokenizer, from a local folder or a hub id.
+
+    A base that is stored quantized is loaded as it is.
+
+    Args:
+        dtype: of what is not quantized, and of the arithmetic.
+        quantize: `nf4` (4 bits, QLoRA's format) or `int8`, through bitsandbytes; None for the weights as they are.
+        device_map: accelerate's way of spreading a base over several devices, in place of `device`.
 
     Raises:
         BadArtifact: it is not there, not complete, or no causal LM. Pickled weights are never read.
+        UnknownName: there is no such scheme or device map.
+        Unsupported: a package is missing, or the base does not fit into the devices' memory.
+        InvalidValue: the base is stored quantized in another way.
     """
     if _is_path(base) and not Path(base).is_dir():
         raise BadArtifact(f"There is no base model at {base}.", "Give a folder or hub id of a causal LM.")
+    if isinstance(device_map, str) and device_map not in DEVICE_MAPS:
+        raise UnknownName("device map", device_map, DEVICE_MAPS)
     try:
+        stored = _scheme(getattr(AutoConfig.from_pretrained(base), "quantization_config", None))
+        if stored or quantize:
+            _quiet_bitsandbytes()
+        how = _quantization(base, stored, quantize, dtype)
         tokenizer = AutoTokenizer.from_pretrained(base)
-        lm = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, device_map={"": device}, use_safetensors=True)
+        lm = AutoModelForCausalLM.from_pretrained(
+            base,
+            dtype=dtype,
+            device_map={"": device} if device_map is None else device_map,
+            use_safetensors=True,
+            **({"quantization_config": how} if how else {}),
+        )
+    except ImportError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise Unsupported(
+            f"The base model {base!r} needs a package that is not installed: {reason}.",
+            "Install it, or choose the base as it was before it was quantized.",
+        ) from error
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BadArtifact(
@@ -54,12 +111,25 @@ def load_base(base: str, device: torch.device, dtype: torch.dtype) -> tuple[PreT
         ) from error
     if not tokenizer.is_fast:
         raise Unsupported(f"The tokenizer of {base!r} is a slow one.", "Convert it to a tokenizer.json.")
-    return lm.eval(), tokenizer
+    if any(parameter.is_meta for parameter in lm.parameters()):
+        raise Unsupported(
+            f"The base model {base!r} does not fit into the memory of {_places(lm)}; what is left on the disk or moved "
+            "in and out cannot be mixed.",
+            "Quantize it (nf4 takes about a quarter of bfloat16's memory), or choose a smaller one.",
+        )
+    return _settled(lm.eval()), tokenizer
 
 
-def _is_path(name: str) -> bool:
-    """Whether a name cannot be a hub id, which is NAME or OWNER/NAME."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1
+def is_quantized(model: nn.Module) -> str | None:
+    """The scheme of a model's or module's weights, such as `nf4`, `int8` or `gptq`; None if they are plain numbers."""
+    for module in model.modules():
+        weight: Any = getattr(module, "weight", None)
+        kind = type(weight).__name__  # by name, since bitsandbytes need not be installed
+        if kind == "Params4bit":
+            return str(weight.quant_type)
+        if kind == "Int8Params":
+            return "int8"
+    return _scheme(getattr(getattr(model, "hf_quantizer", None), "quantization_config", None))
 
 
 def local_folder(name: str) -> Path:
@@ -78,3 +148,73 @@ def local_folder(name: str) -> Path:
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             reason = "the hub did not give it either: " + " ".join(str(error).split())[:200]
     raise BadArtifact(f"There is no folder {name}; {reason}.", "Check the path.")
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name cannot be a hub id, which is NAME or OWNER/NAME."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _quantization(base: str, stored: str | None, quantize: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """What `transformers` is told; None for weights as they are stored."""
+    if quantize is None:
+        return None
+    if quantize not in SCHEMES:
+        raise UnknownName("quantization", quantize, SCHEMES)
+    if stored == quantize:
+        return None
+    if stored:
+        raise InvalidValue(
+            f"The base model {base!r} is stored quantized already ({stored}).",
+            "Load it without --quantize, or choose the base as it was before.",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise Unsupported("Quantizing a base needs bitsandbytes.", "Get it with `pip install bitsandbytes`.")
+    if quantize == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    # With a threshold, LLM.int8 takes out the columns in which any token of the batch is large, and a row's text would
+    # depend on its neighbors. Without one, each token has its own scale, and rows are independent to the bit.
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+
+
+def _scheme(config: Any) -> str | None:
+    """The name of a stored scheme, from a dict or object in the manner of `quantization_config`."""
+    record: Mapping[str, Any] = config if isinstance(config, dict) else getattr(config, "__dict__", {})
+    method = record.get("quant_method")
+    method = getattr(method, "value", method)
+    if method != "bitsandbytes":
+        return None if method is None else str(method)
+    four = record.get("load_in_4bit") or record.get("_load_in_4bit")
+    return str(record.get("bnb_4bit_quant_type", "fp4")) if four else "int8"
+
+
+def _quiet_bitsandbytes() -> None:
+    """Off the screen: which kernels it did not find, and in every 8-bit product that it rounds."""
+    log = logging.getLogger("bitsandbytes")
+    if not log.level:
+        log.setLevel(logging.ERROR)
+
+
+def _settled(lm: PreTrainedModel) -> PreTrainedModel:
+    """The model after one pass, in which bitsandbytes lays its weights out for a CPU; from then on they stay."""
+    if is_quantized(lm) not in ("nf4", "fp4", "int8") or lm.device.type != "cpu":
+        return lm
+    for module in lm.modules():
+        linear: Any = module
+        # The fast 4-bit product on a CPU (bitsandbytes 0.50.2) takes no other shapes: it would raise.
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            fits = linear.out_features % 32 == 0 and linear.in_features % linear.weight.blocksize == 0
+            linear.support_avx512bf16_for_cpu = fits
+    with torch.no_grad():
+        lm(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False)
+    return lm
+
+
+def _places(lm: PreTrainedModel) -> str:
+    devices = {str(parameter.device) for parameter in lm.parameters() if not parameter.is_meta}
+    return ", ".join(sorted(devices)) or "any device"

@@ -22,6 +22,8 @@ def command(
         added.add_argument("--anchors", help="folder or hub id of anchors; the shipped ones by default")
         added.add_argument("--device", default="auto")
         added.add_argument("--dtype", default="auto")
+        added.add_argument("--quantize", metavar="SCHEME", help="nf4 or int8, through bitsandbytes")
+        added.add_argument("--device-map", metavar="MAP", help="auto, balanced or sequential: a base over devices")
     return added
 
 
@@ -29,4 +31,11 @@ def load_desk(options: argparse.Namespace):
     """The desk that the options ask for."""
     from mixer import Desk
 
-    return Desk.load(options.base, options.anchors, device=options.device, dtype=options.dtype)
+    return Desk.load(
+        options.base,
+        options.anchors,
+        device=options.device,
+        dtype=options.dtype,
+        quantize=options.quantize,
+        device_map=options.device_map,
+    )
