@@ -16,6 +16,7 @@ FLOORS = [
     ["mixer.load", "mixer.anchors", "mixer.judges", "mixer.model"],
     ["mixer.engine", "mixer.desk"],
     [
+        "mixer.gguf",
         "mixer.training.pages",
         "mixer.training.data",
         "mixer.training.words",
