@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.anchors import AnchorSet, load_anchors
 from mixer.engine import OnMixChange, Session, Stats, Step, encode_prompt, lockstep
@@ -53,6 +54,7 @@ class Desk:
     Attributes:
         attributes: name -> `Attribute`, one slider each.
         anchors: names of all anchors in coefficient order, such as `formality.positive`.
+        anchor_set: the anchors with their tensors.
         context: most tokens that prompt and text together can have.
         name: what the base model is called.
         quantized: the scheme of the base's weights, such as `nf4` or `int8`; None if they are plain numbers.
@@ -63,6 +65,7 @@ class Desk:
         self, model: Model, anchors: AnchorSet, judges: Judges | None, name: str, problems: Sequence[str] = ()
     ) -> None:
         self._model, self._judges = model, judges
+        self.anchor_set = anchors
         self.attributes: Mapping[str, Attribute] = MappingProxyType(dict(anchors.attributes))
         self.anchors, self.context, self.name = model.anchors, model.context, name
         self.quantized = is_quantized(model.lm)
@@ -120,6 +123,16 @@ class Desk:
             raise problems[0]
         shown = Path(name).name if base else f"embedded {lm.num_parameters() / 1e6:.0f}M"
         return cls(Model(lm, tokenizer, found), found, loaded_judges, shown, [str(p) for p in problems])
+
+    @property
+    def base_model(self) -> PreTrainedModel:
+        """The resident base as `transformers` loaded it; to be read, never written."""
+        return self._model.lm
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer."""
+        return self._model.tokenizer
 
     def mix(
         self,
