@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mixer.anchors import load_adapter
 from mixer.desk import Desk
 from mixer.errors import BadArtifact, InvalidValue, Unsupported
-from mixer.load import DTYPES, load_base
+from mixer.load import DTYPES, is_quantized, load_base
 from mixer.mix import Mix
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def export_gguf_lora(desk: Desk, mix: Mix, out: Path | str, dtype: str | None = 
     lm, _ = _parts(desk)
     shape = _shape(lm)
     dtype = _dtype(dtype, lm)
-    modules = _joined(desk, mix, lm)
+    modules = _joined(desk, mix)
     alpha = max(a.shape[0] for a, _ in modules.values())
     with _writer(out) as writer:
         writer.add_type("adapter")
@@ -118,7 +117,7 @@ class _Shape:
 
 def _parts(source: Desk | Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if isinstance(source, Desk):
-        return source._model.lm, source._model.tokenizer
+        return source.base_model, source.tokenizer
     return load_base(str(source), torch.device("cpu"), torch.float32)
 
 
@@ -146,7 +145,7 @@ def _shape(lm: PreTrainedModel) -> _Shape:
     for wrong, reason in (
         (kind not in ("llama", "mistral"), f"it is a {kind} model"),
         (bool(getattr(config, "sliding_window", None)), "its attention slides"),
-        (getattr(lm, "quantization_method", None) is not None, "it is quantized"),
+        (is_quantized(lm) is not None, "it is quantized"),
         (rope.get("rope_type", "default") != "default", f"its positions are scaled ({rope.get('rope_type')})"),
         (rope.get("partial_rotary_factor", 1.0) != 1.0, "it rotates a part of each head"),
         (getattr(config, "hidden_act", "silu") != "silu", "its MLP is not gated by SiLU"),
@@ -173,18 +172,14 @@ def _reorder(shape: _Shape, name: str) -> Callable[[Tensor], Tensor]:
     return (lambda rows: interleaved(rows, heads)) if heads else (lambda rows: rows)
 
 
-def _joined(desk: Desk, mix: Mix, lm: PreTrainedModel) -> dict[str, tuple[Tensor, Tensor]]:
+def _joined(desk: Desk, mix: Mix) -> dict[str, tuple[Tensor, Tensor]]:
     """The live anchors side by side: module -> A `(R, D_in)`, B `(D_out, R)` with coefficients and scalings inside."""
-    coefficients = dict(zip(desk.anchors, mix.coefficients(desk.anchors), strict=True))
     sides: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for attribute in desk.attributes.values():
-        for anchor in attribute.anchors:
-            if coefficient := coefficients[anchor.name]:
-                path = Path(anchor.path)
-                adapter = load_adapter(path, anchor.attribute, anchor.pole, lm, "", "", any_base=True)
-                for module, part in adapter.parts.items():
-                    side = part.a.float(), part.b.float() * (coefficient * part.scaling)
-                    sides.setdefault(module, []).append(side)
+    for adapter, coefficient in zip(desk.anchor_set.adapters, mix.coefficients(desk.anchors), strict=True):
+        if coefficient:
+            for module, part in adapter.parts.items():
+                side = part.a.float().cpu(), part.b.float().cpu() * (coefficient * part.scaling)
+                sides.setdefault(module, []).append(side)
     if not sides:
         raise InvalidValue("This mix is the base model: there is no adapter to write.", "Move a slider.")
     return {module: (torch.cat([a for a, _ in s]), torch.cat([b for _, b in s], 1)) for module, s in sides.items()}
