@@ -201,7 +201,7 @@ def _quiet_bitsandbytes() -> None:
 
 
 def _settled(lm: PreTrainedModel) -> PreTrainedModel:
-    """The model after one pass, in which bitsandbytes lays its weights out for a CPU; from then on they stay."""
+    """The model after a pass, in which bitsandbytes lays its weights out for a CPU, and cut loose from its file."""
     if is_quantized(lm) not in ("nf4", "fp4", "int8") or lm.device.type != "cpu":
         return lm
     for module in lm.modules():
@@ -212,6 +212,9 @@ def _settled(lm: PreTrainedModel) -> PreTrainedModel:
             linear.support_avx512bf16_for_cpu = fits
     with torch.no_grad():
         lm(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False)
+        for parameter in lm.parameters():
+            if parameter.is_floating_point():  # not quantized: a view of the file, whose every page it would keep
+                parameter.data = parameter.data.clone()
     return lm
 
 
