@@ -115,7 +115,7 @@ def load_base(
         raise Unsupported(
             f"The base model {base!r} does not fit into the memory of {_places(lm)}; what is left on the disk or moved "
             "in and out cannot be mixed.",
-            "Quantize it (nf4 takes about a quarter of bfloat16's memory), or choose a smaller one.",
+            "Quantize it (nf4 takes about a third of bfloat16's memory), or choose a smaller one.",
         )
     return _settled(lm.eval()), tokenizer
 

@@ -14,7 +14,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+import app
 from mixer import Desk
+from mixer.cli import main
 from mixer.errors import BadArtifact, InvalidValue, UnknownName, Unsupported
 from mixer.load import SCHEMES, is_quantized, load_base, local_folder, pick_device, pick_dtype
 
@@ -50,6 +52,15 @@ def test_unknown_schemes_and_maps_get_the_nearest(tiny: Path):
         Desk.load(tiny / "base", tiny / "anchors", device="cpu", device_map="auto")
 
 
+def test_the_doors_pass_scheme_and_map_on(tiny: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["--base", str(tiny / "base"), "--anchors", str(tiny / "anchors")]
+    assert main(["attributes", *words, "--quantize", "int8", "--device-map", "auto"]) == 0
+    for door in (lambda bad: main(["attributes", *words, *bad]), lambda bad: app.main([*words, *bad])):
+        for option, name in (("--quantize", "int4"), ("--device-map", "autp")):
+            assert door([option, name]) == 2
+            assert f"called '{name}'" in capsys.readouterr().err
+
+
 def test_without_bitsandbytes_the_remedy_is_named(tiny: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
     with pytest.raises(Unsupported, match="pip install bitsandbytes"):
@@ -58,7 +69,7 @@ def test_without_bitsandbytes_the_remedy_is_named(tiny: Path, monkeypatch: pytes
 
 def test_a_device_map_changes_no_number(tiny: Path):
     plain = Desk.load(tiny / "base", tiny / "anchors")
-    for spread in ("auto", {"": str(plain._model.device)}):
+    for spread in ("auto", {"": str(plain._model.lm.device)}):
         desk = Desk.load(tiny / "base", tiny / "anchors", device_map=spread)
         mix = desk.mix(formality=1)
         assert torch.equal(desk.logprobs("Dear", mix), plain.logprobs("Dear", mix))

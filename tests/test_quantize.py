@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from mixer import Desk, Mix, SamplingParams
-from mixer.anchors import base_fingerprint, load_anchors
+from mixer.anchors import base_fingerprint
 from mixer.desk import ANCHORS, BASE
 from mixer.load import SCHEMES, _quantization, is_quantized, load_base
 from tests.factory import make_desk_folders
@@ -90,7 +90,7 @@ def watched(lm: nn.Module, names: set[str]) -> Iterator[dict[str, tuple[Tensor, 
 def test_the_gate_adds_the_same_delta_as_on_whole_weights(scheme: str, seed: int):
     desk = Desk.load(device="cpu", quantize=scheme, dtype="float32")
     mix = some_mix(desk, seed, 6)
-    adapters = load_anchors(ANCHORS, desk._model.lm, "").adapters
+    adapters = desk.anchor_set.adapters
     coefficients = mix.coefficients(desk.anchors)
     with watched(desk._model.lm, {name for adapter in adapters for name in adapter.parts}) as seen:
         desk.logprobs(PROMPTS[0], mix)
