@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from mixer.desk import Desk, Output, Request
     from mixer.engine import Session, Stats, Step
     from mixer.errors import MixerError
+    from mixer.export import export_adapter, export_merged
     from mixer.mix import Anchor, Attribute, Mix, Setting
+    from mixer.mixfile import load_mix, save_mix
     from mixer.params import SamplingParams
 
 _HOME = {
@@ -28,6 +30,10 @@ _HOME = {
     "Setting": "mixer.mix",
     "Stats": "mixer.engine",
     "Step": "mixer.engine",
+    "export_adapter": "mixer.export",
+    "export_merged": "mixer.export",
+    "load_mix": "mixer.mixfile",
+    "save_mix": "mixer.mixfile",
 }
 
 __all__ = [
@@ -43,6 +49,10 @@ __all__ = [
     "Setting",
     "Stats",
     "Step",
+    "export_adapter",
+    "export_merged",
+    "load_mix",
+    "save_mix",
 ]
 
 

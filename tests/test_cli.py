@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mixer import Mix, Setting, load_mix, save_mix
 from mixer.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +52,57 @@ def test_attributes_lists_what_is_loaded(tiny: Path, capsys):
     assert "formality.negative (rank 4)" in run(capsys, "attributes", *desk_of(tiny))[1]
 
 
+def test_a_mix_file_is_the_mix_and_what_is_set_beside_it_replaces_its_parts(tiny: Path, tmp_path: Path, capsys):
+    mix = Mix({"formality": Setting.at(0.5, 2.0), "humor": Setting.at(1)}, "interpolate", {"humor.positive": 0.25})
+    words = ["generate", "Dear", "--mix", save_mix(mix, tmp_path / "mix.yaml"), "--max-new-tokens", "3", "--seed", "1"]
+
+    def made(*more: str) -> Mix:
+        code, out, err = run(capsys, *words, *more, "--json", *desk_of(tiny))
+        assert code == 0, err
+        record = json.loads(out.splitlines()[-1])["mix"]
+        assert record["key"] == Mix(raw=record["coefficients"]).key
+        return Mix(raw=record["coefficients"])
+
+    assert made() == mix
+    assert made("--rule", "offset") == Mix(mix.settings, "offset", mix.raw)
+    set_anew = Mix({"formality": Setting.at(0.5, 2.0), "humor": Setting.at(-0.4)}, "interpolate")
+    assert made("--set", "humor=-0.4") == set_anew, "what is set replaces the file's slider and its raw coefficients"
+
+
+def test_export_mix_writes_what_generate_reads(tiny: Path, tmp_path: Path, capsys):
+    words = ["export", "mix", tmp_path / "mix.yaml", "--set", "humor=-0.4", "--rule", "interpolate", *desk_of(tiny)]
+    assert run(capsys, *words)[:2] == (0, f"{tmp_path / 'mix.yaml'}\n")
+    assert load_mix(tmp_path / "mix.yaml") == Mix({"humor": Setting.at(-0.4)}, "interpolate")
+    code, _, err = run(capsys, *words)
+    assert code == 2 and "mix.yaml is already there" in err
+    assert run(capsys, *words, "--overwrite")[0] == 0
+
+
+def test_export_adapter_writes_a_folder_and_shows_what_compression_keeps(tiny: Path, tmp_path: Path, capsys):
+    words = ["--set", "humor=-0.4", "--set", "formality=1.5", *desk_of(tiny)]
+    code, out, _ = run(capsys, "export", "adapter", tmp_path / "exact", *words)
+    assert code == 0 and out.splitlines()[-1].startswith(f"{tmp_path / 'exact'}: rank 8, 14 modules, 0.")
+    code, out, _ = run(capsys, "export", "adapter", tmp_path / "small", "--rank", "3", "--dtype", "float16", *words)
+    assert code == 0 and "energy" in out.splitlines()[0] and out.splitlines()[1].startswith("model.layers.0")
+    code, out, _ = run(capsys, "export", "adapter", tmp_path / "small", "--rank", "3", "--json", "--overwrite", *words)
+    record = json.loads(out)
+    assert code == 0 and record["rank"] == 3 and 0 < record["energy"] < 1 and len(record["modules"]) == 14
+    code, _, err = run(capsys, "export", "adapter", tmp_path / "small", *words)
+    assert code == 2 and "is not empty" in err
+
+
+def test_export_merged_writes_a_model_that_the_desk_loads(tiny: Path, tmp_path: Path, capsys):
+    words = ["export", "merged", tmp_path / "out", "--set", "humor=-0.4", *desk_of(tiny)]
+    code, out, _ = run(capsys, *words, "--dtype", "bfloat16", "--json")
+    record = json.loads(out)
+    assert code == 0 and record["dtype"] == "bfloat16" and record["adapters"]["humor.negative"]["coefficient"] == 0.4
+    (tmp_path / "none").mkdir()
+    assert run(capsys, "generate", "Dear", "--base", tmp_path / "out", "--anchors", tmp_path / "none")[0] == 0
+    code, out, _ = run(capsys, *words, "--overwrite")
+    assert code == 0 and out.strip() == str(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["dtype"] == "float32"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -67,11 +119,19 @@ def test_attributes_lists_what_is_loaded(tiny: Path, capsys):
         (["generate", "Hi", "--anchors", "/nowhere"], "There is no folder /nowhere"),
         (["train", "anchors", "--base", "x"], "would replace those that are shipped"),
         (["generate", "Hi", "--base", "/nowhere"], "There is no base model at /nowhere"),
+        (["generate", "Hi", "--mix", "/nowhere.yaml"], "The mix file /nowhere.yaml cannot be read"),
+        (["export", "adapter", "/nowhere"], "The mix is the base model: there is no adapter to export"),
+        (
+            ["export", "adapter", "/nowhere", "--set", "humor=1", "--rank", "0"],
+            "rank must be a whole number above zero",
+        ),
+        (["export", "merged", "/nowhere", "--set", "humr=1"], "Did you mean humor"),
+        (["export", "mix", "/nowhere.yaml", "--set", "humor=1e9"], "position is 1e+09"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_two(tiny: Path, capsys, words: list[str], message: str):
-    desk = desk_of(tiny) if words[0] == "generate" else ()
-    code, out, err = run(capsys, words[0], *desk, *words[1:])
+    desk = () if words[0] == "train" else desk_of(tiny)
+    code, out, err = run(capsys, *words[:2], *desk, *words[2:])
     assert code == 2 and out == "" and message in err
     assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
 

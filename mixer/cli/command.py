@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from mixer.errors import InvalidValue, UnknownName
+from mixer.mix import POLES, RULES, Mix, Setting
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,11 +31,15 @@ def command(
     return added
 
 
-def load_desk(options: argparse.Namespace):
-    """The desk that the options ask for."""
+def load_desk(options: argparse.Namespace, mix: Mix | None = None):
+    """The desk that the options ask for.
+
+    Raises:
+        MixerError: it cannot be loaded, or `mix` names an attribute or anchor that it lacks.
+    """
     from mixer import Desk
 
-    return Desk.load(
+    desk = Desk.load(
         options.base,
         options.anchors,
         device=options.device,
@@ -39,3 +47,48 @@ def load_desk(options: argparse.Namespace):
         quantize=options.quantize,
         device_map=options.device_map,
     )
+    if mix is not None:
+        for attribute in mix.settings:
+            if attribute not in desk.attributes:
+                raise UnknownName("attribute", attribute, desk.attributes)
+        mix.coefficients(desk.anchors)
+    return desk
+
+
+def mix_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which mix a command is about."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="ATTRIBUTE=POSITION", help="-1 to 1; may be repeated"
+    )
+    parser.add_argument(
+        "--mix", type=Path, metavar="FILE", help="a mix saved as YAML; --set and --rule replace what it says"
+    )
+    parser.add_argument("--rule", choices=RULES, help="offset by default")
+
+
+def read_mix(options: argparse.Namespace) -> Mix:
+    """The mix that `--mix`, `--set` and `--rule` make; an attribute that is set loses the file's raw coefficients.
+
+    Raises:
+        MixerError: the file holds no mix, or a setting is none.
+    """
+    settings = {name: Setting.at(position) for name, position in map(setting, options.set)}
+    if options.mix is None:
+        return Mix(settings, options.rule or "offset")
+    from mixer.mixfile import load_mix
+
+    mix = load_mix(options.mix)
+    anchors = {f"{attribute}.{pole}" for attribute in settings for pole in POLES}
+    raw = {name: coefficient for name, coefficient in mix.raw.items() if name not in anchors}
+    return replace(mix, settings={**mix.settings, **settings}, rule=options.rule or mix.rule, raw=raw)
+
+
+def setting(text: str) -> tuple[str, float]:
+    """`formality=0.8` as a name and a number."""
+    name, equals, number = text.partition("=")
+    try:
+        if not name or not equals:
+            raise ValueError
+        return name.strip(), float(number)
+    except ValueError:
+        raise InvalidValue(f"--set {text!r} is not a setting.", "Write it as ATTRIBUTE=NUMBER.") from None

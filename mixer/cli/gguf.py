@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mixer.cli.command import command, load_desk
-from mixer.cli.write import setting
+from mixer.cli.command import command, load_desk, setting
 from mixer.mix import RULES
 
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mixer.cli.command import command, load_desk
-from mixer.errors import InvalidValue
-from mixer.mix import POLES, RULES
+from mixer.cli.command import command, load_desk, mix_options, read_mix
+from mixer.mix import POLES
 
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
     one = command(commands, "generate", generate, "write a text under a mix", desk=True)
     one.add_argument("prompt")
-    one.add_argument(
-        "--set", action="append", default=[], metavar="ATTRIBUTE=POSITION", help="-1 to 1; may be repeated"
-    )
-    one.add_argument("--rule", choices=RULES, default="offset")
+    mix_options(one)
     one.add_argument("--max-new-tokens", type=int, default=120)
     one.add_argument("--temperature", type=float, default=0.8)
     one.add_argument("--top-p", type=float, default=0.95)
@@ -30,15 +26,14 @@ def generate(options: argparse.Namespace) -> dict:
     """Stream a text to stdout; its facts as the result."""
     from mixer import SamplingParams
 
-    positions = dict(setting(text) for text in options.set)
     params = SamplingParams(
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
         top_p=options.top_p,
         seed=options.seed,
     )
-    desk = load_desk(options)
-    mix = desk.mix(positions, rule=options.rule)
+    mix = read_mix(options)
+    desk = load_desk(options, mix)
     session = desk.session(options.prompt, mix, params)
     for step in session:
         if not options.json:
@@ -50,7 +45,12 @@ def generate(options: argparse.Namespace) -> dict:
         "text": session.text,
         "token_ids": session.token_ids,
         "finish_reason": session.finish_reason,
-        "mix": {"positions": positions, "rule": mix.rule, "coefficients": dict(mix.weights), "key": mix.key},
+        "mix": {
+            "positions": {name: at.position for name, at in mix.settings.items()},
+            "rule": mix.rule,
+            "coefficients": dict(mix.weights),
+            "key": mix.key,
+        },
         "stats": {
             "first_token_ms": stats.first_token_ms,
             "tokens_per_second": stats.tokens_per_second,
@@ -58,17 +58,6 @@ def generate(options: argparse.Namespace) -> dict:
             "seed": session.seed,
         },
     }
-
-
-def setting(text: str) -> tuple[str, float]:
-    """`formality=0.8` as a name and a number."""
-    name, equals, number = text.partition("=")
-    try:
-        if not name or not equals:
-            raise ValueError
-        return name.strip(), float(number)
-    except ValueError:
-        raise InvalidValue(f"--set {text!r} is not a setting.", "Write it as ATTRIBUTE=NUMBER.") from None
 
 
 def attributes(options: argparse.Namespace) -> dict:

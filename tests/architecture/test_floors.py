@@ -13,9 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = [
     ["mixer.errors", "mixer.mix", "mixer.params"],
     ["mixer.lora", "mixer.sampling"],
-    ["mixer.load", "mixer.anchors", "mixer.judges", "mixer.model"],
+    ["mixer.load", "mixer.anchors", "mixer.judges", "mixer.model", "mixer.mixfile"],
     ["mixer.engine", "mixer.desk"],
     [
+        "mixer.export",
         "mixer.gguf",
         "mixer.training.pages",
         "mixer.training.data",
@@ -32,6 +33,7 @@ FLOORS = [
 RANK = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 PUBLIC = ["Anchor", "Attribute", "Desk", "Mix", "MixerError", "Output", "Request"]
 PUBLIC += ["SamplingParams", "Session", "Setting", "Stats", "Step"]
+PUBLIC += ["export_adapter", "export_merged", "load_mix", "save_mix"]
 
 
 def modules() -> dict[str, Path]:

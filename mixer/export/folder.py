@@ -1,0 +1,53 @@
+"""A folder that an export is written to: what may not be written over, and files that appear only when whole."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from mixer.desk import Desk
+from mixer.errors import BadArtifact, InvalidValue
+
+
+def refuse_folder(desk: Desk, folder: Path, overwrite: bool, foreign: str) -> None:
+    """What may not be written over, before anything is computed.
+
+    Args:
+        foreign: a file that marks an export of the other kind: in one folder, the two would load as something else.
+    """
+    homes = [str(desk.base_model.name_or_path), *(adapter.anchor.path for adapter in desk.anchor_set.adapters)]
+    if "\0" in str(folder):
+        raise InvalidValue(f"{str(folder)!r} is no name of a folder.", "Give another folder.")
+    try:
+        there = folder.exists()
+        if there and not folder.is_dir():
+            raise InvalidValue(f"{folder} is a file.", "Give a folder.")
+        if there and any(Path(home).exists() and folder.samefile(home) for home in homes):
+            raise InvalidValue(f"{folder} holds the base or an anchor of this desk.", "Give another folder.")
+        if (folder / foreign).exists():
+            raise InvalidValue(f"{folder} holds an export of another kind ({foreign}).", "Give another folder.")
+        if there and not overwrite and any(folder.iterdir()):
+            raise InvalidValue(f"The folder {folder} is not empty.", "Give another one, or overwrite it.")
+    except OSError as error:
+        raise BadArtifact(f"{folder} cannot be used: {error}.", "Give another folder.") from error
+
+
+@contextmanager
+def written(folder: Path) -> Iterator[Path]:
+    """A folder to write into, whose files appear in `folder` once all of them are whole."""
+    folder = folder.absolute()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as work:
+            yield Path(work)
+            folder.mkdir(exist_ok=True)
+            for file in sorted(Path(work).iterdir()):
+                file.replace(folder / file.name)
+    except (OSError, SafetensorError) as error:
+        raise BadArtifact(
+            f"{folder} cannot be written: {getattr(error, 'strerror', None) or error}.", "Give another folder."
+        ) from error

@@ -1,0 +1,121 @@
+"""Base and mix as one model that plain `transformers` loads, with a manifest of what it was made from."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from mixer.anchors import CONFIG, WEIGHTS, base_fingerprint
+from mixer.desk import Desk
+from mixer.errors import BadArtifact, Unsupported
+from mixer.export.factors import file_dtype, joined, rounded
+from mixer.export.folder import refuse_folder, written
+from mixer.mix import Mix
+
+MANIFEST = "manifest.json"
+
+
+@torch.no_grad()
+def export_merged(desk: Desk, mix: Mix, folder: Path | str, dtype: str | None = None, overwrite: bool = False) -> Path:
+    """Write base and mix as one model, which plain `transformers` loads with its tokenizer; returns the folder.
+
+    Beside them lies `manifest.json`: the base, the adapters' hashes and the coefficients. The mix of all zeros gives
+    the base itself. Anchors that adapt a head which the base shares with its embedding untie the two.
+
+    Args:
+        dtype: of the file; None keeps that in which the desk was loaded. W0 is read from the desk too: load it in
+            float32 if the base was stored so, and the result is rounded once.
+        overwrite: replace a former export in a folder that is not empty.
+
+    Raises:
+        Unsupported: the base is quantized, so that W0 is gone. UnknownName: the mix names an unknown anchor.
+        InvalidValue: there is no such dtype, a number does not fit into it, or the folder is not empty.
+        BadArtifact: the folder cannot be written, or an anchor's file has gone.
+    """
+    lm, to = desk.base_model, None if dtype is None else file_dtype(dtype)
+    factors = joined(desk, mix)
+    _refuse_quantized(desk, factors)
+    refuse_folder(desk, Path(folder), overwrite, foreign=CONFIG)
+    record = _manifest(desk, mix, to or lm.dtype)
+    twin = _twin(lm, factors)
+    weights = lm.state_dict()
+    merged = {name: _merged(lm, name, weights[name], factors, to) for name in twin.state_dict()}
+    twin.load_state_dict(merged, assign=True)
+    twin.tie_weights()
+    with written(Path(folder)) as work:
+        twin.save_pretrained(work)
+        if lm.generation_config is not None:
+            # Written as it is: save_pretrained would refuse one with options that it does not use, as some bases have.
+            lm.generation_config.to_json_file(work / "generation_config.json")
+        desk.tokenizer.save_pretrained(str(work))
+        (work / MANIFEST).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Path(folder)
+
+
+def _merged(
+    lm: PreTrainedModel, name: str, weight: Tensor, factors: Mapping[str, tuple[Tensor, Tensor]], to: torch.dtype | None
+) -> Tensor:
+    """One tensor of the merged checkpoint, on the CPU; never the resident tensor itself where it changes."""
+    weight = weight.detach().cpu()
+    to = to if to and weight.is_floating_point() else weight.dtype
+    module, _, kind = name.rpartition(".")
+    if kind != "weight" or module not in factors:
+        return rounded(name, weight, to)
+    a, b = factors[module]
+    delta = b @ a
+    return rounded(name, weight.float() + (delta.T if isinstance(lm.get_submodule(module), Conv1D) else delta), to)
+
+
+def _twin(lm: PreTrainedModel, factors: Mapping[str, tuple[Tensor, Tensor]]) -> PreTrainedModel:
+    """A model like the resident one, without storage for its weights: saving writes into a model's configuration."""
+    config = copy.deepcopy(lm.config)
+    head = lm.get_output_embeddings()
+    if any(lm.get_submodule(name) is head for name in factors):
+        config.tie_word_embeddings = config.get_text_config().tie_word_embeddings = False
+    with torch.device("meta"):
+        twin = type(lm)(config)
+    return twin.eval()
+
+
+def _manifest(desk: Desk, mix: Mix, dtype: torch.dtype) -> dict:
+    """What the merged model was made from."""
+    coefficients = dict(zip(desk.anchors, mix.coefficients(desk.anchors), strict=True))
+    adapters, name = {}, str(desk.base_model.name_or_path)
+    for adapter in desk.anchor_set.adapters:
+        if coefficient := coefficients[adapter.anchor.name]:
+            file = Path(adapter.anchor.path) / WEIGHTS
+            try:
+                with file.open("rb") as weights:
+                    digest = hashlib.file_digest(weights, "sha256").hexdigest()
+            except OSError as error:
+                raise BadArtifact(f"{file} has gone since it was loaded: {error.strerror}.", "Put it back.") from error
+            adapters[adapter.anchor.name] = {"coefficient": coefficient, "sha256": digest}
+    return {
+        "base": Path(name).name if Path(name).is_dir() else name,
+        "base_fingerprint": base_fingerprint(desk.base_model),
+        "mix": str(mix),
+        "mix_key": mix.key,
+        "adapters": adapters,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def _refuse_quantized(desk: Desk, factors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    hint = "Load the base without quantization, or export an adapter: it needs no W0."
+    if desk.quantized:
+        raise Unsupported(
+            f"The base is quantized ({desk.quantized}): W0 is gone, and so few bits would lose most of the mix.",
+            hint,
+        )
+    for name in factors:
+        weight = desk.base_model.get_submodule(name).weight
+        if not (isinstance(weight, Tensor) and weight.is_floating_point()):
+            raise Unsupported(f"The base is quantized: the weight of {name!r} is no tensor of plain numbers.", hint)
