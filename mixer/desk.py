@@ -15,13 +15,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.anchors import AnchorSet, load_anchors
-from mixer.engine import OnMixChange, Session, Stats, Step, encode_prompt, lockstep
+from mixer.engine import OnMixChange, Session, Stats, Step, encode_prompt
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName
 from mixer.judges import Judges, load_judges
 from mixer.load import DeviceMap, is_quantized, load_base, local_folder, pick_device, pick_dtype
 from mixer.mix import Attribute, Mix, MixRule, Setting, bounded
 from mixer.model import Model
 from mixer.params import SamplingParams
+from mixer.scheduler import Scheduler
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE, ANCHORS, JUDGES = ROOT / "assets" / "base", ROOT / "anchors", ROOT / "assets" / "judges"
@@ -65,6 +66,7 @@ class Desk:
         self, model: Model, anchors: AnchorSet, judges: Judges | None, name: str, problems: Sequence[str] = ()
     ) -> None:
         self._model, self._judges = model, judges
+        self._scheduler = Scheduler(model)
         self.anchor_set = anchors
         self.attributes: Mapping[str, Attribute] = MappingProxyType(dict(anchors.attributes))
         self.anchors, self.context, self.name = model.anchors, model.context, name
@@ -169,9 +171,8 @@ class Desk:
 
     def logprobs(self, prompt: str, mix: Mix | None = None) -> Tensor:
         """The exact next-token log-probabilities, `(V,)` float32 on the CPU: temperature 1, no truncation."""
-        panel = self._model.stack.panel(1)
-        panel.set(0, (mix or Mix()).coefficients(self.anchors))
-        return torch.log_softmax(self._model.logits(encode_prompt(self._model, prompt), panel), dim=-1).cpu()
+        ids, coefficients = encode_prompt(self._model, prompt), (mix or Mix()).coefficients(self.anchors)
+        return torch.log_softmax(self._model.logits(ids, coefficients), dim=-1).cpu()
 
     def session(
         self,
@@ -193,11 +194,12 @@ class Desk:
         def check(wanted: Mix) -> tuple[float, ...]:
             return wanted.coefficients(self.anchors)
 
-        return Session(self._model, prompt, mix or Mix(), params or SamplingParams(), on_mix_change, check)
+        params = params or SamplingParams()
+        return Session(self._model, prompt, mix or Mix(), params, on_mix_change, check, self._scheduler.run)
 
     def lockstep(self, *sessions: Session) -> Iterator[tuple[Step | None, ...]]:
-        """Run sessions as rows of one batch; see `engine.lockstep`."""
-        return lockstep(self._model, sessions)
+        """Run sessions together, one step each at a time; see `Scheduler.run`."""
+        return self._scheduler.run(*sessions)
 
     def stream(self, prompt: str, mix: Mix | None = None, params: SamplingParams | None = None) -> Iterator[Step]:
         """The steps of one text under one mix."""

@@ -1,7 +1,7 @@
-"""Sessions and the decode loop: from a prompt and a mix that may move to a stream of steps.
+"""Sessions: one text being written, under a mix that may move, as a stream of steps.
 
-A `Session` is one text being written. Anyone may set its mix from any thread; the loop reads it once a step.
-`lockstep` runs several sessions as rows of one batch. Knows nothing of files, attributes or pages.
+Anyone may set a session's mix from any thread; the scheduler reads it once a step. Knows nothing of files, attributes
+or pages, nor of what else is being written.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from mixer.errors import InvalidValue, UnknownName
+from mixer.lora import Gate
 from mixer.mix import Mix
-from mixer.model import Model, Rows
+from mixer.model import Model
 from mixer.params import SamplingParams
-from mixer.sampling import draw, warp
 
 OnMixChange = Literal["keep", "refill", "restart"]
 FinishReason = Literal["stop", "length", "context", "closed"]
+REST_SECONDS = 0.2  # after so long without a move, what `keep` left stale is computed anew
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,10 @@ class Session:
         token_ids: all tokens so far, without the prompt.
         finish_reason: None while it runs.
         seed: the seed in use, drawn if none was given.
+        on_close: called when the session was closed.
     """
+
+    on_close: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -106,22 +109,23 @@ class Session:
         params: SamplingParams,
         on_mix_change: OnMixChange,
         check: Callable[[Mix], tuple[float, ...]],
+        run: Callable[[Session], Iterator[tuple[Step | None, ...]]],
     ) -> None:
         if on_mix_change not in get_args(OnMixChange):
             raise UnknownName("way to treat a mix change", str(on_mix_change), get_args(OnMixChange))
         self.prompt, self.params, self.on_mix_change = prompt, params, on_mix_change
         self.prompt_ids = encode_prompt(model, prompt)
         self.seed = secrets.randbits(31) if params.seed is None else params.seed
-        self._model, self._check = model, check
+        self._model, self._check, self._run = model, check, run
         self._wanted = (mix, check(mix))
-        self._current = mix  # the mix that the row's gate holds
+        self._current = Mix()  # what a fresh row's gate holds
         self._born = time.perf_counter()
         self._first_at = self._last_at = None
         self._apply_us: float | None = None
         self._all_exact = True
         self._written = 0
         self.finish_reason: FinishReason | None = None
-        self._begin()
+        self.begin()
 
     @property
     def mix(self) -> Mix:
@@ -147,36 +151,62 @@ class Session:
     def close(self) -> None:
         """End the stream; its row is freed before the next step. Closing twice is fine."""
         self.finish_reason = self.finish_reason or "closed"
+        if self.on_close:
+            self.on_close()
 
     def __iter__(self) -> Iterator[Step]:
-        for (step,) in lockstep(self._model, [self]):
+        for (step,) in self._run(self):
             if step is not None:
                 yield step
 
-    # What follows is for the loop below.
+    # What follows is for the scheduler.
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Begin the text, or begin it again."""
         self.token_ids: list[int] = []
         self.text = ""
-        self._stale = False
-        self._generator = torch.Generator().manual_seed(self.seed)
+        self._moved_at: float | None = None
         self._stream = TextStream(self._model.backend_tokenizer, self.prompt_ids, tuple(self.params.stop))
 
-    def _take(self, logits: torch.Tensor) -> Step:
-        """Draw the next token from `(V,)` logits and write it down."""
-        allowed = logits
-        if len(self.token_ids) < self.params.min_new_tokens:
-            allowed = logits.clone()
-            allowed[list(self._model.eos_ids)] = -torch.inf
-        token = draw(warp(allowed, self.params), self._generator)
-        logprob = float(logits[token] - logits.logsumexp(-1))
+    @property
+    def may_end(self) -> bool:
+        """Whether the next token may be the end of the text."""
+        return len(self.token_ids) >= self.params.min_new_tokens
+
+    @property
+    def current(self) -> Mix:
+        """The mix that the row's gate holds."""
+        return self._current
+
+    def apply(self, gate: Gate, row: int) -> bool:
+        """Bring the row's gate to the mix now wanted; whether the row's keys and values must be computed anew."""
+        mix, coefficients = self._wanted
+        if mix is not self._current:
+            start = time.perf_counter()
+            gate[row] = coefficients
+            former, self._current = self._current, mix
+            self._apply_us = 1e6 * (time.perf_counter() - start)
+            if self.token_ids and mix != former:
+                if self.on_mix_change == "restart":
+                    self.begin()
+                    return True
+                self._moved_at = start
+                if self.on_mix_change == "refill":
+                    self._moved_at = None
+                    return True
+        if self._moved_at is not None and time.perf_counter() - self._moved_at >= REST_SECONDS:
+            self._moved_at = None
+            return True
+        return False
+
+    def take(self, token: int, logprob: float) -> Step:
+        """Write down the next token."""
         self._last_at = time.perf_counter()
         self._first_at = self._first_at or self._last_at
         self.token_ids.append(token)
         self._written += 1
         if token in self._model.eos_ids:
             text, stopped = "", True
-            self.finish_reason = "stop"
         else:
             text, stopped = self._stream.push(token)
         if stopped:
@@ -188,56 +218,9 @@ class Session:
         if self.finish_reason:
             text += self._stream.flush()
         self.text += text
-        self._all_exact = self._all_exact and not self._stale
-        return Step(token, text, logprob, self._current.key, not self._stale, len(self.token_ids) - 1)
-
-    def _apply(self, rows: Rows, row: int) -> None:
-        """Bring the row's gate, and if need be its cache, to the mix now wanted."""
-        mix, coefficients = self._wanted
-        begin = time.perf_counter()
-        rows.panel.set(row, coefficients)
-        former, self._current = self._current, mix
-        if mix is former:
-            return
-        self._apply_us = 1e6 * (time.perf_counter() - begin)
-        if not self.token_ids or mix.key == former.key:
-            return
-        if self.on_mix_change == "restart":
-            self._begin()
-            rows.refill(row, self.prompt_ids)
-        elif self.on_mix_change == "refill":
-            rows.refill(row)
-        else:
-            self._stale = True
-
-
-def lockstep(model: Model, sessions: Sequence[Session]) -> Iterator[tuple[Step | None, ...]]:
-    """Run sessions as rows of one batch, one forward pass a tick, until all have ended.
-
-    Yields:
-        one `Step` for each session, None for those that have ended. Closing the iterator closes the sessions.
-    """
-    live = [index for index, session in enumerate(sessions) if session.finish_reason is None]
-    rows = Rows(model, [sessions[index].prompt_ids for index in live])
-    try:
-        while live:
-            running = [row for row, index in enumerate(live) if sessions[index].finish_reason is None]
-            if len(running) < len(live):
-                live = [live[row] for row in running]
-                rows.select(running)
-                continue
-            for row, index in enumerate(live):
-                sessions[index]._apply(rows, row)
-            logits = rows.logits()
-            tick: list[Step | None] = [None] * len(sessions)
-            for row, index in enumerate(live):
-                if sessions[index].finish_reason is None:  # closed during the forward pass
-                    tick[index] = step = sessions[index]._take(logits[row])
-                    rows.append(row, step.token_id)
-            yield tuple(tick)
-    finally:
-        for session in sessions:
-            session.close()
+        exact = self._moved_at is None
+        self._all_exact = self._all_exact and exact
+        return Step(token, text, logprob, self._current.key, exact, len(self.token_ids) - 1)
 
 
 def encode_prompt(model: Model, prompt: str) -> list[int]:

@@ -52,3 +52,7 @@ class BadArtifact(MixerError):
 
 class Unsupported(MixerError):
     """A sound request that this program does not serve, with the reason."""
+
+
+class Busy(MixerError):
+    """A sound request that there is no room for at this moment."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -28,47 +28,47 @@ class LowRank:
     scaling: float
 
 
-class Panel:
-    """The live coefficients of one batch, a `(rows, R)` tensor in the model's dtype.
+class Gate:
+    """The live coefficients of all rows, `(rows, R)` float32 in host memory.
 
     Args:
-        ranks: width of each anchor's slot in the gate, `(K,)`.
-        rows: batch rows; all begin at zero, the base model.
+        ranks: width of each anchor's slot, `(K,)`.
+        rows: how many; all begin at zero, the base model.
+
+    Attributes:
+        values: the coefficients, each repeated over its anchor's slot.
+        live: the columns that are not zero in every row, ascending; what is not live costs nothing.
     """
 
-    def __init__(self, ranks: Sequence[int], rows: int, device: torch.device, dtype: torch.dtype) -> None:
-        ends = torch.tensor([0, *ranks]).cumsum(0).tolist()
-        self._slots = [slice(start, end) for start, end in pairwise(ends)]
+    def __init__(self, ranks: Sequence[int], rows: int) -> None:
+        ends = [0, *accumulate(ranks)]
+        self.values = torch.zeros(rows, ends[-1])
+        self.live: list[int] = []
+        self._slots = list(pairwise(ends))
         self._coefficients = [(0.0,) * len(ranks) for _ in range(rows)]
-        self._staged = torch.zeros(rows, ends[-1])
-        on_host = device.type == "cpu" and dtype == torch.float32
-        self.values = self._staged if on_host else self._staged.to(device, dtype)
+        self._rows_with = [0] * len(ranks)  # how many rows have each anchor
 
-    def set(self, row: int, coefficients: tuple[float, ...]) -> None:
+    def __getitem__(self, row: int) -> tuple[float, ...]:
+        """One row's coefficients, `(K,)`."""
+        return self._coefficients[row]
+
+    def __setitem__(self, row: int, coefficients: tuple[float, ...]) -> None:
         """Move one row's coefficients, `(K,)`; only slots that changed are rewritten."""
-        staged = self._staged.numpy()[row]
-        for slot, former, coefficient in zip(self._slots, self._coefficients[row], coefficients, strict=True):
-            if coefficient != former:
-                staged[slot] = coefficient
+        former = self._coefficients[row]
+        if coefficients == former:
+            return
+        values, turned = self.values.numpy()[row], False
+        for anchor, (old, new) in enumerate(zip(former, coefficients, strict=True)):
+            if old != new:
+                start, stop = self._slots[anchor]
+                values[start:stop] = new
+                if not old or not new:
+                    self._rows_with[anchor] += 1 if new else -1
+                    turned = True
         self._coefficients[row] = coefficients
-        if self.values is not self._staged:
-            self.values[row].copy_(self._staged[row], non_blocking=True)
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order."""
-        on_host = self.values is self._staged
-        self._coefficients = [self._coefficients[row] for row in rows]
-        self._staged = self._staged[list(rows)]
-        self.values = self._staged if on_host else self.values[list(rows)]
-
-    def row(self, row: int) -> Tensor | None:
-        """One row's gate as a batch of one, `(1, R)`; None where it is the base."""
-        return self.values[row : row + 1] if any(self._coefficients[row]) else None
-
-    @property
-    def gate(self) -> Tensor | None:
-        """The whole gate `(rows, R)`; None where every row is the base, so that the stack costs nothing."""
-        return self.values if any(map(any, self._coefficients)) else None
+        if turned:
+            slots = (slot for slot, rows in zip(self._slots, self._rows_with, strict=True) if rows)
+            self.live = [column for slot in slots for column in range(*slot)]
 
 
 class LoRAStack:
@@ -78,13 +78,11 @@ class LoRAStack:
         model: the base model; its modules get a forward hook each.
         adapters: each anchor's parts by module name, in coefficient order. Where an anchor lacks a module or has a
             smaller rank there, its slot is filled with zeros.
+        dtype: of the stacked matrices; the model's.
     """
 
-    def __init__(
-        self, model: nn.Module, adapters: Sequence[Mapping[str, LowRank]], device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, model: nn.Module, adapters: Sequence[Mapping[str, LowRank]], dtype: torch.dtype) -> None:
         self.ranks = [max(part.a.shape[0] for part in parts.values()) for parts in adapters]
-        self.device, self.dtype = device, dtype
         self._gate: Tensor | None = None
         names = dict.fromkeys(name for parts in adapters for name in parts)
         for name in names:
@@ -93,10 +91,6 @@ class LoRAStack:
             # Where accelerate spreads a model over several devices, the stack lies with its module.
             home = next(module.parameters()).device
             module.register_forward_hook(self._hook(a_t.to(home, dtype), b_t.to(home, dtype)))
-
-    def panel(self, rows: int) -> Panel:
-        """Coefficients for a batch of `rows`, all zero."""
-        return Panel(self.ranks, rows, self.device, self.dtype)
 
     @contextmanager
     def applied(self, gate: Tensor | None):

@@ -1,0 +1,141 @@
+"""One draw a row on the host, compiled: what `mixer.sampling` defines, without its many passes. Knows no text."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from mixer.native.lanes import exp
+
+# Shares of the likeliest token's probability, tried in turn until the tokens above it are enough to truncate.
+CUTS = tuple(10.0 ** (-k / 2) for k in range(2, 17)) + (0.0,)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def draw(logits, barred, may_end, cold, temperature, top_k, top_p, min_p, keys, tokens, logprobs):
+    """Draw a token for each row.
+
+    Args:
+        logits: `(B, V)` float32; changed where tokens are barred.
+        barred: token ids that the rows in `may_end`, `(B,)`, may draw and the others may not.
+        cold: `(B,)` whether the likeliest token is to be taken.
+        temperature, top_k, top_p, min_p: `(B,)`; what they leave out is 1, 0, 1 and 0.
+        keys: `(B,)` int64: seed and step, scrambled.
+        tokens, logprobs: `(B,)`, written: the choice, and its log-probability at temperature 1 with nothing barred.
+    """
+    rows, size = logits.shape
+    probs = np.empty(size, np.float32)
+    for row in range(rows):
+        own = logits[row]
+        most, factor = largest(own), np.float32(1.0 / temperature[row])
+        log_total = most + math.log(exp_of(own, most, np.float32(1.0), probs))
+        if not may_end[row]:
+            for token in barred:
+                own[token] = -np.inf
+            most = largest(own)
+        if cold[row]:
+            tokens[row] = first_of(own, most)
+        else:
+            total = exp_of(own, most, factor, probs)
+            tokens[row] = choose(probs, total, top_k[row], top_p[row], min_p[row], keys[row])
+        logprobs[row] = own[tokens[row]] - log_total
+
+
+@njit(nogil=True, error_model="numpy")
+def largest(values):
+    """The largest value, sixteen comparisons at a time."""
+    lanes = np.full(16, -np.inf, np.float32)
+    whole = values.size - values.size % 16
+    for i in range(0, whole, 16):
+        for lane in range(16):
+            lanes[lane] = max(lanes[lane], values[i + lane])
+    most = lanes.max()
+    for i in range(whole, values.size):
+        most = max(most, values[i])
+    return most
+
+
+@njit(nogil=True, error_model="numpy")
+def first_of(values, value):
+    """Where a value stands first."""
+    for i in range(values.size):
+        if values[i] == value:
+            return i
+    return 0
+
+
+@njit(nogil=True, error_model="numpy")
+def exp_of(values, most, factor, out):
+    """`out = exp((values - most) * factor)`; its sum."""
+    for i in range(values.size):
+        out[i] = exp((values[i] - most) * factor)
+    return total_from(out, np.float32(0))
+
+
+@njit(nogil=True, error_model="numpy")
+def total_from(probs, least):
+    """The sum of all probabilities that are at least `least`."""
+    lanes = np.zeros(16, np.float32)
+    whole = probs.size - probs.size % 16
+    for i in range(0, whole, 16):
+        for lane in range(16):
+            p = probs[i + lane]
+            lanes[lane] += p if p >= least else np.float32(0)
+    total = lanes.sum()
+    for i in range(whole, probs.size):
+        if probs[i] >= least:
+            total += probs[i]
+    return total
+
+
+@njit(nogil=True, error_model="numpy")
+def choose(probs, total, top_k, top_p, min_p, key):
+    """A token by probabilities of which the likeliest is 1 and that sum to `total`, truncated."""
+    if top_k == 0 and top_p >= 1 and min_p == 0:
+        return race(np.arange(probs.size), probs, probs.size, key)
+    least = np.float32(0)
+    for cut in CUTS:
+        least = np.float32(max(cut, min_p))
+        if cut <= min_p:
+            break
+        enough = top_p >= 1 or total_from(probs, least) >= top_p * total
+        if enough and (top_k == 0 or np.sum(probs >= least) >= top_k):
+            break
+    found = np.flatnonzero(probs >= least)
+    order = found[np.argsort(-probs[found], kind="mergesort")]
+    count = min(order.size, top_k) if top_k > 0 else order.size
+    if top_p < 1:
+        if top_k > 0 or min_p > 0:
+            total = np.float32(0)
+            for i in range(count):
+                total += probs[order[i]]
+        before = np.float32(0)
+        for i in range(count):
+            if i > 0 and before >= top_p * total:
+                count = i
+                break
+            before += probs[order[i]]
+    return race(order, probs, count, key)
+
+
+@njit(nogil=True, error_model="numpy")
+def race(tokens, probs, count, key):
+    """The first of `count` tokens to arrive, each after an exponential time at the rate of its probability.
+
+    The same token as the largest sum of log-probability and Gumbel noise.
+    """
+    best, least = tokens[0], np.inf
+    for i in range(count):
+        token = tokens[i]
+        bits = np.uint64(key) + np.uint64(token + 1) * np.uint64(0x9E3779B97F4A7C15)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        bits = bits ^ (bits >> np.uint64(31))
+        uniform = (np.float64(bits >> np.uint64(40)) + 0.5) * 2.0**-24
+        if probs[token] > 0:
+            time = -math.log(uniform) / probs[token]
+            if time < least:
+                best, least = token, time
+    return best

@@ -1,0 +1,256 @@
+"""Vector products with a fixed order of summation, as LLVM instructions for numba. Knows nothing of models.
+
+Weights come in panels: 64 neighboring outputs side by side, `(panels, depth, 64)`. A product walks the depth once and
+keeps 64 sums in registers, one lane an output, so no sum is ever split or reordered. bfloat16 weights are uint16 arrays,
+widened on the way; sums are float32. Offsets and strides count elements from an array's start.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES, WIDTH, STRETCH = 16, 64, 128
+AHEAD = STRETCH * WIDTH  # weights to fetch while earlier ones are multiplied with many rows
+VECTORS = WIDTH // LANES
+# Rows that share one walk over a panel: as many as the registers hold. It changes the speed and no sum.
+BLOCK = 4 if llvm.get_host_cpu_features().get("avx512f") else 1
+
+F32, I64, I32, I16 = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(16)
+VECTOR = ir.VectorType(F32, LANES)
+ZERO = ir.Constant(VECTOR, [0.0] * LANES)
+
+
+class _Code:
+    """Short words for the instructions that both products need."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder) -> None:
+        self.context, self.builder = context, builder
+        self._fma = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(VECTOR, [VECTOR] * 3), f"llvm.fma.v{LANES}f32"
+        )
+
+    def address(self, array_type: types.Array, array: Any, offset: Any) -> Any:
+        """Bytes from nowhere to an element."""
+        data = self.context.make_array(array_type)(self.context, self.builder, array).data
+        size = array_type.dtype.bitwidth // 8
+        return self.builder.add(self.builder.ptrtoint(data, I64), self.builder.mul(offset, I64(size)))
+
+    def at(self, base: Any, elements: Any, kind: Any, size: int) -> Any:
+        return self.builder.inttoptr(
+            self.builder.add(base, self.builder.mul(elements, I64(size))), ir.PointerType(kind)
+        )
+
+    def weights(self, base: Any, elements: Any, half: bool) -> Any:
+        """16 neighboring weights as float32."""
+        if not half:
+            return self.builder.load(self.at(base, elements, VECTOR, 4), align=4)
+        short = self.builder.load(self.at(base, elements, ir.VectorType(I16, LANES), 2), align=2)
+        wide = ir.VectorType(I32, LANES)
+        shifted = self.builder.shl(self.builder.zext(short, wide), ir.Constant(wide, [16] * LANES))
+        return self.builder.bitcast(shifted, VECTOR)
+
+    def prefetch(self, base: Any, elements: Any, size: int) -> None:
+        """Ask for the weights of one step before they are needed."""
+        kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(ir.IntType(8)), I32, I32, I32])
+        ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        for line in range(0, WIDTH * size, 64):
+            place = self.at(base, self.builder.add(elements, I64(line // size)), ir.IntType(8), size)
+            self.builder.call(ask, [place, I32(0), I32(2), I32(1)])
+
+    def everywhere(self, scalar: Any) -> Any:
+        nothing = ir.Constant(VECTOR, ir.Undefined)
+        first = self.builder.insert_element(nothing, scalar, I32(0))
+        return self.builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        return self.builder.call(self._fma, [a, b, c])
+
+    def loop(self, count: Any, step: int, start: list[Any], body: Any) -> list[Any]:
+        """`values = body(i, values)` for i in range(0, count, step), at least once; the last values."""
+        builder = self.builder
+        before, inside, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
+        builder.branch(inside)
+        builder.position_at_end(inside)
+        i = builder.phi(I64)
+        i.add_incoming(I64(0), before)
+        values = []
+        for first in start:
+            value = builder.phi(first.type)
+            value.add_incoming(first, before)
+            values.append(value)
+        results = body(i, values)
+        following = builder.add(i, I64(step))
+        i.add_incoming(following, builder.block)
+        for value, result in zip(values, results, strict=True):
+            value.add_incoming(result, builder.block)
+        builder.cbranch(builder.icmp_signed("<", following, count), inside, after)
+        builder.position_at_end(after)
+        return results
+
+
+def _product(rows: int, fresh: bool):
+    """`out[m, :64] += x[m, :depth] @ w[:depth, :64]` for `rows` rows m; depth at least 1.
+
+    Fresh sums begin at zero and are added to `out` at the end; others go on from what is there.
+    """
+
+    @intrinsic
+    def product(typing, out, out_at, out_stride, x, x_at, x_stride, w, w_at, depth):
+        half = w.dtype == types.uint16
+        signature = types.void(out, *[types.int64] * 2, x, *[types.int64] * 2, w, *[types.int64] * 2)
+
+        def generate(context, builder, signature, arguments):
+            code = _Code(context, builder)
+            out_, out_at_, out_stride_, x_, x_at_, x_stride_, w_, w_at_, depth_ = arguments
+            to = code.address(out, out_, out_at_)
+            source = code.address(x, x_, x_at_)
+            panel = code.address(w, w_, w_at_)
+            sums = [
+                code.at(to, builder.add(builder.mul(out_stride_, I64(m)), I64(v * LANES)), VECTOR, 4)
+                for m in range(rows)
+                for v in range(VECTORS)
+            ]
+
+            def walk(k, values):
+                first = builder.mul(k, I64(WIDTH))
+                if rows > 1:
+                    code.prefetch(panel, builder.add(first, I64(AHEAD)), 2 if half else 4)
+                weights = [code.weights(panel, builder.add(first, I64(v * LANES)), half) for v in range(VECTORS)]
+                results = []
+                for m in range(rows):
+                    element = code.at(source, builder.add(builder.mul(x_stride_, I64(m)), k), F32, 4)
+                    factor = code.everywhere(builder.load(element, align=4))
+                    results += [code.fma(factor, weights[v], values[m * VECTORS + v]) for v in range(VECTORS)]
+                return results
+
+            start = [ZERO if fresh else builder.load(pointer, align=4) for pointer in sums]
+            for pointer, value in zip(sums, code.loop(depth_, 1, start, walk), strict=True):
+                total = builder.fadd(builder.load(pointer, align=4), value) if fresh else value
+                builder.store(total, pointer, align=4)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return product
+
+
+def _dot(rows: int):
+    """`out[m] = x[m, :depth] @ w[:depth]` for `rows` rows m: 16 sums, then their sum by halves."""
+
+    @intrinsic
+    def dot(typing, out, out_at, out_stride, x, x_at, x_stride, w, w_at, depth):
+        half = w.dtype == types.uint16
+        signature = types.void(out, *[types.int64] * 2, x, *[types.int64] * 2, w, *[types.int64] * 2)
+
+        def generate(context, builder, signature, arguments):
+            code = _Code(context, builder)
+            out_, out_at_, out_stride_, x_, x_at_, x_stride_, w_, w_at_, depth_ = arguments
+            to = code.address(out, out_, out_at_)
+            source, weights = code.address(x, x_, x_at_), code.address(w, w_, w_at_)
+
+            def walk(k, values):
+                factor = code.weights(weights, k, half)
+                results = []
+                for m in range(rows):
+                    place = code.at(source, builder.add(builder.mul(x_stride_, I64(m)), k), VECTOR, 4)
+                    results.append(code.fma(factor, builder.load(place, align=4), values[m]))
+                return results
+
+            for m, total in enumerate(code.loop(depth_, LANES, [ZERO] * rows, walk)):
+                for width in (8, 4, 2, 1):
+                    swap = ir.Constant(ir.VectorType(I32, LANES), [(lane + width) % LANES for lane in range(LANES)])
+                    total = builder.fadd(total, builder.shuffle_vector(total, total, swap))
+                result = builder.extract_element(total, I32(0))
+                builder.store(result, code.at(to, builder.mul(out_stride_, I64(m)), F32, 4), align=4)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return dot
+
+
+_sum_1, _sum_block = _product(1, fresh=True), _product(BLOCK, fresh=True)
+_append_1, _append_block = _product(1, fresh=False), _product(BLOCK, fresh=False)
+_dot_1, _dot_4 = _dot(1), _dot(4)
+
+
+@njit(nogil=True, error_model="numpy")
+def product(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
+    """`out[m, :64] += x[m, :depth] @ w[:depth, :64]` for all `rows` rows m.
+
+    Summed in stretches of 128, which keeps the rounding errors of long sums apart.
+    """
+    for k in range(0, depth, STRETCH):
+        part = min(STRETCH, depth - k)
+        m = 0
+        while m + BLOCK <= rows:
+            to, source = out_at + m * out_stride, x_at + m * x_stride + k
+            _sum_block(out, to, out_stride, x, source, x_stride, w, w_at + k * WIDTH, part)
+            m += BLOCK
+        while m < rows:
+            to, source = out_at + m * out_stride, x_at + m * x_stride + k
+            _sum_1(out, to, out_stride, x, source, x_stride, w, w_at + k * WIDTH, part)
+            m += 1
+
+
+@njit(nogil=True, error_model="numpy")
+def append(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
+    """As `product`, but one long sum that begins with `out`: a product cut in two gives the same bits as one."""
+    m = 0
+    while m + BLOCK <= rows:
+        to, source = out_at + m * out_stride, x_at + m * x_stride
+        _append_block(out, to, out_stride, x, source, x_stride, w, w_at, depth)
+        m += BLOCK
+    while m < rows:
+        _append_1(out, out_at + m * out_stride, out_stride, x, x_at + m * x_stride, x_stride, w, w_at, depth)
+        m += 1
+
+
+@njit(nogil=True, error_model="numpy")
+def dots(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
+    """`out[m] = x[m, :depth] @ w[:depth]` for all `rows` rows m; depth a multiple of 16."""
+    m = 0
+    while m + 4 <= rows:
+        _dot_4(out, out_at + m * out_stride, out_stride, x, x_at + m * x_stride, x_stride, w, w_at, depth)
+        m += 4
+    while m < rows:
+        _dot_1(out, out_at + m * out_stride, out_stride, x, x_at + m * x_stride, x_stride, w, w_at, depth)
+        m += 1
+
+
+@intrinsic
+def _as_float(typing, bits):
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], F32)
+
+    return types.float32(types.int32), generate
+
+
+ONE, HALF, LOG2E = np.float32(1.0), np.float32(0.5), np.float32(1.4426950408889634)
+LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+LEAST, MOST = np.float32(-87.0), np.float32(88.0)
+# Taylor's terms of exp(r) from the seventh power down to the second; |r| <= ln(2) / 2.
+TERMS = tuple(np.float32(1 / f) for f in (5040, 720, 120, 24, 6, 2))
+
+
+@njit(nogil=True, error_model="numpy", inline="always")
+def exp(x):
+    """exp(x) in float32 to two units in the last place, in instructions that a loop can take 16 at a time."""
+    x = min(max(x, LEAST), MOST)
+    whole = np.floor(x * LOG2E + HALF)
+    rest = x - whole * LN2_HIGH - whole * LN2_LOW
+    result = TERMS[0]
+    result = result * rest + TERMS[1]
+    result = result * rest + TERMS[2]
+    result = result * rest + TERMS[3]
+    result = result * rest + TERMS[4]
+    result = result * rest + TERMS[5]
+    result = result * rest * rest + rest + ONE
+    return result * _as_float(np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)))

@@ -1,0 +1,212 @@
+"""Forward passes over tokens of any rows: what every kind of network offers, and the kind that runs any model.
+
+A row is a text in flight. Its keys, values and coefficients stay between calls; a call brings new tokens of some rows
+and gives next-token logits. `TorchNetwork` drives the model's own `transformers` code, with the LoRA stack as hooks, on
+any device and at any precision; `mixer.native` is the fast kind for Llama-shaped models on a CPU.
+
+Knows nothing of tokenizers, sessions or disks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from mixer.lora import Gate, LoRAStack, LowRank
+
+
+class Network(Protocol):
+    """A model with room for rows.
+
+    Attributes:
+        gate: the rows' coefficients; assign `gate[row]` between calls.
+        chunk: how many tokens of a long prompt to bring in one call, so that other rows need not wait long.
+        batch_exact: whether a row's logits are the same bit for bit whatever else a call holds.
+    """
+
+    gate: Gate
+    chunk: int
+    batch_exact: bool
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """Make room for at least so many rows of so many tokens; what rows hold stays."""
+        ...
+
+    def forward(
+        self, ids: Sequence[int], rows: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
+    ) -> Tensor:
+        """Run tokens through the model, and keep their keys and values in place of what the rows had from there on.
+
+        Args:
+            ids, rows, positions: of each token; the tokens of one row side by side and in order.
+            wanted: indices of the tokens whose next-token logits are wanted, ascending.
+
+        Returns:
+            `(len(wanted), V)` float32.
+        """
+        ...
+
+    def snapshot(self, row: int, length: int) -> Any:
+        """A copy of a row's first `length` keys and values."""
+        ...
+
+    def restore(self, row: int, snapshot: Any, length: int) -> None:
+        """Put the first `length` of a snapshot at the beginning of a row."""
+        ...
+
+    def clear(self) -> None:
+        """Let go of what all rows hold, and of the room for it."""
+        ...
+
+
+@dataclass
+class _Held:
+    """One row's keys and values, each `(layers, heads, length, D)` as a list over layers."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    def first(self, length: int) -> _Held:
+        return _Held([k[:, :length] for k in self.keys], [v[:, :length] for v in self.values])
+
+
+class TorchNetwork:
+    """Any causal LM whose layers are attention, by its own code.
+
+    Rows that decode together are one batch, padded on the left, and stay assembled as long as the same rows go on.
+
+    Args:
+        lm: the base model; its modules get a forward hook each.
+        adapters: each anchor's parts by module name, in coefficient order.
+        rows: how many rows there may be.
+    """
+
+    chunk = 256
+    batch_exact = False
+
+    def __init__(self, lm: Any, adapters: Sequence[Mapping[str, LowRank]], rows: int) -> None:
+        self._lm, self._device, self._dtype = lm, lm.device, lm.dtype
+        self._stack = LoRAStack(lm, adapters, lm.dtype)
+        self.gate = Gate(self._stack.ranks, rows)
+        self._held: dict[int, _Held] = {}
+        self._batch: tuple[int, ...] = ()
+        self._lengths: tuple[int, ...] = ()  # tokens that each row of the batch holds
+        self._cache = DynamicCache()
+
+    def reserve(self, rows: int, columns: int) -> None:
+        """See `Network`; keys and values grow by themselves here."""
+
+    @torch.inference_mode()
+    def forward(
+        self, ids: Sequence[int], rows: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
+    ) -> Tensor:
+        """See `Network`."""
+        asked, results, single = set(wanted), {}, []
+        for row, group in groupby(range(len(ids)), key=lambda index: rows[index]):
+            own = list(group)
+            if len(own) == 1 and positions[own[0]] > 0:
+                single += own
+                continue
+            logits = self._fill(row, [ids[index] for index in own], positions[own[0]])
+            results |= {index: logits[place] for place, index in enumerate(own) if index in asked}
+        if single:
+            logits = self._decode(
+                [ids[index] for index in single],
+                tuple(rows[index] for index in single),
+                tuple(positions[index] for index in single),
+            )
+            results |= {index: logits[place] for place, index in enumerate(single)}
+        if not wanted:
+            return torch.zeros(0, self._lm.config.get_text_config().vocab_size)
+        return torch.stack([results[index] for index in wanted]).float()
+
+    def snapshot(self, row: int, length: int) -> _Held:
+        """See `Network`."""
+        self._take_apart()
+        held = self._held[row].first(length)
+        return _Held([k.clone() for k in held.keys], [v.clone() for v in held.values])
+
+    def restore(self, row: int, snapshot: _Held, length: int) -> None:
+        """See `Network`."""
+        self._take_apart()
+        self._held[row] = snapshot.first(length)
+
+    def clear(self) -> None:
+        """See `Network`."""
+        self._held, self._batch, self._lengths, self._cache = {}, (), (), DynamicCache()
+
+    def _fill(self, row: int, ids: list[int], start: int) -> Tensor:
+        """Several tokens of one row, `(T, V)`."""
+        self._take_apart()
+        cache = DynamicCache()
+        if start:
+            held = self._held[row].first(start)
+            for layer, (keys, values) in enumerate(zip(held.keys, held.values, strict=True)):
+                cache.update(keys[None], values[None], layer)
+        with self._stack.applied(self._gate([row])):
+            logits = self._lm(
+                input_ids=torch.tensor([ids], device=self._device),
+                position_ids=torch.arange(start, start + len(ids), device=self._device)[None],
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[0]
+        layers: list[Any] = list(cache.layers)
+        self._held[row] = _Held([layer.keys[0] for layer in layers], [layer.values[0] for layer in layers])
+        return logits
+
+    def _decode(self, ids: list[int], rows: tuple[int, ...], positions: tuple[int, ...]) -> Tensor:
+        """One token of each row, `(B, V)`."""
+        if rows != self._batch or positions != self._lengths:
+            self._assemble(rows, positions)
+        longest = max(positions)
+        pads = torch.tensor([[longest - position] for position in positions])
+        mask = (torch.arange(longest + 1)[None] >= pads).long().to(self._device) if min(positions) < longest else None
+        with self._stack.applied(self._gate(rows)):
+            logits = self._lm(
+                input_ids=torch.tensor(ids, device=self._device)[:, None],
+                attention_mask=mask,
+                position_ids=torch.tensor(positions, device=self._device)[:, None],
+                past_key_values=self._cache,
+                use_cache=True,
+            ).logits[:, -1]
+        self._lengths = tuple(position + 1 for position in positions)
+        return logits
+
+    def _gate(self, rows: Sequence[int]) -> Tensor | None:
+        """The rows' coefficients, `(B, R)`; None where all are the base, so that the stack costs nothing."""
+        if not any(any(self.gate[row]) for row in rows):
+            return None
+        return self.gate.values[list(rows)].to(self._device, self._dtype)
+
+    def _assemble(self, rows: tuple[int, ...], lengths: tuple[int, ...]) -> None:
+        """Rows side by side, their first `lengths` tokens padded on the left."""
+        self._take_apart()
+        parts = [self._held[row].first(length) for row, length in zip(rows, lengths, strict=True)]
+        self._cache = DynamicCache()
+        for layer in range(len(parts[0].keys)):
+            self._cache.update(
+                _padded([part.keys[layer] for part in parts]), _padded([part.values[layer] for part in parts]), layer
+            )
+        self._batch, self._lengths = rows, lengths
+
+    def _take_apart(self) -> None:
+        """Give the batch's rows back what they hold."""
+        layers: list[Any] = list(self._cache.layers)
+        for index, (row, length) in enumerate(zip(self._batch, self._lengths, strict=True)):
+            self._held[row] = _Held(
+                [layer.keys[index, :, layer.keys.shape[-2] - length :] for layer in layers],
+                [layer.values[index, :, layer.values.shape[-2] - length :] for layer in layers],
+            )
+        self._batch, self._lengths, self._cache = (), (), DynamicCache()
+
+
+def _padded(parts: list[Tensor]) -> Tensor:
+    """Tensors `(heads, length, D)` as one `(B, heads, longest, D)`, padded on the left."""
+    longest = max(part.shape[1] for part in parts)
+    return torch.stack([torch.nn.functional.pad(part, (0, 0, longest - part.shape[1], 0)) for part in parts])
