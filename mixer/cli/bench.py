@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from mixer.cli.command import command
+from mixer.cli.command import ROOT, command
+from mixer.evals.bench.plan import DTYPES, PEERS, Plan
 
 
 def add(commands: Any) -> None:
@@ -13,19 +15,35 @@ def add(commands: Any) -> None:
     bench = commands.add_parser("bench", help="speed, side by side with peers").add_subparsers(
         required=True, metavar="WHAT"
     )
-    command(bench, "moves", bench_moves, "what one slider move costs, ours and PEFT's")
+    for name, text in (
+        ("moves", "what a slider move costs, from the move to the first token under it"),
+        ("decode", "tokens a second at rest, under mixes, and folded"),
+        ("batch", "eight mixes in one batch"),
+    ):
+        added = command(bench, name, bench_one, text)
+        added.set_defaults(what=name)
+        added.add_argument("--quick", action="store_true", help="a short run; its figures are rough")
+        added.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of everybody's weights")
+        added.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+        added.add_argument("--threads", type=int, default=0, help="most threads of each system; 0 is all cores")
+        added.add_argument("--base", type=Path, default=ROOT / "assets" / "base", help="folder of a Llama-like model")
+        added.add_argument("--anchors", type=Path, default=ROOT / "anchors", help="folder of adapters")
+        added.add_argument("--seed", type=int, default=0, help="of coefficients and moves")
     memory = command(bench, "memory", bench_memory, "what a base of 1.5 billion parameters with twelve anchors takes")
     memory.add_argument("--layers", type=int, default=28)
     memory.add_argument("--hidden", type=int, default=1536)
 
 
-def bench_moves(options: argparse.Namespace) -> dict:
-    """Microseconds a slider move."""
-    from mixer.evals import moves
+def bench_one(options: argparse.Namespace) -> dict:
+    """Run one benchmark; its report."""
+    import importlib
 
-    report = moves.bench_moves()
+    names = ("base", "anchors", "dtype", "threads", "quick", "seed")
+    plan = Plan(**{name: getattr(options, name) for name in names}, peers=tuple(options.peers))
+    module = importlib.import_module(f"mixer.evals.bench.{options.what}")
+    report = getattr(module, f"bench_{options.what}")(plan)
     if not options.json:
-        print(moves.table(report))
+        print(module.table(report))
     return report
 
 

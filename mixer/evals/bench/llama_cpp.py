@@ -52,7 +52,11 @@ class LlamaCpp:
             raise BadArtifact(f"llama.cpp cannot load {base}.", "Export it again.")
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.vocab_size: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.version = str(lib.__version__)
+        self.system = lib.llama_print_system_info().decode()
         self._adapters: list[Any] = []
+        self._live: Any = None  # where llama.cpp reads the live adapters and their scales
+        self._scales: Any = None
         self._length, self._context = context, None
         for path in adapters:
             self.add_adapter(path)
@@ -64,6 +68,8 @@ class LlamaCpp:
         if not adapter:
             raise BadArtifact(f"llama.cpp cannot load the adapter {path}.", "Export it again.")
         self._adapters.append(adapter)
+        self._live = (self._lib.llama_adapter_lora_p_ctypes * len(self._adapters))()
+        self._scales = (ctypes.c_float * len(self._adapters))()
         return len(self._adapters) - 1
 
     def use(self, knobs: Knobs) -> None:
@@ -88,11 +94,12 @@ class LlamaCpp:
 
     def set_scales(self, scales: Sequence[float]) -> None:
         """Make the adapters live at these scales; those at zero, and those beyond the list, are off."""
-        lib = self._lib
-        live = [(adapter, scale) for adapter, scale in zip(self._adapters, scales, strict=False) if scale]
-        adapters = (lib.llama_adapter_lora_p_ctypes * len(live))(*[adapter for adapter, _ in live])
-        numbers = (ctypes.c_float * len(live))(*[scale for _, scale in live])
-        lib.llama_set_adapters_lora(self._context, adapters, len(live), numbers)
+        live = 0
+        for adapter, scale in zip(self._adapters, scales, strict=False):
+            if scale:
+                self._live[live], self._scales[live] = adapter, scale
+                live += 1
+        self._lib.llama_set_adapters_lora(self._context, self._live, live, self._scales)
 
     def prefill(self, ids: Sequence[int]) -> np.ndarray:
         """Forget everything and read a prompt: next-token logits `(V,)`, valid until the next call."""
