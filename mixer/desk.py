@@ -84,6 +84,7 @@ class Desk:
         judges: str | Path | None = None,
         strict: bool = True,
         any_base: bool = False,
+        native: bool = True,
         quantize: str | None = None,
         device_map: DeviceMap | None = None,
     ) -> Desk:
@@ -124,7 +125,7 @@ class Desk:
         if strict and problems:
             raise problems[0]
         shown = Path(name).name if base else f"embedded {lm.num_parameters() / 1e6:.0f}M"
-        return cls(Model(lm, tokenizer, found), found, loaded_judges, shown, [str(p) for p in problems])
+        return cls(Model(lm, tokenizer, found, native), found, loaded_judges, shown, [str(p) for p in problems])
 
     @property
     def base_model(self) -> PreTrainedModel:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,7 +50,7 @@ class Model:
             )
         self.context = int(getattr(config, "max_position_embeddings", None) or 2048)
         parts = [adapter.parts for adapter in anchors.adapters]
-        self.slow_because = unsupported(lm) if native else "not asked for"
+        self.slow_because = unsupported(lm, parts) if native else "not asked for"
         kind = TorchNetwork if self.slow_because else NativeNetwork
         self.network: Network = kind(lm, parts, rows=1 + MOST_ROWS)
         self.lock = threading.Lock()

@@ -209,9 +209,7 @@ class Scheduler:
         if not seats:
             return
         with self._model.lock:
-            self._network.reserve(
-                max(seat.row for seat in seats) + 1, max(self._room(seat.session) for seat in seats)
-            )
+            self._network.reserve(max(seat.row for seat in seats) + 1, max(self._room(seat.session) for seat in seats))
             ids: list[int] = []
             rows: list[int] = []
             positions: list[int] = []

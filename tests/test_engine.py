@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer import Desk, MixerError, Request, SamplingParams
+from mixer import Desk, Mix, MixerError, Request, SamplingParams, Setting
 from mixer.engine import TextStream
 from mixer.errors import InvalidValue, UnknownName
 from tests.factory import byte_tokenizer, make_desk_folders
@@ -18,9 +18,14 @@ from tests.factory import byte_tokenizer, make_desk_folders
 PROMPT = "Nurse Abeni unfolded"
 
 
-@pytest.fixture(scope="module")
-def desk(tiny: Path) -> Desk:
-    return Desk.load(tiny / "base", tiny / "anchors", device="cpu")
+@pytest.fixture(scope="module", params=["native", "torch"])
+def desk(tiny: Path, request: pytest.FixtureRequest) -> Desk:
+    return Desk.load(tiny / "base", tiny / "anchors", device="cpu", native=request.param == "native")
+
+
+def uncached(desk: Desk, ids: list[int], mix: Mix) -> torch.Tensor:
+    """Log-probabilities of the token after `ids`, by a forward pass over all of them."""
+    return torch.log_softmax(desk._model.logits(ids, mix.coefficients(desk.anchors)), dim=-1)
 
 
 def params(n: int = 24, seed: int = 7, **options) -> SamplingParams:
@@ -46,27 +51,24 @@ def test_steps_are_drawn_from_the_exact_distribution(desk: Desk):
     """Cached decoding gives the log-probabilities of an uncached forward pass over prompt and text so far."""
     mix, session = desk.mix(formality=1.2, humor=-0.6), desk.session(PROMPT, None, params(10))
     session.mix = mix
-    panel = desk._model.stack.panel(1)
-    panel.set(0, mix.coefficients(desk.anchors))
     ids = list(session.prompt_ids)
     for step in session:
-        expected = torch.log_softmax(desk._model.logits(ids, panel), dim=-1)[step.token_id]
+        expected = uncached(desk, ids, mix)[step.token_id]
         assert step.logprob == pytest.approx(float(expected), abs=1e-4)
         assert step.exact and step.mix_key == mix.key
         ids.append(step.token_id)
 
 
-def test_a_base_with_sliding_windows_decodes_as_exactly(tmp_path: Path):
+@pytest.mark.parametrize("native", [True, False])
+def test_a_base_with_sliding_windows_decodes_as_exactly(tmp_path: Path, native: bool):
     folders = make_desk_folders(tmp_path, "mistral")
-    desk = Desk.load(folders / "base", folders / "anchors", device="cpu")
+    desk = Desk.load(folders / "base", folders / "anchors", device="cpu", native=native)
     long = params(30, seed=5)
     session, other = desk.session(PROMPT, desk.mix(humor=1), long, "refill"), desk.session("Hi", None, long)
-    panel = desk._model.stack.panel(1)
     for step, _ in desk.lockstep(session, other):
         if step is None:
             break
-        panel.set(0, session.mix.coefficients(desk.anchors))
-        expected = torch.log_softmax(desk._model.logits(session.prompt_ids + session.token_ids[:-1], panel), dim=-1)
+        expected = uncached(desk, session.prompt_ids + session.token_ids[:-1], session.mix)
         assert step.logprob == pytest.approx(float(expected[step.token_id]), abs=1e-4)
         if step.index % 7 == 3:
             session.mix = desk.mix(formality=step.index / 10)
@@ -91,8 +93,6 @@ def test_a_move_takes_effect_at_the_next_token(desk: Desk, mode: str):
 
 def test_after_a_refill_the_next_token_is_exact_and_after_keep_it_is_not(desk: Desk):
     target, gaps = desk.mix(formality=-1.5), {}
-    panel = desk._model.stack.panel(1)
-    panel.set(0, target.coefficients(desk.anchors))
     for mode in ("keep", "refill"):
         # Another row beside it, shorter at first: refilling must leave it and its padding alone.
         session = desk.session(PROMPT, desk.mix(humor=1), params(12), mode)
@@ -103,7 +103,7 @@ def test_after_a_refill_the_next_token_is_exact_and_after_keep_it_is_not(desk: D
                 session.mix = target
             if tick.index == 7:
                 ids = session.prompt_ids + session.token_ids[:-1]
-                expected = torch.log_softmax(desk._model.logits(ids, panel), dim=-1)[tick.token_id]
+                expected = uncached(desk, ids, target)[tick.token_id]
                 gaps[mode] = abs(tick.logprob - float(expected))
         assert other.token_ids == list(desk.generate("Hi", desk.mix(humor=-1), params(12)).token_ids)
     assert gaps["refill"] < 1e-4 < gaps["keep"]
@@ -128,8 +128,6 @@ def test_moving_to_an_equal_mix_keeps_the_text_exact(desk: Desk):
 
 
 def test_a_bad_move_is_refused_in_the_caller_s_thread_and_the_stream_goes_on(desk: Desk):
-    from mixer import Mix, Setting
-
     session = desk.session(PROMPT, None, params(8))
     for step in session:
         if step.index == 3:
@@ -185,8 +183,8 @@ def test_a_text_ends_where_the_model_s_context_does(desk: Desk):
 
 def test_a_text_does_not_end_itself_before_min_new_tokens(desk: Desk):
     eos = next(iter(desk._model.eos_ids))
-    free = [desk.generate(PROMPT, None, params(60, seed=s, temperature=2.0, top_p=1)) for s in range(12)]
-    held = [desk.generate(PROMPT, None, params(60, s, min_new_tokens=60, temperature=2.0, top_p=1)) for s in range(12)]
+    free = [desk.generate(PROMPT, None, params(60, seed=s, temperature=2.0, top_p=1)) for s in range(20)]
+    held = [desk.generate(PROMPT, None, params(60, s, min_new_tokens=60, temperature=2.0, top_p=1)) for s in range(20)]
     assert any(eos in out.token_ids for out in free) and not any(eos in out.token_ids[:59] for out in held)
 
 

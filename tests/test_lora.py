@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from mixer import Desk, Mix, SamplingParams
-from mixer.lora import Panel
-from tests.factory import ARCHITECTURES, make_desk_folders, merged_reference
+from mixer.anchors import load_anchors
+from mixer.lora import Gate, LoRAStack
+from tests.factory import ARCHITECTURES, VOCAB, make_desk_folders, merged_reference
 
 PROMPT = "The doctor took off his glasses"
 
@@ -61,30 +64,23 @@ def test_a_row_with_a_zero_gate_is_the_base_bit_for_bit(folders: Path, desk: Des
         assert (a.token_id, a.logprob.hex()) == (c.token_id, c.logprob.hex())
         if a.index == 5:
             break
-    rows = [model._model for model in (desk, bare)]
-    ids = rows[0].encode(PROMPT)
-    with torch.inference_mode():
-        batch = torch.tensor([ids, ids])
-        panel = rows[0].stack.panel(2)
-        panel.set(1, desk.mix(formality=1.5).coefficients(desk.anchors))
-        with rows[0].stack.applied(panel.gate):
-            mixed = rows[0].lm(batch).logits
-        assert torch.equal(mixed[0], rows[1].lm(batch).logits[0])
-        assert not torch.equal(mixed[1], mixed[0])
 
 
-def test_a_row_does_not_see_what_the_other_rows_hold(desk: Desk):
-    model = desk._model
-    ids = torch.tensor([model.encode(PROMPT)] * 4)
-    panel = model.stack.panel(4)
-    panel.set(0, desk.mix(formality=0.8).coefficients(desk.anchors))
+def test_the_stack_as_hooks_leaves_rows_with_a_zero_gate_alone(folders: Path, tmp_path: Path):
+    models = [AutoModelForCausalLM.from_pretrained(folders / "base", dtype=torch.float32).eval() for _ in range(2)]
+    adapters = load_anchors(folders / "anchors", models[0], "base").adapters
+    stack, gate = LoRAStack(models[0], [adapter.parts for adapter in adapters], torch.float32), Gate([4] * 4, 3)
+    ids = torch.randint(VOCAB, (3, 9))
     results = []
     with torch.inference_mode():
-        for position in (0.0, 1.5):
-            panel.set(2, desk.mix(humor=position).coefficients(desk.anchors))
-            with model.stack.applied(panel.gate):
-                results.append(model.lm(ids).logits[0])
-    assert torch.equal(*results)
+        for other in (0.5, -1.5):
+            gate[1] = (0.8, 0.0, 0.0, 0.3)
+            gate[2] = (other, 0.0, 1.0, 0.0)
+            with stack.applied(gate.values):
+                results.append(models[0](ids).logits)
+        plain = models[1](ids).logits
+    assert torch.equal(results[0][:2], results[1][:2]), "a row does not see how another's sliders move"
+    assert torch.equal(results[0][0], plain[0]) and not torch.equal(results[0][1], plain[1])
 
 
 def test_no_walk_of_the_sliders_changes_the_base_weights(folders: Path):
@@ -105,18 +101,15 @@ def weights_hash(desk: Desk) -> str:
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_panel_holds_what_was_last_set(dtype: torch.dtype):
-    panel = Panel([2, 3], rows=2, device=torch.device("cpu"), dtype=dtype)
-    assert panel.gate is None
-    panel.set(1, (0.5, -1.0))
-    panel.set(1, (0.0, -1.0))
-    assert panel.gate is not None and panel.row(0) is None
-    assert panel.values.tolist() == [[0] * 5, [0, 0, -1, -1, -1]]
-    panel.select([1])
-    assert panel.values.tolist() == [[0, 0, -1, -1, -1]]
-    panel.set(0, (0.0, 0.0))
-    assert panel.gate is None
+@given(st.lists(st.tuples(st.integers(0, 2), st.tuples(*[st.sampled_from([0.0, -1.0, 0.5])] * 3)), max_size=12))
+def test_a_gate_holds_what_was_last_set_and_knows_what_is_live(moves: list[tuple[int, tuple[float, ...]]]):
+    ranks, gate = (2, 1, 3), Gate((2, 1, 3), rows=3)
+    rows = [(0.0, 0.0, 0.0)] * 3
+    for row, coefficients in moves:
+        gate[row] = rows[row] = coefficients
+    expected = [[c for c, rank in zip(row, ranks, strict=True) for _ in range(rank)] for row in rows]
+    assert gate.values.tolist() == expected and [gate[row] for row in range(3)] == rows
+    assert gate.live == [column for column in range(6) if any(values[column] for values in expected)]
 
 
 def test_a_mix_that_was_made_by_algebra_steers_like_its_coefficients(desk: Desk):

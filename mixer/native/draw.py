@@ -7,40 +7,10 @@ import math
 import numpy as np
 from numba import njit
 
-from mixer.native.lanes import exp
+from mixer.native.lanes import SOURCES, exp
 
-# Shares of the likeliest token's probability, tried in turn until the tokens above it are enough to truncate.
-CUTS = tuple(10.0 ** (-k / 2) for k in range(2, 17)) + (0.0,)
-
-
-@njit(nogil=True, error_model="numpy", cache=True)
-def draw(logits, barred, may_end, cold, temperature, top_k, top_p, min_p, keys, tokens, logprobs):
-    """Draw a token for each row.
-
-    Args:
-        logits: `(B, V)` float32; changed where tokens are barred.
-        barred: token ids that the rows in `may_end`, `(B,)`, may draw and the others may not.
-        cold: `(B,)` whether the likeliest token is to be taken.
-        temperature, top_k, top_p, min_p: `(B,)`; what they leave out is 1, 0, 1 and 0.
-        keys: `(B,)` int64: seed and step, scrambled.
-        tokens, logprobs: `(B,)`, written: the choice, and its log-probability at temperature 1 with nothing barred.
-    """
-    rows, size = logits.shape
-    probs = np.empty(size, np.float32)
-    for row in range(rows):
-        own = logits[row]
-        most, factor = largest(own), np.float32(1.0 / temperature[row])
-        log_total = most + math.log(exp_of(own, most, np.float32(1.0), probs))
-        if not may_end[row]:
-            for token in barred:
-                own[token] = -np.inf
-            most = largest(own)
-        if cold[row]:
-            tokens[row] = first_of(own, most)
-        else:
-            total = exp_of(own, most, factor, probs)
-            tokens[row] = choose(probs, total, top_k[row], top_p[row], min_p[row], keys[row])
-        logprobs[row] = own[tokens[row]] - log_total
+# Shares of the likeliest token's probability, tried in turn until enough tokens lie above to truncate among them.
+CUTS = (*(10.0 ** (-k / 2) for k in range(2, 17)), 0.0)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -95,14 +65,16 @@ def choose(probs, total, top_k, top_p, min_p, key):
     """A token by probabilities of which the likeliest is 1 and that sum to `total`, truncated."""
     if top_k == 0 and top_p >= 1 and min_p == 0:
         return race(np.arange(probs.size), probs, probs.size, key)
-    least = np.float32(0)
-    for cut in CUTS:
-        least = np.float32(max(cut, min_p))
-        if cut <= min_p:
-            break
-        enough = top_p >= 1 or total_from(probs, least) >= top_p * total
-        if enough and (top_k == 0 or np.sum(probs >= least) >= top_k):
-            break
+    least = np.float32(min_p)
+    if top_k > 0 or min_p == 0:  # else all of min_p's tokens are needed
+        for cut in CUTS:
+            least = np.float32(max(cut, min_p))
+            if top_k > 0 and np.sum(probs >= least) >= top_k:
+                break
+            if top_k == 0 and total_from(probs, least) >= top_p * total:
+                break
+            if cut <= min_p:
+                break
     found = np.flatnonzero(probs >= least)
     order = found[np.argsort(-probs[found], kind="mergesort")]
     count = min(order.size, top_k) if top_k > 0 else order.size
@@ -139,3 +111,43 @@ def race(tokens, probs, count, key):
             if time < least:
                 best, least = token, time
     return best
+
+
+def _kept(sources: str):
+    """`draw`, compiled once for these sources."""
+
+    @njit(nogil=True, error_model="numpy", cache=True)
+    def draw(logits, barred, may_end, cold, temperature, top_k, top_p, min_p, keys, tokens, logprobs):
+        """Draw a token for each row.
+
+        Args:
+            logits: `(B, V)` float32; changed where tokens are barred.
+            barred: token ids that the rows in `may_end`, `(B,)`, may draw and the others may not.
+            cold: `(B,)` whether the likeliest token is to be taken.
+            temperature, top_k, top_p, min_p: `(B,)`; what they leave out is 1, 0, 1 and 0.
+            keys: `(B,)` int64: seed and step, scrambled.
+            tokens, logprobs: `(B,)`, written: the choice, and its log-probability at temperature 1 with nothing barred.
+        """
+        if not sources:  # which binds the compiled code to them
+            return
+        rows, size = logits.shape
+        probs = np.empty(size, np.float32)
+        for row in range(rows):
+            own = logits[row]
+            most, factor = largest(own), np.float32(1.0 / temperature[row])
+            log_total = most + math.log(exp_of(own, most, np.float32(1.0), probs))
+            if not may_end[row]:
+                for token in barred:
+                    own[token] = -np.inf
+                most = largest(own)
+            if cold[row]:
+                tokens[row] = first_of(own, most)
+            else:
+                total = exp_of(own, most, factor, probs)
+                tokens[row] = choose(probs, total, top_k[row], top_p[row], min_p[row], keys[row])
+            logprobs[row] = own[tokens[row]] - log_total
+
+    return draw
+
+
+draw = _kept(SOURCES)

@@ -1,12 +1,14 @@
 """Vector products with a fixed order of summation, as LLVM instructions for numba. Knows nothing of models.
 
 Weights come in panels: 64 neighboring outputs side by side, `(panels, depth, 64)`. A product walks the depth once and
-keeps 64 sums in registers, one lane an output, so no sum is ever split or reordered. bfloat16 weights are uint16 arrays,
-widened on the way; sums are float32. Offsets and strides count elements from an array's start.
+keeps 64 sums in registers, one lane an output, so no sum depends on what else is computed. bfloat16 weights are uint16
+arrays, widened on the way; sums are float32. Offsets and strides count elements from an array's start.
 """
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -16,11 +18,15 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-LANES, WIDTH, STRETCH = 16, 64, 128
+LANES, WIDTH, STRETCH = 16, 64, 64
 AHEAD = STRETCH * WIDTH  # weights to fetch while earlier ones are multiplied with many rows
 VECTORS = WIDTH // LANES
 # Rows that share one walk over a panel: as many as the registers hold. It changes the speed and no sum.
 BLOCK = 4 if llvm.get_host_cpu_features().get("avx512f") else 1
+
+# numba keeps compiled code between starts as long as the one file that a function stands in is unchanged. Functions
+# that are kept hold this digest of all files as a closure variable, which numba compares too.
+SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 
 F32, I64, I32, I16 = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(16)
 VECTOR = ir.VectorType(F32, LANES)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mixer.lora import Gate, LowRank
-from mixer.native import step
+from mixer.native import layout
 from mixer.native.lanes import LANES, WIDTH
+from mixer.native.step import run
 from mixer.native.team import Team
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
@@ -32,8 +33,8 @@ PARTS = 1  # of a phase, for each thread: none waits long for another
 NEVER = 2**62
 
 
-def unsupported(lm: Any) -> str | None:
-    """Why a model cannot run here; None where it can."""
+def unsupported(lm: Any, adapters: Sequence[Mapping[str, LowRank]]) -> str | None:
+    """Why a model with these adapters cannot run here; None where it can."""
     config = lm.config
     if config.model_type not in FAMILIES:
         return f"a {config.model_type} model"
@@ -50,6 +51,10 @@ def unsupported(lm: Any) -> str | None:
     sizes = (config.hidden_size, config.num_attention_heads * _head_size(config), config.intermediate_size)
     if any(size % LANES for size in sizes):
         return f"sizes that are no multiples of {LANES}"
+    names = [name for group in MODULES.values() for name in group]
+    odd = {part for parts in adapters for part in parts if not part.endswith(tuple(names))}
+    if odd:
+        return f"an adapter on {min(odd)}"
     biased = {name for name, _ in lm.named_parameters() if name.endswith("_proj.bias")}
     if any(not name.endswith(("q_proj.bias", "k_proj.bias", "v_proj.bias")) for name in biased):
         return "biases outside attention"
@@ -76,11 +81,13 @@ class NativeNetwork:
     chunk = CHUNK
     batch_exact = True
 
-    def __init__(self, lm: Any, adapters: Sequence[Mapping[str, LowRank]], rows: int, threads: int | None = None) -> None:
+    def __init__(
+        self, lm: Any, adapters: Sequence[Mapping[str, LowRank]], rows: int, threads: int | None = None
+    ) -> None:
         config = lm.config
         self._lm, self._half = lm, lm.dtype == torch.bfloat16
         self.layers, self.vocab = config.num_hidden_layers, lm.get_output_embeddings().weight.shape[0]
-        self._shape = step.Shape(
+        self._shape = layout.Shape(
             config.num_attention_heads,
             config.num_key_value_heads,
             _head_size(config),
@@ -88,7 +95,7 @@ class NativeNetwork:
             float(config.rms_norm_eps),
         )
         self._embedding = _array(lm.get_input_embeddings().weight)
-        self._weights = step.Weights(
+        self._weights = layout.Weights(
             *(self._packed(names) for names in MODULES.values()), _panels(lm.get_output_embeddings().weight)[None]
         )
         self._small_parts = self._read_small()
@@ -96,7 +103,7 @@ class NativeNetwork:
         self.gate = Gate(self._ranks, rows)
         self._lora = self._stacked(adapters)
         self.threads = threads or torch.get_num_threads()
-        self._team = Team(self.threads, step.run)
+        self._team = Team(self.threads, run)
         self.rows = self.columns = 0
         self.reserve(1, WIDTH)
 
@@ -115,9 +122,9 @@ class NativeNetwork:
             keys[:, : self.rows, :, : self.columns // WIDTH] = self._cache.keys
             values[:, : self.rows, :, :, : self.columns] = self._cache.values
         self.rows, self.columns = rows, columns
-        self._cache = step.Cache(keys, values)
+        self._cache = layout.Cache(keys, values)
         counts, live, gates = np.zeros(3, np.int64), np.zeros(sum(self._ranks), np.int64), self.gate.values.numpy()
-        self._call = step.Call(counts, *(np.zeros(tokens, np.int64) for _ in range(3)), live, gates)
+        self._call = layout.Call(counts, *(np.zeros(tokens, np.int64) for _ in range(3)), live, gates)
         self._work = self._buffers(tokens, columns)
         self._small = self._with_angles(columns)
         self._live: list[int] | None = None
@@ -209,17 +216,17 @@ class NativeNetwork:
         }
 
     @torch.inference_mode()
-    def _with_angles(self, columns: int) -> step.Small:
+    def _with_angles(self, columns: int) -> layout.Small:
         cos, sin = self._lm.model.rotary_emb(torch.zeros(1), torch.arange(columns)[None])
-        return step.Small(**self._small_parts, cos=_floats(cos[0]), sin=_floats(sin[0]))
+        return layout.Small(**self._small_parts, cos=_floats(cos[0]), sin=_floats(sin[0]))
 
-    def _stacked(self, adapters: Sequence[Mapping[str, LowRank]]) -> step.Lora:
+    def _stacked(self, adapters: Sequence[Mapping[str, LowRank]]) -> layout.Lora:
         stacks: dict[str, tuple[np.ndarray, ...]] = {}
         for group, names in MODULES.items():
             pairs = [self._stack_module(name, adapters) for name in names]
             stacks[f"{group}_a"] = tuple(a for a, _ in pairs)
             stacks[f"{group}_b"] = tuple(b for _, b in pairs)
-        return step.Lora(**stacks)
+        return layout.Lora(**stacks)
 
     def _stack_module(self, name: str, adapters: Sequence[Mapping[str, LowRank]]) -> tuple[np.ndarray, np.ndarray]:
         """A `(L, R, D_in)` and B in panels `(L, panels, R, 64)`, scaling inside B; R is 0 where nobody adapts it."""
@@ -241,7 +248,7 @@ class NativeNetwork:
             all_b.append(_panels(b.to(dtype)))
         return np.stack(all_a), np.stack(all_b)
 
-    def _buffers(self, tokens: int, columns: int) -> step.Work:
+    def _buffers(self, tokens: int, columns: int) -> layout.Work:
         shape, weights = self._shape, self._weights
         hidden = self._embedding.shape[1]
         parts = 1 if self.threads == 1 else PARTS * self.threads
@@ -258,7 +265,7 @@ class NativeNetwork:
             "hidden": (parts, tokens, hidden),
             "logits": (tokens, weights.head.shape[1] * WIDTH),
         }
-        return step.Work(**{name: np.zeros(size, np.float32) for name, size in sizes.items()})
+        return layout.Work(**{name: np.zeros(size, np.float32) for name, size in sizes.items()})
 
 
 def _head_size(config: Any) -> int:

@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = [
     ["mixer.errors", "mixer.mix", "mixer.params"],
-    ["mixer.lora", "mixer.sampling"],
+    ["mixer.lora", "mixer.native", "mixer.sampling", "mixer.network", "mixer.prefix"],
     ["mixer.load", "mixer.anchors", "mixer.judges", "mixer.model", "mixer.mixfile"],
-    ["mixer.engine", "mixer.desk"],
+    ["mixer.engine", "mixer.scheduler", "mixer.desk"],
     [
         "mixer.export",
         "mixer.gguf",

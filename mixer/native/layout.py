@@ -1,0 +1,91 @@
+"""The arrays that a forward pass works on, and their shapes. Knows nothing of what is done with them.
+
+Arrays are float32 but for weights, adapters and caches, which may be bfloat16 as uint16. L layers, N tokens of a call,
+D hidden size, H heads, G key and value heads, E head size, F feed-forward size, R gate width, C cache columns, T parts
+of a phase, V vocabulary. Panels are 64 wide, see `lanes`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Weights(NamedTuple):
+    """The base model's weights, or those with a mix folded in; all layers of a kind in one array, layer first."""
+
+    qkv: Any  # (L, panels of Q, then K, then V, D, 64)
+    o: Any  # (L, panels, H E, 64)
+    gate_up: Any  # (L, panels of gate, then up, D, 64)
+    down: Any  # (L, panels, F, 64)
+    head: Any  # (1, panels, D, 64)
+
+
+class Small(NamedTuple):
+    """What else a model knows."""
+
+    bias: Any  # (L, width of qkv), or (L, 0)
+    attention_norm: Any  # (L, D)
+    mlp_norm: Any  # (L, D)
+    final_norm: Any  # (D,)
+    q_norm: Any  # (L, E), or (L, 0)
+    k_norm: Any  # (L, E), or (L, 0)
+    windows: Any  # (L,) int64: how many positions a token sees, itself included
+    cos: Any  # (C, E)
+    sin: Any  # (C, E)
+
+
+class Lora(NamedTuple):
+    """All anchors' adapters, in the order Q, K, V; O; gate, up; down. An unadapted module has (L, 0, ...) arrays."""
+
+    qkv_a: Any  # three of (L, R, D)
+    qkv_b: Any  # three of (L, panels, R, 64)
+    o_a: Any
+    o_b: Any
+    gate_up_a: Any
+    gate_up_b: Any
+    down_a: Any
+    down_b: Any
+
+
+class Cache(NamedTuple):
+    """Keys with positions in the lanes, values with head dimensions in the lanes."""
+
+    keys: Any  # (L, rows, G, C / 64, E, 64)
+    values: Any  # (L, rows, G, E in panels, C, 64)
+
+
+class Work(NamedTuple):
+    """Where a call's numbers pass through."""
+
+    x: Any  # (N, D)
+    normed: Any  # (N, D)
+    qkv: Any  # (N, width of qkv)
+    attended: Any  # (N, H E)
+    gate_up: Any  # (N, width of gate_up)
+    active: Any  # (N, F)
+    low: Any  # (3, N, R)
+    scores: Any  # (T, C)
+    head_out: Any  # (T, E in panels)
+    hidden: Any  # (T, N, D)
+    logits: Any  # (N, V in panels)
+
+
+class Call(NamedTuple):
+    """One call's tokens, in arrays that stay where they are from call to call."""
+
+    counts: Any  # (3,) int64: tokens, wanted tokens, live ranks
+    rows: Any  # (N,) int64: cache and gate row of each token
+    positions: Any  # (N,) int64
+    wanted: Any  # (N,) int64: which tokens' logits are wanted
+    live: Any  # (R,) int64: gate columns that are not zero in every row, ascending
+    gates: Any  # (rows, R): coefficients
+
+
+class Shape(NamedTuple):
+    """Sizes and constants."""
+
+    heads: int
+    kv_heads: int
+    head_size: int
+    ff_size: int
+    eps: float
