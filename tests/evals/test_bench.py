@@ -112,10 +112,12 @@ def test_bytes_add_up_over_live_anchors_and_halve_in_bfloat16(tiny: Path, mix: l
     assert (2 * half.gate, 2 * half.weights) == (whole.gate, whole.weights)
 
 
-@given(st.integers(4, 100))
-def test_a_prompt_is_as_long_as_asked_for_but_never_longer(tokens: int):
+@given(st.integers(4, 100), st.integers(0, 40))
+def test_a_prompt_is_as_long_as_asked_for_but_never_longer(tokens: int, turn: int):
     tokenizer = Tokenizer.from_file(str(Path(__file__).parents[2] / "assets" / "base" / "tokenizer.json"))
-    assert tokens - 3 <= len(tokenizer.encode(prompt_of(tokenizer, tokens)).ids) <= tokens
+    text = prompt_of(tokenizer, tokens, turn)
+    assert tokens - 3 <= len(tokenizer.encode(text).ids) <= tokens
+    assert text.split()[:8] != prompt_of(tokenizer, 100, turn + 1).split()[:8]
 
 
 @given(st.integers(1, 16), st.integers(0, 16), st.integers(0, 5))

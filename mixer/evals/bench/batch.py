@@ -32,7 +32,7 @@ def bench_batch(plan: Plan) -> dict[str, Any]:
         for turn in range(rounds + 1):
             for place in range(len(running)):
                 system = running[(place + turn) % len(running)]
-                answer = texts(rig, system, prompt, mixes, tokens)
+                answer = texts(rig, system, rig.prompt(CONTEXT, tokens, turn + 1), mixes, tokens)
                 if turn:  # the first round warms up
                     taken[system.label].append({key: answer[key] for key in ("seconds", "decode")})
         return {

@@ -1,6 +1,7 @@
 """Tokens a second at batch 1: the desk at rest, with some and all anchors live, and folded, beside its peers.
 
-Decoding alone is timed, from the first token to the last; prompts are read beforehand. Rounds interleave all systems.
+Decoding is timed from the first token to the last, and the first token, which reads the prompt, apart. Rounds
+interleave all systems.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from mixer.evals.bench.rig import Prompt, Rig, System, footer, on_rig, progress
 from mixer.evals.bench.tables import markdown, p50_p95, percent, ratio, shown
 
 CONTEXTS, TOKENS, ROUNDS = (64, 376), 128, 9
-QUICK_TOKENS, QUICK_ROUNDS = 32, 2
+QUICK_CONTEXTS, QUICK_TOKENS, QUICK_ROUNDS = CONTEXTS[:1], 32, 2
 REST, SOME, ALL, FOLDED = "mixer, at rest", "mixer, a third live", "mixer, all live", "mixer, all folded"
 
 
 def bench_decode(plan: Plan) -> dict[str, Any]:
     """The report: a section a context, each with rows, ratios and what the bytes say."""
-    tokens, rounds = (QUICK_TOKENS, QUICK_ROUNDS) if plan.quick else (TOKENS, ROUNDS)
+    full = CONTEXTS, TOKENS, ROUNDS
+    contexts, tokens, rounds = (QUICK_CONTEXTS, QUICK_TOKENS, QUICK_ROUNDS) if plan.quick else full
 
     def run(rig: Rig) -> dict[str, Any]:
         systems = contestants(rig)
-        prompts = {len(prompt.ids): prompt for prompt in (rig.prompt(context, tokens) for context in CONTEXTS)}
         sections, settings = [], {}
-        for context, prompt in prompts.items():
-            settings |= tuned(rig, systems, prompt)
+        for context in sorted({min(context, rig.context - tokens) for context in contexts}):
+            settings |= tuned(rig, systems, rig.prompt(context, tokens))
             progress(f"decode: context {context}, {len(systems)} systems, {rounds} rounds of {tokens} tokens")
-            sections.append(section(rig, systems, prompt, tokens, rounds))
+            sections.append(section(rig, systems, context, tokens, rounds))
         return {"tokens": tokens, "rounds": rounds, "sections": sections, "llama_settings": settings}
 
     return on_rig(plan, (), run)
@@ -65,22 +66,25 @@ def tuned(rig: Rig, systems: list[System], prompt: Prompt) -> dict[str, str]:
     own = [system for system in systems if system.host == "llama.cpp"]
     settings = {}
     for system in own:
-        knobs = rig.ask(system, "tune", prompt, coefficients=system.coefficients)
+        knobs = rig.tune(system, prompt)
         settings[f"{system.label}, context {len(prompt.ids)}"] = knobs
     return settings
 
 
-def section(rig: Rig, systems: list[System], prompt: Prompt, tokens: int, rounds: int) -> dict[str, Any]:
+def section(rig: Rig, systems: list[System], context: int, tokens: int, rounds: int) -> dict[str, Any]:
     """Gates, then rounds in which every system writes once, the order turned by one each time."""
-    verdicts = rig.gated(systems, prompt, tokens)
+    verdicts = rig.gated(systems, rig.prompt(context, tokens), tokens)
     running = [system for system in systems if verdicts[system.label].right]
     steps: dict[str, list[list[float]]] = {system.label: [] for system in running}
+    first: dict[str, list[float]] = {system.label: [] for system in running}
     for turn in range(rounds + 1):
+        prompt = rig.prompt(context, tokens, turn + 1)
         for place in range(len(running)):
             system = running[(place + turn) % len(running)]
-            taken = rig.write(system, prompt, tokens)["steps"]
+            text = rig.write(system, prompt, tokens)
             if turn:  # the first round warms up
-                steps[system.label].append(taken)
+                steps[system.label].append(text["steps"])
+                first[system.label].append(text["first"])
     rows = []
     for system in systems:
         verdict = verdicts[system.label]
@@ -88,13 +92,14 @@ def section(rig: Rig, systems: list[System], prompt: Prompt, tokens: int, rounds
         if verdict.right:
             p50, p95 = p50_p95([step for taken in steps[system.label] for step in taken])
             row |= {"tokens_per_second": 1e3 / p50, "p50_ms": p50, "p95_ms": p95}
+            row["first_token_ms"] = 1e3 * statistics.median(first[system.label])
         rows.append(row)
     typical = {label: [statistics.median(taken) for taken in own] for label, own in steps.items()}
     return {
-        "context": len(prompt.ids),
+        "context": context,
         "rows": rows,
         "ratios": ratios(typical),
-        "overheads": overheads(rig, systems, typical, len(prompt.ids) + tokens // 2),
+        "overheads": overheads(rig, systems, typical, context + tokens // 2),
     }
 
 
@@ -130,12 +135,13 @@ def table(report: dict[str, Any]) -> str:
         f"{report['tokens']} tokens, {report['rounds']} rounds"
     ]
     for part in report["sections"]:
-        head = [f"context {part['context']}", "tokens/s", "ms a token, p50 / p95", "off by (nats)"]
+        head = [f"context {part['context']}", "tokens/s", "ms a token, p50 / p95", "first token (ms)", "off by (nats)"]
         rows = []
         for row in part["rows"]:
-            cells = ["wrong", ""]
+            cells = ["wrong", "", ""]
             if "p50_ms" in row:
                 cells = [row["tokens_per_second"], f"{shown(row['p50_ms'])} / {shown(row['p95_ms'])}"]
+                cells.append(row["first_token_ms"])
             rows.append([row["system"], *cells, f"{max(row['off'], row['short']):.2g}"])
         lines += ["", markdown(head, rows), ""]
         lines.append(markdown(["times as fast", ""], list(part["ratios"].items())))

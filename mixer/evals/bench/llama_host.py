@@ -14,7 +14,7 @@ from mixer.evals.bench.llama_cpp import Knobs, LlamaCpp
 from mixer.evals.bench.plan import poles
 
 KEPT = 96  # tokens of a text on which moves are measured
-TUNE_TOKENS, TUNE_PASSES = 24, 3
+TUNE_TOKENS = 16
 
 
 class Host:
@@ -38,11 +38,11 @@ class Host:
         """Load one more adapter; its place in the coefficients."""
         return self._runtime.add_adapter(path)
 
-    def tune(self, ids: Sequence[int], coefficients: Sequence[float]) -> str:
+    def tune(self, ids: Sequence[int], coefficients: Sequence[float], passes: int) -> str:
         """Try every setting on a text under this mix, and keep the fastest for mixes like it (some live, or none)."""
         choices = [Knobs(*knobs) for knobs in product({1, self._threads}, (False, True), ("float16", "float32"))]
         times: dict[Knobs, list[float]] = {knobs: [] for knobs in choices}
-        for _ in range(TUNE_PASSES):
+        for _ in range(passes):
             for knobs in choices:
                 self._use(knobs)
                 times[knobs].append(statistics.median(self._text(ids, coefficients, TUNE_TOKENS)["steps"]))

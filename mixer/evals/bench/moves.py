@@ -162,7 +162,7 @@ def gate(rig: Rig, prompt: Prompt) -> dict[str, float]:
         systems += [System(JOIN, "torch", mix, {"way": "cat"})]
     if rig.has("llama.cpp"):
         systems.append(System(LLAMA, "llama.cpp", mix))
-        rig.ask(systems[-1], "tune", prompt, coefficients=mix)
+        rig.tune(systems[-1], prompt)
     verdicts = rig.gated(systems, prompt, 0)
     return {label: verdict.off for label, verdict in verdicts.items() if not verdict.right}
 

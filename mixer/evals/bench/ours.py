@@ -191,15 +191,17 @@ class _Stage:
         """See to it that every session can take two more steps."""
         if self._left < 2:
             mixes = [session.mix for session in self.sessions] or self._mixes
-            rule = "refill" if self._exact else "keep"
-            tokens = SESSION_TOKENS
-            params = _greedy(tokens)
-            self.sessions = [self._desk.session(self._prompt, mix, params, rule) for mix in mixes]
+            rule, params = "refill" if self._exact else "keep", _greedy(SESSION_TOKENS)
+            # All texts begin under the same mixes, so that the desk keeps no more prompts the longer this goes on.
+            self.sessions = [self._desk.session(self._prompt, mix, params, rule) for mix in self._mixes]
             self.ticks = self._desk.lockstep(*self.sessions)
-            for _ in range(4):  # the prompt, and the first steps after it
+            next(self.ticks)
+            for session, mix in zip(self.sessions, mixes, strict=True):
+                session.mix = mix
+            for _ in range(3):
                 next(self.ticks)
             room = self._desk.context - len(self.sessions[0].prompt_ids)
-            self._left = min(tokens, room) - 4
+            self._left = min(SESSION_TOKENS, room) - 4
         self._left -= 2
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 PEERS = ("transformers", "peft", "llama.cpp")
 DTYPES = ("float32", "bfloat16")
-OPENING = "The last train of the evening was late"
-SENTENCE = ", and nobody who waited there could say why, for the night was cold and the lamps were low"
+TEXT = "The last train of the evening was late and nobody who waited there could say why, for the night was cold, the wind "
+TEXT += "had not slept for a week, and the lamps burned low along the whole platform"
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Plan:
         object.__setattr__(self, "threads", self.threads or cores)
 
 
-def prompt_of(tokenizer: Tokenizer, tokens: int) -> str:
-    """A text of about this many tokens, never more."""
-    words = OPENING.split(" ")
-    more = SENTENCE.split(" ")
+def prompt_of(tokenizer: Tokenizer, tokens: int, turn: int = 0) -> str:
+    """A text of about this many tokens, never more; each turn's begins with other words, so none was read before."""
+    words = TEXT.split()
+    words = words[turn % len(words) :] + words[: turn % len(words)]
     text = words[0]
     for index in range(1, tokens):
-        longer = f"{text} {(words + more)[index] if index < len(words) else more[(index - len(words)) % len(more)]}"
+        longer = f"{text} {words[index % len(words)]}"
         if len(tokenizer.encode(longer).ids) > tokens:
             break
         text = longer

@@ -110,12 +110,12 @@ class Rig:
         """The base's tokenizer."""
         return Tokenizer.from_file(str(self.plan.base / "tokenizer.json"))
 
-    def prompt(self, tokens: int, new: int) -> Prompt:
-        """A prompt of about so many tokens, fewer where `new` ones would not fit after it."""
+    def prompt(self, tokens: int, new: int, turn: int = 0) -> Prompt:
+        """A prompt of about so many tokens, fewer where `new` ones would not fit after it; another one each turn."""
         tokens = min(tokens, self.context - new)
         if tokens < 4:
             raise InvalidValue(f"{new} new tokens do not fit this model's context of {self.context}.", "Ask for fewer.")
-        text = prompt_of(self.tokenizer, tokens)
+        text = prompt_of(self.tokenizer, tokens, turn)
         return Prompt(text, self.tokenizer.encode(text).ids)
 
     def ask(self, system: System, question: str, prompt: Prompt, **values: Any) -> Any:
@@ -126,6 +126,10 @@ class Rig:
     def write(self, system: System, prompt: Prompt, tokens: int) -> dict[str, Any]:
         """One text of this many tokens."""
         return self.ask(system, "write", prompt, coefficients=system.coefficients, tokens=tokens)
+
+    def tune(self, system: System, prompt: Prompt) -> str:
+        """Let llama.cpp find its best settings for a mix and a prompt; what they are."""
+        return self.ask(system, "tune", prompt, coefficients=system.coefficients, passes=1 if self.plan.quick else 4)
 
     def gate(self, system: System, prompt: Prompt, tokens: int) -> Verdict:
         """Hold a system against the reference, on the path that will be timed."""
