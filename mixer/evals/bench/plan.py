@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 PEERS = ("transformers", "peft", "llama.cpp")
 DTYPES = ("float32", "bfloat16")
-TEXT = "The last train of the evening was late and nobody who waited there could say why, for the night was cold, the wind "
-TEXT += "had not slept for a week, and the lamps burned low along the whole platform"
+TEXT = "The last train of the evening was late and nobody who waited there could say why, for the night was cold, "
+TEXT += "the wind had not slept for a week, and the lamps burned low along the whole platform"
 
 
 @dataclass(frozen=True)
