@@ -16,11 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.anchors import AnchorSet, load_anchors
 from mixer.engine import OnMixChange, Session, Stats, Step, encode_prompt
-from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName
+from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName, Unsupported
+from mixer.fold import AutoFold
 from mixer.judges import Judges, load_judges
 from mixer.load import DeviceMap, is_quantized, load_base, local_folder, pick_device, pick_dtype
 from mixer.mix import Attribute, Mix, MixRule, Setting, bounded
-from mixer.model import Model
+from mixer.model import SCRATCH, Model
 from mixer.params import SamplingParams
 from mixer.scheduler import Scheduler
 
@@ -63,10 +64,17 @@ class Desk:
     """
 
     def __init__(
-        self, model: Model, anchors: AnchorSet, judges: Judges | None, name: str, problems: Sequence[str] = ()
+        self,
+        model: Model,
+        anchors: AnchorSet,
+        judges: Judges | None,
+        name: str,
+        problems: Sequence[str] = (),
+        auto_fold: bool = True,
     ) -> None:
         self._model, self._judges = model, judges
-        self._scheduler = Scheduler(model)
+        self._fold = AutoFold(model.network, SCRATCH)
+        self._scheduler = Scheduler(model, fold=self._fold if auto_fold and not is_quantized(model.lm) else None)
         self.anchor_set = anchors
         self.attributes: Mapping[str, Attribute] = MappingProxyType(dict(anchors.attributes))
         self.anchors, self.context, self.name = model.anchors, model.context, name
@@ -85,6 +93,7 @@ class Desk:
         strict: bool = True,
         any_base: bool = False,
         native: bool = True,
+        auto_fold: bool = True,
         quantize: str | None = None,
         device_map: DeviceMap | None = None,
     ) -> Desk:
@@ -125,7 +134,9 @@ class Desk:
         if strict and problems:
             raise problems[0]
         shown = Path(name).name if base else f"embedded {lm.num_parameters() / 1e6:.0f}M"
-        return cls(Model(lm, tokenizer, found, native), found, loaded_judges, shown, [str(p) for p in problems])
+        return cls(
+            Model(lm, tokenizer, found, native), found, loaded_judges, shown, [str(p) for p in problems], auto_fold
+        )
 
     @property
     def base_model(self) -> PreTrainedModel:
@@ -217,6 +228,36 @@ class Desk:
             for _ in self.lockstep(*sessions[start : start + BATCH_ROWS]):
                 pass
         return [Output(s.text, tuple(s.token_ids), s.finish_reason, s.seed, s.stats) for s in sessions]
+
+    def fold(self, mix: Mix) -> None:
+        """Fold a mix into the weights until `unfold`: texts under it run as fast as the base, others on the difference.
+
+        Exact but for rounding; the base's own weights stay as they are. Acts on the next step of what is being written.
+
+        Raises:
+            Unsupported: the base is quantized, so that a small delta would be lost in rounding.
+        """
+        if self.quantized:
+            raise Unsupported(
+                f"The base is quantized ({self.quantized}): folded into its weights, a mix would be lost in rounding.",
+                "Leave it to the gate, which is exact, or load the base without quantization.",
+            )
+        coefficients = mix.coefficients(self.anchors)
+        with self._model.lock:
+            self._fold.by_hand = True
+            self._model.network.fold(coefficients)
+
+    def unfold(self) -> None:
+        """Go back to the base's own weights."""
+        with self._model.lock:
+            self._fold.by_hand = False
+            self._model.network.fold((0.0,) * len(self.anchors))
+
+    @property
+    def folded(self) -> Mix | None:
+        """The mix that is folded into the weights, by hand or because it pays."""
+        coefficients = dict(zip(self.anchors, self._model.network.gate.folded, strict=True))
+        return Mix(raw=coefficients) if any(coefficients.values()) else None
 
     def scores(self, text: str) -> dict[str, float]:
         """What each judge makes of a text, attribute -> score in [0, 1]; empty if no judges are loaded."""

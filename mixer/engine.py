@@ -123,6 +123,7 @@ class Session:
         self._first_at = self._last_at = None
         self._apply_us: float | None = None
         self._all_exact = True
+        self._last_move = -REST_SECONDS
         self._written = 0
         self.finish_reason: FinishReason | None = None
         self.begin()
@@ -174,6 +175,11 @@ class Session:
         return len(self.token_ids) >= self.params.min_new_tokens
 
     @property
+    def at_rest(self) -> bool:
+        """Whether the mix was not moved lately."""
+        return time.perf_counter() - self._last_move >= REST_SECONDS
+
+    @property
     def current(self) -> Mix:
         """The mix that the row's gate holds."""
         return self._current
@@ -187,6 +193,7 @@ class Session:
             former, self._current = self._current, mix
             self._apply_us = 1e6 * (time.perf_counter() - start)
             if self.token_ids and mix != former:
+                self._last_move = start
                 if self.on_mix_change == "restart":
                     self.begin()
                     return True

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,42 +34,62 @@ class Gate:
 
     Args:
         ranks: width of each anchor's slot, `(K,)`.
-        rows: how many; all begin at zero, the base model.
+        rows: how many; none is in use yet.
 
     Attributes:
-        values: the coefficients, each repeated over its anchor's slot.
-        live: the columns that are not zero in every row, ascending; what is not live costs nothing.
+        values: what the stack multiplies with: a row's coefficients less those that are folded into the weights, each
+            repeated over its anchor's slot; zeros in rows that are not in use.
+        folded: coefficients that are in the weights already, `(K,)`.
     """
 
     def __init__(self, ranks: Sequence[int], rows: int) -> None:
         ends = [0, *accumulate(ranks)]
         self.values = torch.zeros(rows, ends[-1])
-        self.live: list[int] = []
+        self.folded = (0.0,) * len(ranks)
         self._slots = list(pairwise(ends))
-        self._coefficients = [(0.0,) * len(ranks) for _ in range(rows)]
-        self._rows_with = [0] * len(ranks)  # how many rows have each anchor
+        self._coefficients: list[tuple[float, ...] | None] = [None] * rows
+        self._residuals = [self.folded] * rows
+        self._writes = 0
+        self._live: tuple[tuple[Sequence[int], int], np.ndarray] | None = None
 
-    def __getitem__(self, row: int) -> tuple[float, ...]:
-        """One row's coefficients, `(K,)`."""
+    def __getitem__(self, row: int) -> tuple[float, ...] | None:
+        """One row's coefficients, `(K,)`; None where it is not in use."""
         return self._coefficients[row]
 
-    def __setitem__(self, row: int, coefficients: tuple[float, ...]) -> None:
-        """Move one row's coefficients, `(K,)`; only slots that changed are rewritten."""
-        former = self._coefficients[row]
-        if coefficients == former:
-            return
-        values, turned = self.values.numpy()[row], False
-        for anchor, (old, new) in enumerate(zip(former, coefficients, strict=True)):
-            if old != new:
-                start, stop = self._slots[anchor]
-                values[start:stop] = new
-                if not old or not new:
-                    self._rows_with[anchor] += 1 if new else -1
-                    turned = True
+    def __setitem__(self, row: int, coefficients: tuple[float, ...] | None) -> None:
+        """Move one row's coefficients, `(K,)`; only slots that changed are rewritten. None puts the row out of use."""
         self._coefficients[row] = coefficients
-        if turned:
-            slots = (slot for slot, rows in zip(self._slots, self._rows_with, strict=True) if rows)
-            self.live = [column for slot in slots for column in range(*slot)]
+        if coefficients is None:
+            self._write(row, (0.0,) * len(self.folded))
+        elif any(self.folded):
+            self._write(row, tuple(c - f for c, f in zip(coefficients, self.folded, strict=True)))
+        else:
+            self._write(row, coefficients)
+
+    def fold(self, coefficients: tuple[float, ...]) -> None:
+        """From now on these coefficients are in the weights."""
+        self.folded = coefficients
+        for row, own in enumerate(self._coefficients):
+            if own is not None:
+                self[row] = own
+
+    def live(self, rows: Sequence[int]) -> np.ndarray:
+        """The columns that are not zero in all of these rows, ascending int64; what is not live costs nothing."""
+        key = (rows, self._writes)
+        if self._live is None or self._live[0] != key:
+            self._live = key, np.flatnonzero(self.values.numpy()[list(set(rows))].any(axis=0))
+        return self._live[1]
+
+    def _write(self, row: int, residual: tuple[float, ...]) -> None:
+        former = self._residuals[row]
+        if residual == former:
+            return
+        values = self.values.numpy()[row]
+        for (start, stop), old, new in zip(self._slots, former, residual, strict=True):
+            if old != new:
+                values[start:stop] = new
+        self._residuals[row] = residual
+        self._writes += 1
 
 
 class LoRAStack:

@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -120,19 +120,18 @@ class Mix:
 
     @cached_property
     def weights(self) -> Mapping[str, float]:
-        """Coefficient of every anchor that has one, by anchor name in sorted order; zeros left out."""
-        total: dict[str, float] = dict(self.raw)
+        """Coefficient of every anchor that has one, by anchor name; zeros left out."""
+        total = dict(self.raw)
         for attribute, setting in self.settings.items():
             for pole, coefficient in zip(POLES, setting.coefficients(self.rule), strict=True):
                 name = f"{attribute}.{pole}"
                 total[name] = total.get(name, 0.0) + coefficient
-        return MappingProxyType({name: total[name] for name in sorted(total) if total[name] != 0.0})
+        return MappingProxyType({name: coefficient for name, coefficient in total.items() if coefficient})
 
     @cached_property
     def key(self) -> str:
         """A digest of the coefficients, the same on every machine: part of every cache key."""
-        text = ";".join(f"{name}={coefficient!r}" for name, coefficient in self.weights.items())
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return f"{sum(_digest(name, coefficient) for name, coefficient in self.weights.items()) % 2**128:032x}"
 
     def coefficients(self, anchors: Sequence[str]) -> tuple[float, ...]:
         """One float per anchor name, `(K,)`.
@@ -142,24 +141,39 @@ class Mix:
         Raises:
             UnknownName: the mix gives weight to an anchor of which neither pole is in `anchors`.
         """
-        weights = self.weights
-        if not weights.keys() <= set(anchors):
-            weights = _onto_existing_poles(weights, anchors)
-        return tuple([weights.get(name, 0.0) for name in anchors])
+        coefficients = tuple([self.weights.get(name, 0.0) for name in anchors])
+        if sum(map(bool, coefficients)) < len(self.weights):
+            weights = _onto_existing_poles(self.weights, anchors)
+            coefficients = tuple([weights.get(name, 0.0) for name in anchors])
+        return coefficients
 
     def with_setting(self, attribute: str, alpha: float, lambda_: float = 1.0) -> Mix:
         """This mix with one attribute set, in the paper's terms."""
-        return replace(self, settings={**self.settings, attribute: Setting(alpha, lambda_)})
+        return self._moved(attribute, Setting(alpha, lambda_))
 
     def with_position(self, attribute: str, position: float) -> Mix:
         """This mix with one slider moved; the attribute keeps its `lambda_`."""
         former = self.settings.get(attribute)
-        setting = Setting.at(position, former.lambda_ if former else 1.0)
-        return replace(self, settings={**self.settings, attribute: setting})
+        return self._moved(attribute, Setting.at(position, former.lambda_ if former else 1.0))
 
     def without(self, attribute: str) -> Mix:
         """This mix with one attribute at rest."""
         return replace(self, settings={name: s for name, s in self.settings.items() if name != attribute})
+
+    def _moved(self, attribute: str, setting: Setting) -> Mix:
+        """This mix with one setting replaced. All else was checked when this mix was made, and the coefficients are
+        carried over but for this attribute's, so that a slider move costs the same however many anchors there are."""
+        moved, settings, weights = object.__new__(Mix), {**self.settings, attribute: setting}, dict(self.weights)
+        for pole, coefficient in zip(POLES, setting.coefficients(self.rule), strict=True):
+            name = f"{attribute}.{pole}"
+            if total := self.raw.get(name, 0.0) + coefficient:
+                weights[name] = total
+            else:
+                weights.pop(name, None)
+        moved.__dict__.update(
+            settings=MappingProxyType(settings), rule=self.rule, raw=self.raw, weights=MappingProxyType(weights)
+        )
+        return moved
 
     def __add__(self, other: Mix) -> Mix:
         names = {*self.weights, *other.weights}
@@ -186,6 +200,12 @@ class Mix:
         parts = [f"{name} {setting.position:+.2f}" for name, setting in sorted(self.settings.items())]
         parts += [f"{coefficient:+.2f}*{name}" for name, coefficient in sorted(self.raw.items())]
         return ", ".join(parts) or "base"
+
+
+@lru_cache(maxsize=4096)
+def _digest(name: str, coefficient: float) -> int:
+    """A number of 128 bits; a mix's key is the sum of its anchors'."""
+    return int.from_bytes(hashlib.blake2b(f"{name}={coefficient!r}".encode(), digest_size=16).digest())
 
 
 def bounded(name: str, value: object, low: float, high: float) -> float:

@@ -77,4 +77,4 @@ class Model:
             try:
                 return network.forward(ids, [SCRATCH] * len(ids), range(len(ids)), [len(ids) - 1])[0]
             finally:
-                network.gate[SCRATCH] = (0.0,) * len(self.anchors)
+                network.gate[SCRATCH] = None

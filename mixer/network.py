@@ -10,13 +10,16 @@ Knows nothing of tokenizers, sessions or disks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from transformers import DynamicCache
+from transformers.pytorch_utils import Conv1D
 
 from mixer.lora import Gate, LoRAStack, LowRank
 
@@ -64,6 +67,13 @@ class Network(Protocol):
         """Let go of what all rows hold, and of the room for it."""
         ...
 
+    def fold(self, coefficients: tuple[float, ...]) -> None:
+        """Compute with weights that have these coefficients in them, `(K,)`; rows with others run on the difference.
+
+        The base's own weights stay as they are, and zeros go back to them.
+        """
+        ...
+
 
 @dataclass
 class _Held:
@@ -92,7 +102,8 @@ class TorchNetwork:
 
     def __init__(self, lm: Any, adapters: Sequence[Mapping[str, LowRank]], rows: int) -> None:
         self._lm, self._device, self._dtype = lm, lm.device, lm.dtype
-        self._stack = LoRAStack(lm, adapters, lm.dtype)
+        self._stack, self._adapters = LoRAStack(lm, adapters, lm.dtype), adapters
+        self._folded: dict[str, Parameter] = {}
         self.gate = Gate(self._stack.ranks, rows)
         self._held: dict[int, _Held] = {}
         self._batch: tuple[int, ...] = ()
@@ -141,6 +152,43 @@ class TorchNetwork:
         """See `Network`."""
         self._held, self._batch, self._lengths, self._cache = {}, (), (), DynamicCache()
 
+    @torch.inference_mode()
+    def fold(self, coefficients: tuple[float, ...]) -> None:
+        """See `Network`; float32 sums from the base's weights, rounded once."""
+        changed = {
+            name
+            for parts, old, new in zip(self._adapters, self.gate.folded, coefficients, strict=True)
+            if old != new
+            for name in parts
+        }
+        for name in changed:
+            module = self._lm.get_submodule(name)
+            weight, total = module.weight, None
+            for parts, coefficient in zip(self._adapters, coefficients, strict=True):
+                if coefficient and (part := parts.get(name)):
+                    b, a = (side.to(weight.device, torch.float32) for side in (part.b, part.a))
+                    delta = coefficient * part.scaling * (b @ a)
+                    total = delta if total is None else total + delta
+            if total is None:
+                self._folded.pop(name, None)
+            else:
+                total = total.T if isinstance(module, Conv1D) else total
+                self._folded[name] = Parameter((weight.float() + total).to(weight.dtype), requires_grad=False)
+        self.gate.fold(coefficients)
+
+    @contextmanager
+    def _weights(self):
+        """The folded weights in the modules' places, for one pass alone: whoever looks at the model sees the base."""
+        own = {name: self._lm.get_submodule(name) for name in self._folded}
+        base = {name: module._parameters["weight"] for name, module in own.items()}
+        try:
+            for name, module in own.items():
+                module._parameters["weight"] = self._folded[name]
+            yield
+        finally:
+            for name, module in own.items():
+                module._parameters["weight"] = base[name]
+
     def _fill(self, row: int, ids: list[int], start: int) -> Tensor:
         """Several tokens of one row, `(T, V)`."""
         self._take_apart()
@@ -149,7 +197,7 @@ class TorchNetwork:
             held = self._held[row].first(start)
             for layer, (keys, values) in enumerate(zip(held.keys, held.values, strict=True)):
                 cache.update(keys[None], values[None], layer)
-        with self._stack.applied(self._gate([row])):
+        with self._stack.applied(self._gate([row])), self._weights():
             logits = self._lm(
                 input_ids=torch.tensor([ids], device=self._device),
                 position_ids=torch.arange(start, start + len(ids), device=self._device)[None],
@@ -167,7 +215,7 @@ class TorchNetwork:
         longest = max(positions)
         pads = torch.tensor([[longest - position] for position in positions])
         mask = (torch.arange(longest + 1)[None] >= pads).long().to(self._device) if min(positions) < longest else None
-        with self._stack.applied(self._gate(rows)):
+        with self._stack.applied(self._gate(rows)), self._weights():
             logits = self._lm(
                 input_ids=torch.tensor(ids, device=self._device)[:, None],
                 attention_mask=mask,
@@ -180,7 +228,7 @@ class TorchNetwork:
 
     def _gate(self, rows: Sequence[int]) -> Tensor | None:
         """The rows' coefficients, `(B, R)`; None where all are the base, so that the stack costs nothing."""
-        if not any(any(self.gate[row]) for row in rows):
+        if not self.gate.live(rows).size:
             return None
         return self.gate.values[list(rows)].to(self._device, self._dtype)
 

@@ -19,6 +19,7 @@ import torch
 
 from mixer.engine import Session, Step
 from mixer.errors import Busy, InvalidValue
+from mixer.fold import AutoFold
 from mixer.model import MOST_ROWS, SCRATCH, Model
 from mixer.prefix import PrefixCache
 from mixer.sampling import Sampler
@@ -61,10 +62,13 @@ class Scheduler:
 
     Args:
         most_rows, most_tokens: what may be in flight at once, up to 64 rows; further sessions wait in a queue.
+        fold: where to fold mixes into the weights; None never does by itself.
     """
 
-    def __init__(self, model: Model, most_rows: int = MOST_ROWS, most_tokens: int = MOST_TOKENS) -> None:
-        self._model, self._network = model, model.network
+    def __init__(
+        self, model: Model, most_rows: int = MOST_ROWS, most_tokens: int = MOST_TOKENS, fold: AutoFold | None = None
+    ) -> None:
+        self._model, self._network, self._fold = model, model.network, fold
         self.most_rows, self.most_tokens = most_rows, max(most_tokens, model.context)
         self.prefixes = PrefixCache(PREFIX_TOKENS)
         self._free = list(range(most_rows, SCRATCH, -1))
@@ -160,7 +164,7 @@ class Scheduler:
         party.seats.remove(seat)
         self._free.append(seat.row)
         with self._model.lock:
-            self._network.gate[seat.row] = (0.0,) * len(self._model.anchors)
+            self._network.gate[seat.row] = None
             if len(self._free) == self.most_rows:
                 self._network.clear()
 
@@ -232,6 +236,8 @@ class Scheduler:
                 if stop == len(seat.ids):
                     wanted.append(len(ids) - 1)
                     drawing.append(seat)
+            if self._fold:
+                self._fold.settle(self._shared_mix(), max(self._left(seat) for seat in seats))
             logits = self._network.forward(ids, rows, positions, wanted)
             for seat, stop in filled:
                 seat.filled = stop
@@ -239,6 +245,16 @@ class Scheduler:
                 self._keep_prefix(seat)
         if drawing:
             self._draw(drawing, logits)
+
+    def _shared_mix(self) -> tuple[float, ...] | None:
+        """The coefficients that all texts in flight have at rest, `(K,)`; None where they have not the same."""
+        seats = [seat for party in list(self._parties) for seat in list(party.seats)]
+        own = {self._network.gate[seat.row] for seat in seats}
+        return own.pop() if len(own) == 1 and all(seat.session.at_rest for seat in seats) else None
+
+    def _left(self, seat: Seat) -> int:
+        """Tokens that a session may still write."""
+        return seat.session.params.max_new_tokens - len(seat.session.token_ids)
 
     def _prepare(self, seat: Seat) -> None:
         """Bring a row to its session's mix; while a prompt is being read, the mix stays as it is."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mixer.lora import Gate, LowRank
 from mixer.native import layout
+from mixer.native.fold import Folder
 from mixer.native.lanes import LANES, WIDTH
 from mixer.native.step import run
 from mixer.native.team import Team
@@ -102,6 +103,10 @@ class NativeNetwork:
         self._ranks = [max(part.a.shape[0] for part in parts.values()) for parts in adapters]
         self.gate = Gate(self._ranks, rows)
         self._lora = self._stacked(adapters)
+        ends = [0, *accumulate(self._ranks)]
+        sums = 4 * sum(array.size for array in self._weights[:-1])
+        self._folder = Folder(self._weights, self._lora, list(pairwise(ends)), keep=sums < 0.25 * _free_memory())
+        self._live_weights = self._weights
         self.threads = threads or torch.get_num_threads()
         self._team = Team(self.threads, run)
         self.rows = self.columns = 0
@@ -127,7 +132,7 @@ class NativeNetwork:
         self._call = layout.Call(counts, *(np.zeros(tokens, np.int64) for _ in range(3)), live, gates)
         self._work = self._buffers(tokens, columns)
         self._small = self._with_angles(columns)
-        self._live: list[int] | None = None
+        self._live: np.ndarray | None = None
         self._bind()
 
     def forward(
@@ -154,16 +159,23 @@ class NativeNetwork:
         self.rows = self.columns = 0
         self.reserve(1, WIDTH)
 
+    def fold(self, coefficients: tuple[float, ...]) -> None:
+        """See `mixer.network.Network`."""
+        self._live_weights = self._folder.fold(coefficients)
+        self.gate.fold(coefficients)
+        self._bind()
+
     # What follows builds the arrays.
 
     def _piece(self, ids, rows, positions, wanted, at: int) -> Tensor:
         call, stop = self._call, min(len(ids), at + self._call.rows.size)
         count = stop - at
         own = [index - at for index in wanted if at <= index < stop]
-        if self._live is not self.gate.live:
-            self._live = self.gate.live
-            call.live[: len(self._live)] = self._live
-        call.counts[:] = count, len(own), len(self._live)
+        live = self.gate.live(rows[at:stop])
+        if live is not self._live:
+            self._live = live
+            call.live[: live.size] = live
+        call.counts[:] = count, len(own), live.size
         call.rows[:count], call.positions[:count] = rows[at:stop], positions[at:stop]
         call.wanted[: len(own)] = own
         embedded = self._embedding[np.asarray(ids[at:stop])]
@@ -174,9 +186,8 @@ class NativeNetwork:
         return torch.from_numpy(self._work.logits[: len(own), : self.vocab].copy())
 
     def _bind(self) -> None:
-        self._arguments = (
-            self._weights, self._small, self._lora, self._cache, self._work, self._call, self._shape
-        )  # fmt: skip
+        weights, small, lora = self._live_weights, self._small, self._lora
+        self._arguments = (weights, small, lora, self._cache, self._work, self._call, self._shape)
 
     def _module(self, layer: int, name: str) -> nn.Linear:
         return self._lm.get_submodule(f"model.layers.{layer}.{name}")
