@@ -27,7 +27,7 @@ class Host:
     def __init__(self, base: str, adapters: Sequence[str], threads: int, context: int) -> None:
         self._runtime = LlamaCpp(base, adapters, context)
         self._adapters, self._threads = len(adapters), threads
-        self._knobs: dict[bool, Knobs] = {}
+        self._knobs: dict[int, Knobs] = {}  # by the number of live adapters
         self._used = Knobs()
 
     def facts(self) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class Host:
         return self._runtime.add_adapter(path)
 
     def tune(self, ids: Sequence[int], coefficients: Sequence[float], passes: int) -> str:
-        """Try every setting on a text under this mix, and keep the fastest for mixes like it (some live, or none)."""
+        """Try every setting on a text under this mix, and keep the fastest for mixes with as many live adapters."""
         choices = [Knobs(*knobs) for knobs in product({1, self._threads}, (False, True), ("float16", "float32"))]
         times: dict[Knobs, list[float]] = {knobs: [] for knobs in choices}
         for _ in range(passes):
@@ -47,7 +47,7 @@ class Host:
                 self._use(knobs)
                 times[knobs].append(statistics.median(self._text(ids, coefficients, TUNE_TOKENS)["steps"]))
         best = min(times, key=lambda knobs: min(times[knobs]))
-        self._knobs[any(coefficients)] = best
+        self._knobs[_live(coefficients)] = best
         return str(best)
 
     def logprobs(self, ids: Sequence[int], coefficients: Sequence[float]) -> list[float]:
@@ -110,7 +110,9 @@ class Host:
         return taken
 
     def _prepare(self, coefficients: Sequence[float]) -> None:
-        self._use(self._knobs.get(any(coefficients), self._used))
+        if self._knobs:
+            live = _live(coefficients)
+            self._use(self._knobs[min(self._knobs, key=lambda tuned: abs(tuned - live))])
         self._runtime.set_scales(coefficients)
 
     def _use(self, knobs: Knobs) -> None:
@@ -132,3 +134,7 @@ class Host:
             "first": times[0] - begin,
             "steps": [b - a for a, b in pairwise(times)],
         }
+
+
+def _live(coefficients: Sequence[float]) -> int:
+    return sum(map(bool, coefficients))
