@@ -8,18 +8,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-from mixer.native.lanes import WIDTH, append, dots, exp, product
+from mixer.native.lanes import WIDTH, append, dots, exp, inner, product
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def share(count, part, parts):
     """A part of range(count)."""
     return count * part // parts, count * (part + 1) // parts
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def rms_norm(x, weight, eps, out):
     """`out = weight * x / sqrt(mean(x^2) + eps)` for one token."""
     size = x.shape[0]
@@ -36,25 +35,31 @@ def rms_norm(x, weight, eps, out):
         out[i] = x[i] * factor * weight[i]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def down_project(layer, x, a, low, call, part, parts):
     """`low[j] = g * (A_j x)` for the modules j that read the same x; a part of the ranks."""
     tokens, live = call.counts[0], call.counts[2]
     depth, width = x.shape[1], low.shape[2]
-    start, stop = share(len(a) * live, part, parts)
-    for i in range(start, stop):
-        module, rank = i // live, call.live[i % live]
+    i, stop = share(len(a) * live, part, parts)
+    while i < stop:
+        module, first = i // live, call.live[i % live]
+        last = first
+        while i < stop and i // live == module and call.live[i % live] == last:  # neighbors together
+            last += 1
+            i += 1
         of_module = a[module]
         if of_module.shape[1] == 0:
             continue
-        to = module * low.shape[1] * width + rank
-        at = (layer * of_module.shape[1] + rank) * depth
-        dots(low, to, width, x, 0, depth, tokens, of_module, at, depth)
+        to = module * low.shape[1] * width + first
+        at = (layer * of_module.shape[1] + first) * depth
+        dots(low, to, width, x, 0, depth, tokens, of_module, at, depth, last - first)
         for m in range(tokens):
-            low[module, m, rank] *= call.gates[call.rows[m], rank]
+            row = call.rows[m]
+            for rank in range(first, last):
+                low[module, m, rank] *= call.gates[row, rank]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def up_project(layer, x, w, b, low, call, out, part, parts):
     """`out += W x + B low`, panel by panel; one part of the panels."""
     tokens, live = call.counts[0], call.counts[2]
@@ -95,7 +100,7 @@ def up_project(layer, x, w, b, low, call, out, part, parts):
             )
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def rotate(vector, cos, sin):
     """Rotary embedding of one head, halves apart."""
     half = vector.shape[0] // 2
@@ -105,7 +110,7 @@ def rotate(vector, cos, sin):
         vector[i + half] = b * cos[i + half] + a * sin[i + half]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def place(layer, small, cache, call, work, shape, part, parts):
     """Rotate queries and keys, and write keys and values to the cache; one part of the heads."""
     size, heads, kv_heads = shape.head_size, shape.heads, shape.kv_heads
@@ -136,7 +141,7 @@ def place(layer, small, cache, call, work, shape, part, parts):
             values[k // WIDTH, position, k % WIDTH] = work.qkv[m, values_at + head * size + k]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def attend(layer, small, cache, call, work, shape, part, parts):
     """Softmax attention of every token to its own row up to itself; one part of the heads."""
     size, heads, kv_heads = shape.head_size, shape.heads, shape.kv_heads
@@ -182,13 +187,12 @@ def attend(layer, small, cache, call, work, shape, part, parts):
             work.attended[m, head * size + k] = out[k] * factor
 
 
-@njit(nogil=True, error_model="numpy")
-def activate(work, tokens, ff_size, part, parts):
-    """SwiGLU: `active = silu(gate) * up`; one part of the columns."""
+@inner
+def activate(gate_up, tokens, ff_size, out, part, parts):
+    """SwiGLU: `out = silu(gate) * up`; one part of the columns."""
     up_at = (ff_size + WIDTH - 1) // WIDTH * WIDTH
     start, stop = share(ff_size, part, parts)
     for m in range(tokens):
-        gate, up = work.gate_up[m, start:stop], work.gate_up[m, up_at + start : up_at + stop]
-        active = work.active[m, start:stop]
+        gate, up, own = gate_up[m, start:stop], gate_up[m, up_at + start : up_at + stop], out[m, start:stop]
         for i in range(stop - start):
-            active[i] = gate[i] / (np.float32(1) + exp(-gate[i])) * up[i]
+            own[i] = gate[i] / (np.float32(1) + exp(-gate[i])) * up[i]

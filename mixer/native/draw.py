@@ -7,27 +7,31 @@ import math
 import numpy as np
 from numba import njit
 
-from mixer.native.lanes import SOURCES, exp
+from mixer.native.lanes import SOURCES, exp, inner
 
 # Shares of the likeliest token's probability, tried in turn until enough tokens lie above to truncate among them.
 CUTS = (*(10.0 ** (-k / 2) for k in range(2, 17)), 0.0)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def largest(values):
     """The largest value, sixteen comparisons at a time."""
-    lanes = np.full(16, -np.inf, np.float32)
+    lanes = np.empty(16, np.float32)
+    for lane in range(16):
+        lanes[lane] = -np.inf
     whole = values.size - values.size % 16
     for i in range(0, whole, 16):
         for lane in range(16):
             lanes[lane] = max(lanes[lane], values[i + lane])
-    most = lanes.max()
+    most = lanes[0]
+    for lane in range(1, 16):
+        most = max(most, lanes[lane])
     for i in range(whole, values.size):
         most = max(most, values[i])
     return most
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def first_of(values, value):
     """Where a value stands first."""
     for i in range(values.size):
@@ -36,7 +40,7 @@ def first_of(values, value):
     return 0
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def exp_of(values, most, factor, out):
     """`out = exp((values - most) * factor)`; its sum."""
     for i in range(values.size):
@@ -44,55 +48,104 @@ def exp_of(values, most, factor, out):
     return total_from(out, np.float32(0))
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def total_from(probs, least):
     """The sum of all probabilities that are at least `least`."""
-    lanes = np.zeros(16, np.float32)
+    lanes = np.empty(16, np.float32)
+    for lane in range(16):
+        lanes[lane] = 0
     whole = probs.size - probs.size % 16
     for i in range(0, whole, 16):
         for lane in range(16):
             p = probs[i + lane]
             lanes[lane] += p if p >= least else np.float32(0)
-    total = lanes.sum()
+    total = lanes[0]
+    for lane in range(1, 16):
+        total += lanes[lane]
     for i in range(whole, probs.size):
         if probs[i] >= least:
             total += probs[i]
     return total
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def choose(probs, total, top_k, top_p, min_p, key):
     """A token by probabilities of which the likeliest is 1 and that sum to `total`, truncated."""
+    size = probs.size
+    tokens = np.empty(size, np.int64)
     if top_k == 0 and top_p >= 1 and min_p == 0:
-        return race(np.arange(probs.size), probs, probs.size, key)
+        for token in range(size):
+            tokens[token] = token
+        return race(tokens, probs, size, key)
     least = np.float32(min_p)
     if top_k > 0 or min_p == 0:  # else all of min_p's tokens are needed
         for cut in CUTS:
             least = np.float32(max(cut, min_p))
-            if top_k > 0 and np.sum(probs >= least) >= top_k:
+            if cut <= min_p:
+                break
+            if top_k > 0 and count_from(probs, least) >= top_k:
                 break
             if top_k == 0 and total_from(probs, least) >= top_p * total:
                 break
-            if cut <= min_p:
-                break
-    found = np.flatnonzero(probs >= least)
-    order = found[np.argsort(-probs[found], kind="mergesort")]
-    count = min(order.size, top_k) if top_k > 0 else order.size
+    count = 0
+    for token in range(size):
+        if probs[token] >= least:
+            tokens[count] = token
+            count += 1
+    sort(tokens, probs, count)
+    if 0 < top_k < count:
+        count = top_k
     if top_p < 1:
         if top_k > 0 or min_p > 0:
             total = np.float32(0)
             for i in range(count):
-                total += probs[order[i]]
+                total += probs[tokens[i]]
         before = np.float32(0)
         for i in range(count):
             if i > 0 and before >= top_p * total:
                 count = i
                 break
-            before += probs[order[i]]
-    return race(order, probs, count, key)
+            before += probs[tokens[i]]
+    return race(tokens, probs, count, key)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
+def count_from(probs, least):
+    """How many probabilities are at least `least`."""
+    count = 0
+    for i in range(probs.size):
+        count += probs[i] >= least
+    return count
+
+
+@inner
+def sort(tokens, probs, count):
+    """The first `count` tokens by falling probability, equals in the order of their ids: a heap sort."""
+    for end in range(2 * count - 1, 0, -1):
+        # First the heap is built, from its last parent up; then its root, the least, goes to the end time and again.
+        root, size = end - count, count
+        if end < count:
+            root, size = 0, end
+            tokens[0], tokens[end] = tokens[end], tokens[0]
+        while True:
+            child = 2 * root + 1
+            if child >= size:
+                break
+            if child + 1 < size and later(tokens[child + 1], tokens[child], probs):
+                child += 1
+            if not later(tokens[child], tokens[root], probs):
+                break
+            tokens[root], tokens[child] = tokens[child], tokens[root]
+            root = child
+
+
+@inner
+def later(a, b, probs):
+    """Whether token a comes after token b."""
+    return probs[a] < probs[b] or (probs[a] == probs[b] and a > b)
+
+
+@inner
 def race(tokens, probs, count, key):
     """The first of `count` tokens to arrive, each after an exponential time at the rate of its probability.
 
@@ -116,7 +169,7 @@ def race(tokens, probs, count, key):
 def _kept(sources: str):
     """`draw`, compiled once for these sources."""
 
-    @njit(nogil=True, error_model="numpy", cache=True)
+    @njit(nogil=True, error_model="numpy", cache=True, no_cfunc_wrapper=True)
     def draw(logits, barred, may_end, cold, temperature, top_k, top_p, min_p, keys, tokens, logprobs):
         """Draw a token for each row.
 

@@ -22,7 +22,7 @@ REFRESH = 256  # moves after which the sum is computed anew, so that rounding er
 def _kept(sources: str):
     """`add_products`, compiled once for these sources."""
 
-    @njit(nogil=True, error_model="numpy", cache=True)
+    @njit(nogil=True, error_model="numpy", cache=True, no_cfunc_wrapper=True)
     def add_products(delta, first, factors, b):
         """`delta += factors @ b` for the panels of one module in all layers.
 

@@ -33,20 +33,18 @@ VECTOR = ir.VectorType(F32, LANES)
 ZERO = ir.Constant(VECTOR, [0.0] * LANES)
 
 
+# For functions that only compiled code calls: without ways in from Python and C they compile in half the time.
+inner = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
 class _Code:
     """Short words for the instructions that both products need."""
 
-    def __init__(self, context: Any, builder: ir.IRBuilder) -> None:
-        self.context, self.builder = context, builder
+    def __init__(self, builder: ir.IRBuilder) -> None:
+        self.builder = builder
         self._fma = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(VECTOR, [VECTOR] * 3), f"llvm.fma.v{LANES}f32"
         )
-
-    def address(self, array_type: types.Array, array: Any, offset: Any) -> Any:
-        """Bytes from nowhere to an element."""
-        data = self.context.make_array(array_type)(self.context, self.builder, array).data
-        size = array_type.dtype.bitwidth // 8
-        return self.builder.add(self.builder.ptrtoint(data, I64), self.builder.mul(offset, I64(size)))
 
     def at(self, base: Any, elements: Any, kind: Any, size: int) -> Any:
         return self.builder.inttoptr(
@@ -78,6 +76,22 @@ class _Code:
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         return self.builder.call(self._fma, [a, b, c])
 
+    def totals(self, vectors: list[Any]) -> list[Any]:
+        """The sum of each vector's lanes, added by halves: l and l + 8, then 4, 2, 1 apart; 1, 4 or 16 vectors."""
+        count, width = len(vectors), LANES  # of lanes that still belong to one sum
+        while width > 1:
+            width //= 2
+            starts = range(0, LANES, 2 * width)
+            # Two vectors shrink into one as long as there are two; after that, lanes are left over.
+            pairs = list(zip(vectors[::2], vectors[1::2], strict=True)) if len(vectors) > 1 else [(vectors[0],) * 2]
+            halves = []
+            for half in (0, width):
+                lanes = [start + half + lane + own for own in (0, LANES) for start in starts for lane in range(width)]
+                kind = ir.VectorType(I32, LANES)
+                halves.append([self.builder.shuffle_vector(a, b, ir.Constant(kind, lanes)) for a, b in pairs])
+            vectors = [self.builder.fadd(low, high) for low, high in zip(*halves, strict=True)]
+        return [self.builder.extract_element(vectors[0], I32(i)) for i in range(count)]
+
     def loop(self, count: Any, step: int, start: list[Any], body: Any) -> list[Any]:
         """`values = body(i, values)` for i in range(0, count, step), at least once; the last values."""
         builder = self.builder
@@ -101,6 +115,36 @@ class _Code:
         return results
 
 
+def _shared(name: str, body: Any, arrays: tuple[types.Array, ...]):
+    """Code that calls a function of its own, compiled once however often it is used.
+
+    `body(code, to, to_stride, from, from_stride, weights, depth)` writes it; the first, third and fifth are addresses.
+    """
+
+    def address(context: Any, builder: ir.IRBuilder, kind: types.Array, array: Any, offset: Any) -> Any:
+        data = context.make_array(kind)(context, builder, array).data
+        return builder.add(builder.ptrtoint(data, I64), builder.mul(offset, I64(kind.dtype.bitwidth // 8)))
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [I64] * 6)
+        function = cgutils.get_or_insert_function(builder.module, kind, f"mixer_{name}")
+        if function.is_declaration:
+            function.linkage = "linkonce_odr"
+            function.attributes.add("noinline")
+            own = ir.IRBuilder(function.append_basic_block())
+            body(_Code(own), *function.args)
+            own.ret_void()
+        out, out_at, out_stride, x, x_at, x_stride, w, w_at, depth = arguments
+        to, source, weights = (
+            address(context, builder, kind, array, at)
+            for kind, array, at in zip(arrays, (out, x, w), (out_at, x_at, w_at), strict=True)
+        )
+        builder.call(function, [to, out_stride, source, x_stride, weights, depth])
+        return context.get_dummy_value()
+
+    return generate
+
+
 def _product(rows: int, fresh: bool):
     """`out[m, :64] += x[m, :depth] @ w[:depth, :64]` for `rows` rows m; depth at least 1.
 
@@ -112,12 +156,8 @@ def _product(rows: int, fresh: bool):
         half = w.dtype == types.uint16
         signature = types.void(out, *[types.int64] * 2, x, *[types.int64] * 2, w, *[types.int64] * 2)
 
-        def generate(context, builder, signature, arguments):
-            code = _Code(context, builder)
-            out_, out_at_, out_stride_, x_, x_at_, x_stride_, w_, w_at_, depth_ = arguments
-            to = code.address(out, out_, out_at_)
-            source = code.address(x, x_, x_at_)
-            panel = code.address(w, w_, w_at_)
+        def body(code, to, out_stride_, source, x_stride_, panel, depth_):
+            builder = code.builder
             sums = [
                 code.at(to, builder.add(builder.mul(out_stride_, I64(m)), I64(v * LANES)), VECTOR, 4)
                 for m in range(rows)
@@ -140,54 +180,48 @@ def _product(rows: int, fresh: bool):
             for pointer, value in zip(sums, code.loop(depth_, 1, start, walk), strict=True):
                 total = builder.fadd(builder.load(pointer, align=4), value) if fresh else value
                 builder.store(total, pointer, align=4)
-            return context.get_dummy_value()
 
-        return signature, generate
+        return signature, _shared(f"product_{rows}_{fresh}_{half}", body, (out, x, w))
 
     return product
 
 
-def _dot(rows: int):
-    """`out[m] = x[m, :depth] @ w[:depth]` for `rows` rows m: 16 sums, then their sum by halves."""
+def _dot(rows: int, ranks: int):
+    """`out[m, j] = x[m, :depth] @ w[j, :depth]` for `rows` rows m and `ranks` rows j: 16 sums each, added by halves."""
 
     @intrinsic
     def dot(typing, out, out_at, out_stride, x, x_at, x_stride, w, w_at, depth):
         half = w.dtype == types.uint16
         signature = types.void(out, *[types.int64] * 2, x, *[types.int64] * 2, w, *[types.int64] * 2)
 
-        def generate(context, builder, signature, arguments):
-            code = _Code(context, builder)
-            out_, out_at_, out_stride_, x_, x_at_, x_stride_, w_, w_at_, depth_ = arguments
-            to = code.address(out, out_, out_at_)
-            source, weights = code.address(x, x_, x_at_), code.address(w, w_, w_at_)
+        def body(code, to, out_stride_, source, x_stride_, weights, depth_):
+            builder = code.builder
+            pairs = [(m, j) for m in range(rows) for j in range(ranks)]
 
             def walk(k, values):
-                factor = code.weights(weights, k, half)
-                results = []
-                for m in range(rows):
-                    place = code.at(source, builder.add(builder.mul(x_stride_, I64(m)), k), VECTOR, 4)
-                    results.append(code.fma(factor, builder.load(place, align=4), values[m]))
-                return results
+                own = [code.weights(weights, builder.add(builder.mul(depth_, I64(j)), k), half) for j in range(ranks)]
+                inputs = [
+                    builder.load(code.at(source, builder.add(builder.mul(x_stride_, I64(m)), k), VECTOR, 4), align=4)
+                    for m in range(rows)
+                ]
+                return [code.fma(inputs[m], own[j], value) for (m, j), value in zip(pairs, values, strict=True)]
 
-            for m, total in enumerate(code.loop(depth_, LANES, [ZERO] * rows, walk)):
-                for width in (8, 4, 2, 1):
-                    swap = ir.Constant(ir.VectorType(I32, LANES), [(lane + width) % LANES for lane in range(LANES)])
-                    total = builder.fadd(total, builder.shuffle_vector(total, total, swap))
-                result = builder.extract_element(total, I32(0))
-                builder.store(result, code.at(to, builder.mul(out_stride_, I64(m)), F32, 4), align=4)
-            return context.get_dummy_value()
+            sums = code.loop(depth_, LANES, [ZERO] * len(pairs), walk)
+            for (m, j), total in zip(pairs, code.totals(sums), strict=True):
+                place = code.at(to, builder.add(builder.mul(out_stride_, I64(m)), I64(j)), F32, 4)
+                builder.store(total, place, align=4)
 
-        return signature, generate
+        return signature, _shared(f"dot_{rows}_{ranks}_{half}", body, (out, x, w))
 
     return dot
 
 
 _sum_1, _sum_block = _product(1, fresh=True), _product(BLOCK, fresh=True)
 _append_1, _append_block = _product(1, fresh=False), _product(BLOCK, fresh=False)
-_dot_1, _dot_4 = _dot(1), _dot(4)
+_dot_1_1, _dot_1_4, _dot_4_1, _dot_4_4 = _dot(1, 1), _dot(1, 4), _dot(4, 1), _dot(4, 4)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def product(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
     """`out[m, :64] += x[m, :depth] @ w[:depth, :64]` for all `rows` rows m.
 
@@ -206,7 +240,7 @@ def product(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
             m += 1
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def append(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
     """As `product`, but one long sum that begins with `out`: a product cut in two gives the same bits as one."""
     m = 0
@@ -219,16 +253,28 @@ def append(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
         m += 1
 
 
-@njit(nogil=True, error_model="numpy")
-def dots(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
-    """`out[m] = x[m, :depth] @ w[:depth]` for all `rows` rows m; depth a multiple of 16."""
-    m = 0
-    while m + 4 <= rows:
-        _dot_4(out, out_at + m * out_stride, out_stride, x, x_at + m * x_stride, x_stride, w, w_at, depth)
-        m += 4
-    while m < rows:
-        _dot_1(out, out_at + m * out_stride, out_stride, x, x_at + m * x_stride, x_stride, w, w_at, depth)
-        m += 1
+@inner
+def dots(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth, ranks):
+    """`out[m, j] = x[m, :depth] @ w[j, :depth]` for all `rows` rows m and `ranks` rows j; depth a multiple of 16."""
+    for j in range(0, ranks, 4):
+        few = min(4, ranks - j)
+        m = 0
+        while m + 4 <= rows:
+            to, source = out_at + m * out_stride + j, x_at + m * x_stride
+            if few == 4:
+                _dot_4_4(out, to, out_stride, x, source, x_stride, w, w_at + j * depth, depth)
+            else:
+                for i in range(few):
+                    _dot_4_1(out, to + i, out_stride, x, source, x_stride, w, w_at + (j + i) * depth, depth)
+            m += 4
+        while m < rows:
+            to, source = out_at + m * out_stride + j, x_at + m * x_stride
+            if few == 4:
+                _dot_1_4(out, to, out_stride, x, source, x_stride, w, w_at + j * depth, depth)
+            else:
+                for i in range(few):
+                    _dot_1_1(out, to + i, out_stride, x, source, x_stride, w, w_at + (j + i) * depth, depth)
+            m += 1
 
 
 @intrinsic
@@ -246,7 +292,7 @@ LEAST, MOST = np.float32(-87.0), np.float32(88.0)
 TERMS = tuple(np.float32(1 / f) for f in (5040, 720, 120, 24, 6, 2))
 
 
-@njit(nogil=True, error_model="numpy", inline="always")
+@inner
 def exp(x):
     """exp(x) in float32 to two units in the last place, in instructions that a loop can take 16 at a time."""
     x = min(max(x, LEAST), MOST)

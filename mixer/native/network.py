@@ -232,27 +232,29 @@ class NativeNetwork:
         return layout.Small(**self._small_parts, cos=_floats(cos[0]), sin=_floats(sin[0]))
 
     def _stacked(self, adapters: Sequence[Mapping[str, LowRank]]) -> layout.Lora:
+        # Half the bytes for what is read anew for every token, where bfloat16 holds the very same numbers.
+        whole = [part for parts in adapters for part in parts.values()]
+        lossless = all(_fits(part.a.float()) and _fits(part.b.float() * part.scaling) for part in whole)
+        dtype = torch.bfloat16 if self._half or lossless else torch.float32
         stacks: dict[str, tuple[np.ndarray, ...]] = {}
         for group, names in MODULES.items():
-            pairs = [self._stack_module(name, adapters) for name in names]
+            pairs = [self._stack_module(name, adapters, dtype) for name in names]
             stacks[f"{group}_a"] = tuple(a for a, _ in pairs)
             stacks[f"{group}_b"] = tuple(b for _, b in pairs)
         return layout.Lora(**stacks)
 
-    def _stack_module(self, name: str, adapters: Sequence[Mapping[str, LowRank]]) -> tuple[np.ndarray, np.ndarray]:
+    def _stack_module(
+        self, name: str, adapters: Sequence[Mapping[str, LowRank]], dtype: torch.dtype
+    ) -> tuple[np.ndarray, np.ndarray]:
         """A `(L, R, D_in)` and B in panels `(L, panels, R, 64)`, scaling inside B; R is 0 where nobody adapts it."""
         module = self._module(0, name)
-        ranks = (
-            sum(self._ranks)
-            if any(f"model.layers.{i}.{name}" in p for p in adapters for i in range(self.layers))
-            else 0
-        )
-        dtype = torch.bfloat16 if self._half else torch.float32
+        full_names = {f"model.layers.{layer}.{name}" for layer in range(self.layers)}
+        ranks = sum(self._ranks) if any(full_names & parts.keys() for parts in adapters) else 0
         all_a, all_b = [], []
         for layer in range(self.layers):
             a, b = torch.zeros(ranks, module.in_features), torch.zeros(module.out_features, ranks)
             for parts, start in zip(adapters, accumulate(self._ranks, initial=0), strict=False):
-                if ranks and (part := parts.get(f"model.layers.{layer}.{name}")):
+                if part := parts.get(f"model.layers.{layer}.{name}"):
                     own = slice(start, start + part.a.shape[0])
                     a[own], b[:, own] = part.a.float(), part.b.float() * part.scaling
             all_a.append(_array(a.to(dtype)))
@@ -265,11 +267,11 @@ class NativeNetwork:
         parts = 1 if self.threads == 1 else PARTS * self.threads
         sizes = {
             "x": (tokens, hidden),
-            "normed": (tokens, hidden),
+            "normed": (parts, tokens, hidden),
             "qkv": (tokens, weights.qkv.shape[1] * WIDTH),
             "attended": (tokens, shape.heads * shape.head_size),
             "gate_up": (tokens, weights.gate_up.shape[1] * WIDTH),
-            "active": (tokens, shape.ff_size),
+            "active": (parts, tokens, shape.ff_size),
             "low": (3, tokens, sum(self._ranks)),
             "scores": (parts, columns),
             "head_out": (parts, -(-shape.head_size // WIDTH) * WIDTH),
@@ -281,6 +283,11 @@ class NativeNetwork:
 
 def _head_size(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _fits(tensor: Tensor) -> bool:
+    """Whether bfloat16 holds these float32 numbers without rounding."""
+    return bool((tensor.bfloat16().float() == tensor).all())
 
 
 def _power(count: int) -> int:

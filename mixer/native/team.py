@@ -18,9 +18,11 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from mixer.native.lanes import inner
 
 # Places in `signals`, 64 bytes apart. Parts are numbered through all calls: the next to take, how many are done, the
 # first of the present call, the end of the present call; and whether helpers are to leave.
@@ -81,7 +83,7 @@ def _pause(typing):
     return types.void(), generate
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def begin(signals, parts):
     """Open a call of so many parts; its first number."""
     start = _load(signals, END)
@@ -90,20 +92,20 @@ def begin(signals, parts):
     return start
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def current(signals):
     """First number and end of the present call."""
     end = _load(signals, END)
     return _load(signals, START), end
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def still(signals, end):
     """Whether the call that ends there has parts to take, so that nothing of it can have changed yet."""
     return _load(signals, END) == end and _load(signals, NEXT) < end
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def wait_until_done(signals, number):
     """Return when all parts before `number` are done."""
     looks = 0
@@ -114,7 +116,7 @@ def wait_until_done(signals, number):
             _yield()
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def take(signals, first, count):
     """A part of the phase `first` to `first + count` whose turn has come; -1 when all are taken."""
     while True:
@@ -126,13 +128,13 @@ def take(signals, first, count):
             return number - first
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def finish(signals):
     """Say that a part is done."""
     _add(signals, DONE, 1)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def await_call(signals):
     """Whether there are parts to take, within a helper's patience."""
     for _ in range(PATIENCE):
