@@ -64,11 +64,8 @@ def texts(rig: Rig, system: System, prompt: Prompt, mixes: list[list[float]], to
     """All texts once."""
     if system.label == REST:
         mixes = [system.coefficients] * len(mixes)
-    if system.label != ALONE:
-        return rig.ask(system, "write_batch", prompt, mixes=mixes, tokens=tokens)
-    alone = [rig.ask(system, "write_batch", prompt, mixes=[mix], tokens=tokens) for mix in mixes]
-    total = {key: sum(answer[key] for answer in alone) for key in ("seconds", "decode")}
-    return {"tokens": [answer["tokens"][0] for answer in alone], **total}
+    question = "write_each" if system.label == ALONE else "write_batch"
+    return rig.ask(system, question, prompt, mixes=mixes, tokens=tokens)
 
 
 def right(rig: Rig, system: System, prompt: Prompt, mixes: list[list[float]], tokens: int) -> bool:

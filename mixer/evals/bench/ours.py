@@ -100,6 +100,13 @@ class Host:
             "decode": times[-1] - times[0],
         }
 
+    def write_each(self, prompt: str, mixes: Sequence[Sequence[float]], tokens: int) -> dict[str, Any]:
+        """One text a mix, one after another, as peers must write them."""
+        begin = perf_counter()
+        texts = [self.write(prompt, mix, tokens) for mix in mixes]
+        seconds, decode = perf_counter() - begin, sum(sum(text["steps"]) for text in texts)
+        return {"tokens": [text["tokens"] for text in texts], "seconds": seconds, "decode": decode}
+
     def moves(
         self, prompt: str, anchors: int, moves: Sequence[tuple[int, Mapping[str, float]]], rows: int, exact: bool
     ) -> dict[str, list[float]]:
