@@ -54,9 +54,9 @@ def down_project(layer, x, a, low, call, part, parts):
         at = (layer * of_module.shape[1] + first) * depth
         dots(low, to, width, x, 0, depth, tokens, of_module, at, depth, last - first)
         for m in range(tokens):
-            row = call.rows[m]
-            for rank in range(first, last):
-                low[module, m, rank] *= call.gates[row, rank]
+            own, gate = low[module, m, first:last], call.gates[call.rows[m], first:last]
+            for k in range(last - first):
+                own[k] *= gate[k]
 
 
 @inner
@@ -136,9 +136,13 @@ def place(layer, small, cache, call, work, shape, part, parts):
         rotate(key, cos, sin)
         block, lane = position // WIDTH, position % WIDTH
         keys, values = cache.keys[layer, call.rows[m], head, block], cache.values[layer, call.rows[m], head]
+        value = work.qkv[m, values_at + head * size : values_at + (head + 1) * size]
         for k in range(size):
             keys[k, lane] = key[k]
-            values[k // WIDTH, position, k % WIDTH] = work.qkv[m, values_at + head * size + k]
+        for panel in range(values.shape[0]):
+            part_of_value, to = value[panel * WIDTH : (panel + 1) * WIDTH], values[panel, position]
+            for k in range(part_of_value.size):
+                to[k] = part_of_value[k]
 
 
 @inner
@@ -183,8 +187,9 @@ def attend(layer, small, cache, call, work, shape, part, parts):
             at = part * work.scores.shape[1] + begin
             to = part * work.head_out.shape[1] + panel * WIDTH
             product(work.head_out, to, 0, work.scores, at, 0, 1, cache.values, value_at, end - begin)
+        attended = work.attended[m, head * size : (head + 1) * size]
         for k in range(size):
-            work.attended[m, head * size + k] = out[k] * factor
+            attended[k] = out[k] * factor
 
 
 @inner

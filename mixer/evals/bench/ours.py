@@ -178,7 +178,9 @@ class Host:
         }
 
     def _load(self, anchors: int) -> Desk:
-        return Desk.load(self._base, self._layouts[anchors], device="cpu", dtype=self._dtype, any_base=True)
+        return Desk.load(
+            self._base, self._layouts[anchors], device="cpu", dtype=self._dtype, any_base=True, auto_fold=False
+        )
 
     def _mix(self, desk: Desk, coefficients: Sequence[float]) -> Mix:
         return desk.mix_from_coefficients(dict(zip(desk.anchors, coefficients, strict=True)))
