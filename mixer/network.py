@@ -215,14 +215,20 @@ class TorchNetwork:
         longest = max(positions)
         pads = torch.tensor([[longest - position] for position in positions])
         mask = (torch.arange(longest + 1)[None] >= pads).long().to(self._device) if min(positions) < longest else None
-        with self._stack.applied(self._gate(rows)), self._weights():
-            logits = self._lm(
-                input_ids=torch.tensor(ids, device=self._device)[:, None],
-                attention_mask=mask,
-                position_ids=torch.tensor(positions, device=self._device)[:, None],
-                past_key_values=self._cache,
-                use_cache=True,
-            ).logits[:, -1]
+        try:
+            with self._stack.applied(self._gate(rows)), self._weights():
+                logits = self._lm(
+                    input_ids=torch.tensor(ids, device=self._device)[:, None],
+                    attention_mask=mask,
+                    position_ids=torch.tensor(positions, device=self._device)[:, None],
+                    past_key_values=self._cache,
+                    use_cache=True,
+                ).logits[:, -1]
+        except BaseException:
+            layers: list[Any] = list(self._cache.layers)
+            for layer in layers:  # some have the new token already
+                layer.keys, layer.values = layer.keys[..., :longest, :], layer.values[..., :longest, :]
+            raise
         self._lengths = tuple(position + 1 for position in positions)
         return logits
 
