@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
 
 # Before Gradio is imported: it asks no other machine for anything.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from mixer.ui import build, launch
 
+    threading.Thread(target=desk.warm_up, daemon=True).start()
     try:
         launch(build(desk), host=args.host, port=args.port, share=args.share)
     except OSError as error:

@@ -229,6 +229,14 @@ class Desk:
                 pass
         return [Output(s.text, tuple(s.token_ids), s.finish_reason, s.seed, s.stats) for s in sessions]
 
+    def warm_up(self) -> None:
+        """Write two tokens, so that nobody's first text waits for what has to be compiled.
+
+        On a machine's first start that takes some ten seconds; the result is kept on disk.
+        """
+        for _ in self.session(".", params=SamplingParams(max_new_tokens=2)):
+            pass
+
     def fold(self, mix: Mix) -> None:
         """Fold a mix into the weights until `unfold`: texts under it run as fast as the base, others on the difference.
 
