@@ -6,7 +6,7 @@ Knows tensors and module names, no tokenizer, no disk, no sessions.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -193,11 +193,9 @@ class NativeNetwork:
         return self._lm.get_submodule(f"model.layers.{layer}.{name}")
 
     def _packed(self, names: Sequence[str]) -> np.ndarray:
-        return np.stack(
-            [
-                np.concatenate([_panels(self._module(layer, name).weight) for name in names])
-                for layer in range(self.layers)
-            ]
+        return _layers(
+            self.layers,
+            lambda layer: np.concatenate([_panels(self._module(layer, name).weight) for name in names]),
         )
 
     def _read_small(self) -> dict[str, np.ndarray]:
@@ -283,6 +281,16 @@ class NativeNetwork:
 
 def _head_size(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _layers(count: int, of_layer: Callable[[int], np.ndarray]) -> np.ndarray:
+    """What every layer has, in one array; never twice in memory."""
+    first = of_layer(0)
+    result = np.empty((count, *first.shape), first.dtype)
+    result[0] = first
+    for layer in range(1, count):
+        result[layer] = of_layer(layer)
+    return result
 
 
 def _fits(tensor: Tensor) -> bool:
