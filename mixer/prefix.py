@@ -40,8 +40,11 @@ class PrefixCache:
 
     def keep(self, mix_key: str, ids: Sequence[int], snapshot: Any) -> None:
         """Keep a snapshot, and let go of the longest unused where it is too much."""
-        self._kept[mix_key, tuple(ids)] = snapshot
-        self.tokens += len(ids)
+        key = mix_key, tuple(ids)
+        if key not in self._kept:
+            self.tokens += len(ids)
+        self._kept[key] = snapshot
+        self._kept.move_to_end(key)
         while self.tokens > self.most_tokens:
             (_, former), _ = self._kept.popitem(last=False)
             self.tokens -= len(former)
