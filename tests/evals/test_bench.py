@@ -150,7 +150,7 @@ def test_traces_move_what_they_say():
 
 
 def test_figures_are_rounded_as_people_read_them():
-    assert [shown(value) for value in (1234.5, 12.34, 1.234, float("nan"), "x")] == ["1,234", "12.3", "1.23", "—", "x"]
+    assert [shown(value) for value in (1234.5, 12.34, -0.001, float("nan"), "x")] == ["1,234", "12.3", "0.00", "—", "x"]
     assert markdown(["a", "b"], [[1.5, "c"]]) == "| a | b |\n| --- | --- |\n| 1.50 | c |"
     assert percent(0.256) == "+25.6 %" and p50_p95([0.001, 0.002, 0.003])[0] == pytest.approx(2)
     assert ratio([4.0, 9.0, 6.0], [2.0, 3.0, 3.0]) == pytest.approx(2)  # pairs first, then the median

@@ -28,7 +28,7 @@ def shown(value: object) -> str:
     """A figure as a table shows it."""
     if isinstance(value, float):
         digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
-        return "—" if value != value else f"{value:,.{digits}f}"
+        return "—" if value != value else f"{round(value, digits) + 0.0:,.{digits}f}"  # no "-0.00"
     return str(value)
 
 
