@@ -104,7 +104,7 @@ def weights_hash(desk: Desk) -> str:
 @given(st.lists(st.tuples(st.integers(0, 2), st.tuples(*[st.sampled_from([0.0, -1.0, 0.5])] * 3)), max_size=12))
 def test_a_gate_holds_what_was_last_set_and_knows_what_is_live(moves: list[tuple[int, tuple[float, ...]]]):
     ranks, gate = (2, 1, 3), Gate((2, 1, 3), rows=3)
-    rows = [(0.0, 0.0, 0.0)] * 3
+    rows: list[tuple[float, ...]] = [(0.0, 0.0, 0.0)] * 3
     for row, coefficients in moves:
         gate[row] = rows[row] = coefficients
         for some in ([0], [1, 2], [0, 1, 2]):

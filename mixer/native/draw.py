@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-from mixer.native.lanes import SOURCES, exp, inner
+from mixer.native.lanes import SOURCES, exp, inner, outer
 
 # Shares of the likeliest token's probability, tried in turn until enough tokens lie above to truncate among them.
 CUTS = (*(10.0 ** (-k / 2) for k in range(2, 17)), 0.0)
@@ -169,7 +168,7 @@ def race(tokens, probs, count, key):
 def _kept(sources: str):
     """`draw`, compiled once for these sources."""
 
-    @njit(nogil=True, error_model="numpy", cache=True, no_cfunc_wrapper=True)
+    @outer
     def draw(logits, barred, may_end, cold, temperature, top_k, top_p, min_p, keys, tokens, logprobs):
         """Draw a token for each row.
 

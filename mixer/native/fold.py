@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from numba import njit
 
-from mixer.native.lanes import SOURCES, WIDTH, append
+from mixer.native.lanes import SOURCES, WIDTH, append, outer
 from mixer.native.layout import Lora, Weights
 
 GROUPS = ("qkv", "o", "gate_up", "down")
@@ -22,7 +21,7 @@ REFRESH = 256  # moves after which the sum is computed anew, so that rounding er
 def _kept(sources: str):
     """`add_products`, compiled once for these sources."""
 
-    @njit(nogil=True, error_model="numpy", cache=True, no_cfunc_wrapper=True)
+    @outer
     def add_products(delta, first, factors, b):
         """`delta += factors @ b` for the panels of one module in all layers.
 

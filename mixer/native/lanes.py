@@ -14,9 +14,8 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import extending, njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 LANES, WIDTH, STRETCH = 16, 64, 64
 AHEAD = STRETCH * WIDTH  # weights to fetch while earlier ones are multiplied with many rows
@@ -33,8 +32,11 @@ VECTOR = ir.VectorType(F32, LANES)
 ZERO = ir.Constant(VECTOR, [0.0] * LANES)
 
 
-# For functions that only compiled code calls: without ways in from Python and C they compile in half the time.
-inner = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+# numba's decorators change signatures in ways that type checkers do not follow, hence Any. `inner` functions are called
+# by compiled code alone: without ways in from Python and C they compile in half the time. `outer` ones are kept on disk.
+intrinsic: Any = extending.intrinsic
+inner: Any = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # pyright: ignore
+outer: Any = njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, cache=True)  # pyright: ignore
 
 
 class _Code:
@@ -121,7 +123,7 @@ def _shared(name: str, body: Any, arrays: tuple[types.Array, ...]):
     `body(code, to, to_stride, from, from_stride, weights, depth)` writes it; the first, third and fifth are addresses.
     """
 
-    def address(context: Any, builder: ir.IRBuilder, kind: types.Array, array: Any, offset: Any) -> Any:
+    def address(context: Any, builder: ir.IRBuilder, kind: Any, array: Any, offset: Any) -> Any:
         data = context.make_array(kind)(context, builder, array).data
         return builder.add(builder.ptrtoint(data, I64), builder.mul(offset, I64(kind.dtype.bitwidth // 8)))
 

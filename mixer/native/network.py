@@ -96,9 +96,8 @@ class NativeNetwork:
             float(config.rms_norm_eps),
         )
         self._embedding = _array(lm.get_input_embeddings().weight)
-        self._weights = layout.Weights(
-            *(self._packed(names) for names in MODULES.values()), _panels(lm.get_output_embeddings().weight)[None]
-        )
+        groups = {group: self._packed(names) for group, names in MODULES.items()}
+        self._weights = layout.Weights(**groups, head=_panels(lm.get_output_embeddings().weight)[None])
         self._small_parts = self._read_small()
         self._ranks = [max(part.a.shape[0] for part in parts.values()) for parts in adapters]
         self.gate = Gate(self._ranks, rows)
@@ -128,8 +127,14 @@ class NativeNetwork:
             values[:, : self.rows, :, :, : self.columns] = self._cache.values
         self.rows, self.columns = rows, columns
         self._cache = layout.Cache(keys, values)
-        counts, live, gates = np.zeros(3, np.int64), np.zeros(sum(self._ranks), np.int64), self.gate.values.numpy()
-        self._call = layout.Call(counts, *(np.zeros(tokens, np.int64) for _ in range(3)), live, gates)
+        self._call = layout.Call(
+            counts=np.zeros(3, np.int64),
+            rows=np.zeros(tokens, np.int64),
+            positions=np.zeros(tokens, np.int64),
+            wanted=np.zeros(tokens, np.int64),
+            live=np.zeros(sum(self._ranks), np.int64),
+            gates=self.gate.values.numpy(),
+        )
         self._work = self._buffers(tokens, columns)
         self._small = self._with_angles(columns)
         self._live: np.ndarray | None = None

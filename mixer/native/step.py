@@ -8,10 +8,8 @@ that the threads of a team take as they are free. Shapes: see `layout`.
 
 from __future__ import annotations
 
-from numba import njit
-
 from mixer.native.blocks import activate, attend, down_project, place, rms_norm, share, up_project
-from mixer.native.lanes import SOURCES, WIDTH, inner, product
+from mixer.native.lanes import SOURCES, WIDTH, inner, outer, product
 from mixer.native.team import await_call, begin, current, finish, still, take, wait_until_done
 
 
@@ -136,7 +134,7 @@ def work_through(signals, first, tokens, wanted, live, weights, small, lora, cac
 def _kept(sources: str):
     """`run`, compiled once for these sources."""
 
-    @njit(nogil=True, error_model="numpy", cache=True, no_cfunc_wrapper=True)
+    @outer
     def run(signals, helping, weights, small, lora, cache, work, call, shape):
         """Logits of the wanted tokens, from the embedded tokens in `work.x`, which it overwrites.
 

@@ -20,9 +20,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from mixer.native.lanes import inner
+from mixer.native.lanes import inner, intrinsic
 
 # Places in `signals`, 64 bytes apart. Parts are numbered through all calls: the next to take, how many are done, the
 # first of the present call, the end of the present call; and whether helpers are to leave.
