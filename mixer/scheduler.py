@@ -32,13 +32,23 @@ GATHER_SECONDS = 0.001  # how long a tick waits for sessions that are about to a
 
 @dataclass
 class Seat:
-    """A session's row: its tokens, and how many of them are in the cache under the present mix."""
+    """A session's row: its tokens, and how many of them are in the cache under the present mix.
+
+    While they are being read, all under one mix, `reading` holds. `error` is what made the session's step impossible.
+    """
 
     session: Session
     row: int
     ids: list[int]
     filled: int = 0
+    reading: bool = False
     step: Step | None = None
+    error: Exception | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has its step or will get none."""
+        return bool(self.step or self.error or self.session.finish_reason)
 
 
 @dataclass(eq=False)
@@ -48,13 +58,19 @@ class Party:
     sessions: Sequence[Session]
     seats: list[Seat] = field(default_factory=list)
     waiting: bool = False
-    served_at: float | None = None
+    left: bool = False
+    served_at: float = field(default_factory=time.perf_counter)
     thinks: float = 0.0  # seconds between a step and the wish for the next, lately
 
     @property
     def ready(self) -> bool:
         """Whether every session has its step or has ended."""
-        return all(seat.step or seat.session.finish_reason for seat in self.seats)
+        return all(seat.ready for seat in self.seats)
+
+    def about_to_ask(self, until: float) -> bool:
+        """Whether it is likely to ask for steps before a time that is at hand; who has paused is not."""
+        quick = self.thinks < GATHER_SECONDS and until - self.served_at < 2 * GATHER_SECONDS
+        return quick and not self.waiting and not self.left
 
 
 class Scheduler:
@@ -75,7 +91,7 @@ class Scheduler:
         self._parties: list[Party] = []
         self._queue: deque[Party] = deque()
         self._turn = threading.Condition()
-        self._computing = False
+        self._computing = self._settling = self._unsettled = False
         self._sampler = Sampler([], ())
 
     @property
@@ -97,6 +113,9 @@ class Scheduler:
             self._enter(party)
             while any(session.finish_reason is None for session in sessions):
                 self._advance(party)
+                errors = [seat.error for seat in party.seats if seat.error]
+                if errors:
+                    raise errors[0]
                 steps = {id(seat.session): seat.step for seat in party.seats}
                 tick = tuple(steps.get(id(session)) for session in sessions)
                 for seat in party.seats:
@@ -122,7 +141,7 @@ class Scheduler:
             self._queue.append(party)
             for session in party.sessions:
                 session.on_close = self._notify
-            self._admit()
+            self._settle()
 
     def _notify(self) -> None:
         with self._turn:
@@ -147,32 +166,47 @@ class Scheduler:
         return min(len(session.prompt_ids) + session.params.max_new_tokens, self._model.context)
 
     def _leave(self, party: Party) -> None:
+        """Waits for nobody: a reader may also be garbage that is collected in the midst of a pass, by its thread."""
         with self._turn:
+            party.left = True
             if party in self._queue:
                 self._queue.remove(party)
-            while party.seats:
-                if self._computing:  # its rows are in use
-                    self._turn.wait()
-                    continue
-                self._release(party, party.seats[-1])
-            if party in self._parties:
-                self._parties.remove(party)
-            self._admit()
+            self._settle()
+
+    def _settle(self) -> None:
+        """Take back the rows of those who left, unless a pass uses them, and give rows to those who wait."""
+        self._unsettled = True
+        if self._settling:  # garbage collected right here; the loop below goes round once more
+            return
+        self._settling = True
+        try:
+            while self._unsettled:
+                self._unsettled = False
+                for party in [party for party in self._parties if party.left and not self._computing]:
+                    while party.seats:
+                        self._release(party, party.seats[-1])
+                    self._parties.remove(party)
+                self._admit()
+        finally:
+            self._settling = False
             self._turn.notify_all()
 
     def _release(self, party: Party, seat: Seat) -> None:
         party.seats.remove(seat)
         self._free.append(seat.row)
-        with self._model.lock:
-            self._network.gate[seat.row] = None
-            if len(self._free) == self.most_rows:
-                self._network.clear()
+        # Not to be waited for, since who has the model may be waiting for us; what stays then costs speed alone.
+        if self._model.lock.acquire(blocking=False):
+            try:
+                self._network.gate[seat.row] = None
+                if len(self._free) == self.most_rows:
+                    self._network.clear()
+            finally:
+                self._model.lock.release()
 
     def _advance(self, party: Party) -> None:
         """Return when every session of the party has its step or has ended; compute where nobody else does."""
         with self._turn:
-            if party.served_at is not None:
-                party.thinks += 0.3 * (time.perf_counter() - party.served_at - party.thinks)
+            party.thinks += 0.3 * (time.perf_counter() - party.served_at - party.thinks)
             party.waiting = True
             self._turn.notify_all()
             while not (party.seats and party.ready):
@@ -184,25 +218,29 @@ class Scheduler:
                 self._computing = True
                 try:
                     self._gather()
-                    asking = [seat for other in self._parties if other.waiting for seat in other.seats if not seat.step]
+                    asking = [
+                        seat for other in self._parties if other.waiting for seat in other.seats if not seat.ready
+                    ]
                     self._turn.release()
                     try:
-                        self._tick([seat for seat in asking if not seat.session.finish_reason])
+                        self._tick(asking)
                     finally:
                         self._turn.acquire()
                 finally:
                     self._computing = False
-                    self._turn.notify_all()
+                    self._settle()
             party.waiting = False
             party.served_at = time.perf_counter()
-            for seat in [seat for seat in party.seats if seat.session.finish_reason and not seat.step]:
-                if not self._computing:
+            ended = [seat for seat in party.seats if seat.session.finish_reason and not seat.step]
+            if ended and not self._computing:
+                for seat in ended:
                     self._release(party, seat)
+                self._settle()
 
     def _gather(self) -> None:
         """Wait a moment for readers that are about to ask, so that they share the pass."""
         until = time.perf_counter() + GATHER_SECONDS
-        while any(not p.waiting and p.thinks < GATHER_SECONDS for p in self._parties):
+        while any(party.about_to_ask(until) for party in self._parties):
             left = until - time.perf_counter()
             if left <= 0 or not self._turn.wait(left):
                 break
@@ -240,7 +278,7 @@ class Scheduler:
                 self._fold.settle(self._shared_mix(), max(self._left(seat) for seat in seats))
             logits = self._network.forward(ids, rows, positions, wanted)
             for seat, stop in filled:
-                seat.filled = stop
+                seat.filled, seat.reading = stop, stop < len(seat.ids)
             for seat in drawing:
                 self._keep_prefix(seat)
         if drawing:
@@ -257,9 +295,11 @@ class Scheduler:
         return seat.session.params.max_new_tokens - len(seat.session.token_ids)
 
     def _prepare(self, seat: Seat) -> None:
-        """Bring a row to its session's mix; while a prompt is being read, the mix stays as it is."""
+        """Bring a row to its session's mix; while its tokens are being read, the mix stays as it is."""
         session = seat.session
-        if 0 < seat.filled < len(seat.ids) - 1:
+        if seat.filled == len(seat.ids):  # read, and then the draw broke off
+            seat.filled, seat.reading = seat.filled - 1, True
+        if seat.reading:
             return
         if session.apply(self._network.gate, seat.row):
             seat.ids = [*session.prompt_ids, *session.token_ids]
@@ -267,8 +307,9 @@ class Scheduler:
         if seat.filled == 0:
             known, snapshot = self.prefixes.find(session.current.key, seat.ids)
             if known:
-                seat.filled = min(known, len(seat.ids) - 1)
-                self._network.restore(seat.row, snapshot, seat.filled)
+                known = min(known, len(seat.ids) - 1)
+                self._network.restore(seat.row, snapshot, known)
+                seat.filled, seat.reading = known, True
 
     def _keep_prefix(self, seat: Seat) -> None:
         """Keep a prompt that was just read."""
@@ -289,6 +330,10 @@ class Scheduler:
             [session.may_end for session in sessions],
         )
         for seat, token, logprob in zip(seats, tokens, logprobs, strict=True):
-            if not seat.session.finish_reason:  # else closed during the pass
+            if seat.session.finish_reason:  # closed during the pass
+                continue
+            try:
                 seat.step = seat.session.take(token, logprob)
-                seat.ids.append(token)
+            except Exception as error:  # its own reader's, whoever computes
+                seat.error = error
+            seat.ids.append(token)
