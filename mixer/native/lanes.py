@@ -33,7 +33,8 @@ ZERO = ir.Constant(VECTOR, [0.0] * LANES)
 
 
 # numba's decorators change signatures in ways that type checkers do not follow, hence Any. `inner` functions are called
-# by compiled code alone: without ways in from Python and C they compile in half the time. `outer` ones are kept on disk.
+# by compiled code alone: without ways in from Python and C they compile in half the time. `outer` ones are kept on
+# disk.
 intrinsic: Any = extending.intrinsic
 inner: Any = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # pyright: ignore
 outer: Any = njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, cache=True)  # pyright: ignore

@@ -163,6 +163,7 @@ class NativeNetwork:
         """See `mixer.network.Network`."""
         self.rows = self.columns = 0
         self.reserve(1, WIDTH)
+        self._team.let_go()
 
     def fold(self, coefficients: tuple[float, ...]) -> None:
         """See `mixer.network.Network`."""
@@ -217,7 +218,10 @@ class NativeNetwork:
         none = np.zeros((self.layers, 0), np.float32)
         has_norm = hasattr(attention[0], "q_norm")
         config = self._lm.config
-        kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * self.layers
+        # As the models' own code has it: Llama has no windows, Mistral has one for all layers, Qwen tells them apart.
+        kinds = {"llama": ["full_attention"] * self.layers, "mistral": ["sliding_attention"] * self.layers}.get(
+            config.model_type, getattr(config, "layer_types", None) or ["full_attention"] * self.layers
+        )
         window = getattr(config, "sliding_window", None) or NEVER
         return {
             "bias": bias,

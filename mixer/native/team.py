@@ -188,7 +188,11 @@ class Team:
             wake.set()
         self._run(shared.signals, False, *arguments)
 
-    def _hand_out(self, arguments: tuple[Any, ...]) -> None:
+    def let_go(self) -> None:
+        """Hold on to no arrays until the next call."""
+        self._hand_out(None)
+
+    def _hand_out(self, arguments: tuple[Any, ...] | None) -> None:
         """Call the helpers out of the arrays they know, and give them others."""
         shared = self._shared
         shared.signals[LEAVE] = 1

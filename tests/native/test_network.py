@@ -79,7 +79,6 @@ def test_what_it_runs_it_runs_right(config: PretrainedConfig):
         assert torch.allclose(logits(model, parts, mix).double(), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.xfail(strict=True, reason="windows are read from settings that these models' own code does not look at")
 @pytest.mark.parametrize(
     "config",
     [llama(sliding_window=8), mistral(layer_types=["full_attention"] * 2)],
@@ -205,7 +204,6 @@ def test_a_model_that_fits_says_nothing():
     assert isinstance(asked.network, TorchNetwork) and asked.slow_because
 
 
-@pytest.mark.xfail(strict=True, reason="the team holds on to the arrays of the last call until the next")
 def test_cleared_room_is_given_back():
     network = NativeNetwork(make_model("llama"), [], rows=9, threads=2)
     network.reserve(9, 500)
