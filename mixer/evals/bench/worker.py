@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from mixer.errors import MixerError
@@ -75,7 +76,8 @@ class Worker:
         """End the process."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
-                pipe.close()
+                with suppress(BrokenPipeError):  # it ended before it had read all
+                    pipe.close()
         self._process.wait()
 
     def __enter__(self) -> Worker:
