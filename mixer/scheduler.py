@@ -226,11 +226,15 @@ class Scheduler:
                         self._tick(asking)
                     finally:
                         self._turn.acquire()
+                except BaseException:
+                    party.waiting = False  # its reader gets the error and no more steps
+                    raise
                 finally:
                     self._computing = False
+                    for other in [other for other in self._parties if other.waiting and other.ready]:
+                        other.waiting, other.served_at = False, time.perf_counter()
                     self._settle()
             party.waiting = False
-            party.served_at = time.perf_counter()
             ended = [seat for seat in party.seats if seat.session.finish_reason and not seat.step]
             if ended and not self._computing:
                 for seat in ended:
