@@ -228,7 +228,7 @@ _dot_1_1, _dot_1_4, _dot_4_1, _dot_4_4 = _dot(1, 1), _dot(1, 4), _dot(4, 1), _do
 def product(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
     """`out[m, :64] += x[m, :depth] @ w[:depth, :64]` for all `rows` rows m.
 
-    Summed in stretches of 128, which keeps the rounding errors of long sums apart.
+    Summed in stretches of 64, which keeps the rounding errors of long sums apart.
     """
     for k in range(0, depth, STRETCH):
         part = min(STRETCH, depth - k)
