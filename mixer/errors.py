@@ -46,6 +46,34 @@ class UnknownName(MixerError):
         self.name = name
 
 
+class FormulaError(MixerError):
+    """A formula that cannot be read or computed, with the place.
+
+    Args:
+        source: the formula's text.
+        start, stop: offsets of the offending characters in it.
+
+    Attributes:
+        line, column: of the first offending character, from 1.
+        length: how many characters of that line offend, at least 1.
+    """
+
+    def __init__(self, message: str, hint: str, source: str, start: int, stop: int) -> None:
+        super().__init__(message, hint)
+        before = source[:start]
+        self.line, self.column = before.count("\n") + 1, start - (before.rfind("\n") + 1) + 1
+        self.text = source.split("\n")[self.line - 1]
+        self.length = max(1, min(stop - start, len(self.text) - self.column + 1))
+
+    @property
+    def caret(self) -> str:
+        """The offending line, and a line that points at the place."""
+        return f"{self.text}\n{' ' * (self.column - 1)}{'^' * self.length}"
+
+    def __str__(self) -> str:
+        return f"Line {self.line}, column {self.column}: {super().__str__()}"
+
+
 class BadArtifact(MixerError):
     """A file or folder that is missing, corrupt, or not what it should be."""
 

@@ -1,0 +1,117 @@
+"""What the names of a formula stand for: anchors and attributes become mixes, terms become branches of a batch.
+
+Values only; standard library only. Knows no tensors and no text being written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mixer.formula.nodes import Expr, Formula, Term
+from mixer.mix import POLES, Attribute, Mix
+
+MOST_BRANCHES = 16
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A row of the batch. Terms with equal branches are computed once.
+
+    Attributes:
+        follows: the sliders' share in its mix; 0 where they do not act on it.
+        mix: what else is in its mix.
+        prompt: text before the user's; with `only`, in its place.
+        model: the name of another base model.
+    """
+
+    follows: float = 1.0
+    mix: Mix = field(default_factory=Mix)
+    prompt: str | None = None
+    only: bool = False
+    model: str | None = None
+
+    def under(self, sliders: Mix) -> Mix:
+        """The branch's mix while the sliders stand like this."""
+        if not self.follows:
+            return self.mix
+        share = sliders if self.follows == 1 else sliders * self.follows
+        return share + self.mix if self.mix.weights else share
+
+
+SLIDERS = Branch()
+BASE = Branch(follows=0.0)
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """A judge's score for something: `goal * score + (1 - goal) * (1 - score)`."""
+
+    judge: str
+    goal: float = 1.0
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The names that a desk knows.
+
+    Attributes:
+        attributes: name -> attribute, with its poles' labels.
+        judges: the judges' names; a judge called like an attribute also goes by the labels of its poles.
+        rewards, models: names of reward heads and of other base models.
+        labels: further names for judges' poles.
+    """
+
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    judges: tuple[str, ...] = ()
+    rewards: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    labels: Mapping[str, Opinion] = field(default_factory=dict)
+
+    @property
+    def mixes(self) -> Mapping[str, Mix]:
+        """What can stand in brackets, `sliders` apart: attributes, poles' labels and anchors, each at full strength."""
+        found: dict[str, Mix] = {"base": Mix()}
+        for attribute in self.attributes.values():
+            for label, pole in zip(attribute.labels, POLES, strict=True):
+                anchor = Mix(raw={f"{attribute.name}.{pole}": 1.0})
+                found |= {f"{attribute.name}.{pole}": anchor}
+                found.setdefault(label, anchor)
+        return found | {name: Mix(raw={f"{name}.positive": 1.0}) for name in self.attributes}
+
+    @property
+    def opinions(self) -> Mapping[str, Opinion]:
+        """What can stand in `judge` and `strength`."""
+        found = dict(self.labels)
+        for name in self.judges:
+            if attribute := self.attributes.get(name):
+                found |= {label: Opinion(name, goal) for label, goal in zip(attribute.labels, (0.0, 1.0), strict=True)}
+        return found | {name: Opinion(name) for name in self.judges}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A formula whose names are known.
+
+    Attributes:
+        branches: term -> its branch.
+        opinions: `judge` or `strength` -> whose, and for what.
+        draft: the formula that guesses for this one, or None.
+        bans: words that the text may not hold.
+    """
+
+    formula: Formula
+    branches: Mapping[Term, Branch]
+    opinions: Mapping[Expr, Opinion]
+    bans: tuple[str, ...]
+    draft: Bound | None
+
+    @property
+    def rows(self) -> tuple[Branch, ...]:
+        """The distinct branches of the formula itself, in order."""
+        return tuple(dict.fromkeys(self.branches.values()))
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether its value depends on the words of the text, through a judge."""
+        return bool(self.opinions)

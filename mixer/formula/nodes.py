@@ -1,0 +1,422 @@
+"""The tree of a formula: frozen nodes that hold data, combine with `+ - * /`, and print as text that parses back.
+
+What a node means is said in `evaluate`, what may stand where in `check`. Standard library only; knows no model.
+
+Source: Dekoninck et al., "Controlled Text Generation via Language Model Arithmetic", arXiv 2311.14479.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+from mixer.errors import InvalidValue
+
+Span = tuple[int, int]  # offsets of a node's text in its source
+
+# What an argument of a function can be, by the annotation of its field.
+NUMBER, COUNT, EXPR, EXPRS, NAME, TEXTS = "number", "whole number", "expression", "expressions", "name", "texts"
+KINDS = {
+    "float": NUMBER,
+    "int": COUNT,
+    "Expr": EXPR,
+    "Expr | None": EXPR,
+    "tuple[Expr, ...]": EXPRS,
+    "str": NAME,
+    "tuple[str, ...]": TEXTS,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expr:
+    """Any node. Equal nodes print alike; where they were written does not count."""
+
+    span: Span = field(default=(0, 0), compare=False, repr=False)
+
+    @property
+    def children(self) -> tuple[Expr, ...]:
+        """The expressions directly inside."""
+        found: list[Expr] = []
+        for own in fields(self):
+            value = getattr(self, own.name)
+            found += [value] if isinstance(value, Expr) else []
+            found += [one for one in value if isinstance(one, Expr)] if isinstance(value, tuple) else []
+        return tuple(found)
+
+    def walk(self) -> Iterator[Expr]:
+        """This node and all inside it."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+    def __add__(self, other: Expr | float) -> Expr:
+        return Sum((*_summands(self), *_summands(expr(other))))
+
+    def __radd__(self, other: float) -> Expr:
+        return expr(other) + self
+
+    def __sub__(self, other: Expr | float) -> Expr:
+        return Sum((*_summands(self), Neg(expr(other))))
+
+    def __rsub__(self, other: float) -> Expr:
+        return expr(other) - self
+
+    def __mul__(self, other: Expr | float) -> Expr:
+        return Product((*_factors(self), *_factors(expr(other))))
+
+    def __rmul__(self, other: float) -> Expr:
+        return expr(other) * self
+
+    def __truediv__(self, other: float) -> Expr:
+        return Quotient(self, float(other))
+
+    def __neg__(self) -> Expr:
+        return Neg(self)
+
+
+@dataclass(frozen=True)
+class Number(Expr):
+    """A constant, at least 0; `expr(-2)` is `Neg(Number(2))`."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value < float("inf"):
+            raise InvalidValue(f"{self.value!r} is no number of a formula.", "Give a finite one, at least 0.")
+
+    def __str__(self) -> str:
+        return number(self.value)
+
+
+@dataclass(frozen=True)
+class Ref(Expr):
+    """A name that the formula defines itself."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Part:
+    """One weighted name inside brackets."""
+
+    weight: float
+    name: str
+    span: Span = field(default=(0, 0), compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Term(Expr):
+    """One model whose weights are mixed: a distribution, and a row of the batch.
+
+    Attributes:
+        mix: weighted anchors, attributes, `sliders` or `base`.
+        prompt: text before the user's, or, with `only`, in its place.
+        model: the name of another base model.
+    """
+
+    mix: tuple[Part, ...]
+    prompt: str | None = None
+    only: bool = False
+    model: str | None = None
+
+    def __str__(self) -> str:
+        plain = len(self.mix) == 1 and self.mix[0].weight == 1 and self.prompt is None and self.model is None
+        if plain:
+            return self.mix[0].name
+        inside = "".join(_part(part, first=index == 0) for index, part in enumerate(self.mix))
+        inside += f", model={quoted(self.model)}" if self.model is not None else ""
+        prompt = "" if self.prompt is None else quoted(self.prompt)
+        prompt = f"only({prompt})" if self.only else prompt
+        return f"[{inside}]" + (f" @ {prompt}" if prompt else "")
+
+
+@dataclass(frozen=True)
+class Sum(Expr):
+    """Two summands or more; a difference is a sum with `Neg`."""
+
+    parts: tuple[Expr, ...]
+
+    def __str__(self) -> str:
+        text = _inside(self.parts[0], (Sum,))
+        for part in self.parts[1:]:
+            negative = isinstance(part, Neg)
+            text += f" {'-' if negative else '+'} {_inside(part.value if negative else part, (Sum, Neg))}"
+        return text
+
+
+@dataclass(frozen=True)
+class Neg(Expr):
+    """The negative."""
+
+    value: Expr
+
+    def __str__(self) -> str:
+        return f"-{_inside(self.value, (Sum, Neg))}"
+
+
+@dataclass(frozen=True)
+class Product(Expr):
+    """Two factors or more, of which at most one is no scalar and no mask."""
+
+    factors: tuple[Expr, ...]
+
+    def __str__(self) -> str:
+        first, *others = self.factors
+        loose = (Sum, Neg, Product)
+        return " * ".join([_inside(first, loose), *(_inside(other, (*loose, Quotient)) for other in others)])
+
+
+@dataclass(frozen=True)
+class Quotient(Expr):
+    """An expression divided by a number that is not 0."""
+
+    value: Expr
+    divisor: float
+
+    def __str__(self) -> str:
+        return f"{_inside(self.value, (Sum, Neg))} / {number(self.divisor)}"
+
+
+@dataclass(frozen=True)
+class Call(Expr):
+    """A function of the language. Its fields are its arguments in order; those with defaults are written `name=value`."""
+
+    def __str__(self) -> str:
+        shown = []
+        for argument in signature(type(self)):
+            value = getattr(self, argument.name)
+            if argument.kind in (EXPRS, TEXTS):
+                shown += [str(one) if argument.kind == EXPRS else quoted(one) for one in value]
+            elif argument.default is MISSING or value != argument.default:
+                written = number(value) if argument.kind in (NUMBER, COUNT) else str(value)
+                shown.append(written if argument.default is MISSING else f"{argument.name}={written}")
+        return f"{WRITTEN[type(self)]}({', '.join(shown)})"
+
+
+@dataclass(frozen=True)
+class Union(Call):
+    """Per token the largest normalized log-probability."""
+
+    parts: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Intersect(Call):
+    """Per token the smallest normalized log-probability."""
+
+    parts: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Max(Call):
+    """Per token the largest value, as it is."""
+
+    parts: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Min(Call):
+    """Per token the smallest value, as it is."""
+
+    parts: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class Norm(Call):
+    """Normalized, with weight 1."""
+
+    value: Expr
+
+
+@dataclass(frozen=True)
+class Uniform(Call):
+    """Every token alike."""
+
+    def __str__(self) -> str:
+        return "uniform"
+
+
+@dataclass(frozen=True)
+class Top(Call):
+    """The likeliest tokens alone: at temperature t, of those the k likeliest, of those at least minp as likely as the
+    likeliest, of those the fewest that make up p."""
+
+    value: Expr
+    k: int = 0
+    p: float = 1.0
+    minp: float = 0.0
+    t: float = 1.0
+
+
+@dataclass(frozen=True)
+class Pos(Call):
+    """What is above 0."""
+
+    value: Expr
+
+
+@dataclass(frozen=True)
+class Abs(Call):
+    """The absolute value."""
+
+    value: Expr
+
+
+@dataclass(frozen=True)
+class Indicator(Call):
+    """A mask: 1 where the value is at least 0."""
+
+    value: Expr
+
+
+@dataclass(frozen=True)
+class KLMask(Call):
+    """A mask: 1 for tokens without which the divergence of two distributions changes by more than so many nats."""
+
+    source: Expr
+    target: Expr
+    divergence: float = 0.01
+
+
+@dataclass(frozen=True)
+class SelfDebias(Call):
+    """A distribution less what a biased one makes likelier (Schick et al., arXiv 2103.00453)."""
+
+    value: Expr
+    biased: Expr
+    strength: float
+
+
+@dataclass(frozen=True)
+class Supersede(Call):
+    """Exactly the target, guessed by the draft (speculative decoding)."""
+
+    draft: Expr
+    target: Expr
+
+
+@dataclass(frozen=True)
+class Judge(Call):
+    """What a judge thinks of each of the k likeliest next tokens, as a log-ratio (FUDGE, arXiv 2104.05218)."""
+
+    attribute: str
+    k: int = 50
+    goal: float = 1.0
+    over: Expr | None = None
+
+
+@dataclass(frozen=True)
+class Strength(Call):
+    """A scalar from 0 to 1: how far the text so far shows an attribute."""
+
+    attribute: str
+
+
+@dataclass(frozen=True)
+class Reward(Call):
+    """What a reward head expects of each next token."""
+
+    attribute: str
+
+
+@dataclass(frozen=True)
+class Ban(Call):
+    """Words that the text may not hold."""
+
+    words: tuple[str, ...]
+
+
+FUNCTIONS: Mapping[str, type[Call]] = {
+    "union": Union,
+    "intersect": Intersect,
+    "max": Max,
+    "min": Min,
+    "norm": Norm,
+    "uniform": Uniform,
+    "top": Top,
+    "pos": Pos,
+    "abs": Abs,
+    "indicator": Indicator,
+    "klmask": KLMask,
+    "selfdebias": SelfDebias,
+    "supersede": Supersede,
+    "judge": Judge,
+    "strength": Strength,
+    "reward": Reward,
+    "ban": Ban,
+}
+WRITTEN: Mapping[type[Expr], str] = {kind: name for name, kind in FUNCTIONS.items()}
+RESERVED = frozenset([*FUNCTIONS, "sliders", "base", "only", "model"])
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A whole formula: definitions, each of which may use those before it, and the result."""
+
+    result: Expr
+    definitions: tuple[tuple[str, Expr], ...] = ()
+    source: str = field(default="", compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return "".join(f"{name} = {value}; " for name, value in self.definitions) + str(self.result)
+
+
+def expr(value: Expr | float) -> Expr:
+    """A node, from a node or a number."""
+    if isinstance(value, Expr):
+        return value
+    return Neg(Number(-float(value))) if value < 0 else Number(float(value))
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a function; `default` is `dataclasses.MISSING` where it must be given."""
+
+    name: str
+    kind: str
+    default: Any
+
+
+@lru_cache
+def signature(function: type[Call]) -> tuple[Argument, ...]:
+    """A function's arguments, in order."""
+    own = [f for f in fields(function) if f.name != "span"]
+    return tuple(Argument(f.name, KINDS[str(f.type)], f.default) for f in own)
+
+
+def number(value: float) -> str:
+    """A number as the language writes it: no exponent, nothing lost."""
+    text = repr(float(value))
+    if "e" in text:
+        text = f"{Decimal(text):f}"
+    return text.removesuffix(".0")
+
+
+def quoted(text: str) -> str:
+    """A text as the language writes it, as JSON does."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _inside(node: Expr, loose: tuple[type[Expr], ...]) -> str:
+    return f"({node})" if isinstance(node, loose) else str(node)
+
+
+def _summands(node: Expr) -> tuple[Expr, ...]:
+    return node.parts if isinstance(node, Sum) else (node,)
+
+
+def _factors(node: Expr) -> tuple[Expr, ...]:
+    return node.factors if isinstance(node, Product) else (node,)
+
+
+def _part(part: Part, first: bool) -> str:
+    sign = ("-" if first else " - ") if part.weight < 0 else ("" if first else " + ")
+    size = abs(part.weight)
+    return f"{sign}{part.name if size == 1 else f'{number(size)}*{part.name}'}"
