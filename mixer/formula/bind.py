@@ -5,10 +5,13 @@ Values only; standard library only. Knows no tensors and no text being written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from mixer.formula.nodes import Expr, Formula, Term
+from mixer.errors import FormulaError, UnknownName
+from mixer.formula.functions import Ban, Judge, Reward, Strength, Supersede
+from mixer.formula.nodes import Expr, Formula, Part, Ref, Term, quoted
 from mixer.mix import POLES, Attribute, Mix
 
 MOST_BRANCHES = 16
@@ -115,3 +118,90 @@ class Bound:
     def reads_text(self) -> bool:
         """Whether its value depends on the words of the text, through a judge."""
         return bool(self.opinions)
+
+
+def bind(formula: Formula, vocabulary: Vocabulary) -> Bound:
+    """Find what every name of a formula stands for.
+
+    Raises:
+        FormulaError: a name is not known, or there are too many branches.
+    """
+    needed = list(_needed(formula))
+    terms = {node: _branch(node, vocabulary, formula) for node in needed if isinstance(node, Term)}
+    if len(set(terms.values())) > MOST_BRANCHES:
+        raise FormulaError(
+            f"The formula has {len(set(terms.values()))} different terms, and {MOST_BRANCHES} is the most.",
+            "Use fewer models and prompts; equal ones count once.",
+            formula.source,
+            *formula.result.span,
+        )
+    opinions = {
+        node: _known("judge", node.attribute, vocabulary.opinions, node, formula)
+        for node in needed
+        if isinstance(node, Judge | Strength)
+    }
+    for node in needed:
+        if isinstance(node, Reward):
+            _known("reward head", node.attribute, dict.fromkeys(vocabulary.rewards), node, formula)
+    bans = dict.fromkeys(word for node in needed if isinstance(node, Ban) for word in node.words)
+    drafted = _drafted(formula)
+    draft = None if drafted == formula else bind(drafted, vocabulary)
+    return Bound(formula, terms, opinions, tuple(bans), draft)
+
+
+def _needed(formula: Formula) -> Iterable[Expr]:
+    """The nodes that the result depends on, each once; of `supersede` the target alone."""
+    definitions, seen = dict(formula.definitions), {}
+    waiting: list[Expr] = [formula.result]
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen[node] = True
+        if isinstance(node, Supersede):
+            waiting.append(node.target)
+        elif isinstance(node, Ref):
+            waiting.append(definitions[node.name])
+        else:
+            waiting += reversed(node.children)
+    return seen
+
+
+def _drafted(formula: Formula) -> Formula:
+    """The formula with every `supersede` replaced by its draft."""
+
+    def draft(node: Expr) -> Expr:
+        return draft(node.draft) if isinstance(node, Supersede) else node.with_children(draft)
+
+    definitions = tuple((name, draft(value)) for name, value in formula.definitions)
+    return Formula(draft(formula.result), definitions, formula.source)
+
+
+def _branch(term: Term, vocabulary: Vocabulary, formula: Formula) -> Branch:
+    mixes, follows, mix = vocabulary.mixes, 0.0, Mix()
+    for part in term.mix:
+        if part.name == "sliders":
+            follows += part.weight
+            continue
+        own = _known("anchor or attribute", part.name, mixes, part, formula)
+        if part.name in vocabulary.attributes and part.weight < 0:  # a position on the other side
+            mix += Mix(raw={f"{part.name}.negative": -part.weight})
+        else:
+            mix += own * part.weight
+    if term.model is not None:
+        _known("base model", term.model, dict.fromkeys(vocabulary.models), term, formula)
+        if mix.weights or follows:
+            raise FormulaError(
+                f"The anchors belong to the resident base, not to {term.model!r}.",
+                f"Write [base, model={quoted(term.model)}].",
+                formula.source,
+                *term.span,
+            )
+    return Branch(follows, mix, term.prompt, term.only, term.model)
+
+
+def _known(kind: str, name: str, known: Mapping[str, Any], node: Expr | Part, formula: Formula) -> Any:
+    if name in known:
+        return known[name]
+    error = UnknownName(kind, name, known)
+    raise FormulaError(error.message, error.hint, formula.source, *node.span)

@@ -8,11 +8,11 @@ Source: Dekoninck et al., "Controlled Text Generation via Language Model Arithme
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from mixer.errors import InvalidValue
 
@@ -47,11 +47,15 @@ class Expr:
             found += [one for one in value if isinstance(one, Expr)] if isinstance(value, tuple) else []
         return tuple(found)
 
-    def walk(self) -> Iterator[Expr]:
-        """This node and all inside it."""
-        yield self
-        for child in self.children:
-            yield from child.walk()
+    def with_children(self, change: Callable[[Expr], Expr]) -> Expr:
+        """This node with each expression directly inside replaced by what `change` makes of it."""
+        values = {own.name: getattr(self, own.name) for own in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, Expr):
+                values[name] = change(value)
+            elif isinstance(value, tuple):
+                values[name] = tuple(change(one) if isinstance(one, Expr) else one for one in value)
+        return type(self)(**values)
 
     def __add__(self, other: Expr | float) -> Expr:
         return Sum((*_summands(self), *_summands(expr(other))))
@@ -184,9 +188,18 @@ class Quotient(Expr):
         return f"{_inside(self.value, (Sum, Neg))} / {number(self.divisor)}"
 
 
+FUNCTIONS: dict[str, type[Call]] = {}  # by the names they are written with; filled by `functions`
+
+
 @dataclass(frozen=True)
 class Call(Expr):
-    """A function of the language. Its fields are its arguments in order; those with defaults are written `name=value`."""
+    """A function of the language. Its fields are its arguments; those with defaults are written `name=value`."""
+
+    written: ClassVar[str]
+
+    def __init_subclass__(cls, name: str) -> None:
+        cls.written = name
+        FUNCTIONS[name] = cls
 
     def __str__(self) -> str:
         shown = []
@@ -197,163 +210,7 @@ class Call(Expr):
             elif argument.default is MISSING or value != argument.default:
                 written = number(value) if argument.kind in (NUMBER, COUNT) else str(value)
                 shown.append(written if argument.default is MISSING else f"{argument.name}={written}")
-        return f"{WRITTEN[type(self)]}({', '.join(shown)})"
-
-
-@dataclass(frozen=True)
-class Union(Call):
-    """Per token the largest normalized log-probability."""
-
-    parts: tuple[Expr, ...]
-
-
-@dataclass(frozen=True)
-class Intersect(Call):
-    """Per token the smallest normalized log-probability."""
-
-    parts: tuple[Expr, ...]
-
-
-@dataclass(frozen=True)
-class Max(Call):
-    """Per token the largest value, as it is."""
-
-    parts: tuple[Expr, ...]
-
-
-@dataclass(frozen=True)
-class Min(Call):
-    """Per token the smallest value, as it is."""
-
-    parts: tuple[Expr, ...]
-
-
-@dataclass(frozen=True)
-class Norm(Call):
-    """Normalized, with weight 1."""
-
-    value: Expr
-
-
-@dataclass(frozen=True)
-class Uniform(Call):
-    """Every token alike."""
-
-    def __str__(self) -> str:
-        return "uniform"
-
-
-@dataclass(frozen=True)
-class Top(Call):
-    """The likeliest tokens alone: at temperature t, of those the k likeliest, of those at least minp as likely as the
-    likeliest, of those the fewest that make up p."""
-
-    value: Expr
-    k: int = 0
-    p: float = 1.0
-    minp: float = 0.0
-    t: float = 1.0
-
-
-@dataclass(frozen=True)
-class Pos(Call):
-    """What is above 0."""
-
-    value: Expr
-
-
-@dataclass(frozen=True)
-class Abs(Call):
-    """The absolute value."""
-
-    value: Expr
-
-
-@dataclass(frozen=True)
-class Indicator(Call):
-    """A mask: 1 where the value is at least 0."""
-
-    value: Expr
-
-
-@dataclass(frozen=True)
-class KLMask(Call):
-    """A mask: 1 for tokens without which the divergence of two distributions changes by more than so many nats."""
-
-    source: Expr
-    target: Expr
-    divergence: float = 0.01
-
-
-@dataclass(frozen=True)
-class SelfDebias(Call):
-    """A distribution less what a biased one makes likelier (Schick et al., arXiv 2103.00453)."""
-
-    value: Expr
-    biased: Expr
-    strength: float
-
-
-@dataclass(frozen=True)
-class Supersede(Call):
-    """Exactly the target, guessed by the draft (speculative decoding)."""
-
-    draft: Expr
-    target: Expr
-
-
-@dataclass(frozen=True)
-class Judge(Call):
-    """What a judge thinks of each of the k likeliest next tokens, as a log-ratio (FUDGE, arXiv 2104.05218)."""
-
-    attribute: str
-    k: int = 50
-    goal: float = 1.0
-    over: Expr | None = None
-
-
-@dataclass(frozen=True)
-class Strength(Call):
-    """A scalar from 0 to 1: how far the text so far shows an attribute."""
-
-    attribute: str
-
-
-@dataclass(frozen=True)
-class Reward(Call):
-    """What a reward head expects of each next token."""
-
-    attribute: str
-
-
-@dataclass(frozen=True)
-class Ban(Call):
-    """Words that the text may not hold."""
-
-    words: tuple[str, ...]
-
-
-FUNCTIONS: Mapping[str, type[Call]] = {
-    "union": Union,
-    "intersect": Intersect,
-    "max": Max,
-    "min": Min,
-    "norm": Norm,
-    "uniform": Uniform,
-    "top": Top,
-    "pos": Pos,
-    "abs": Abs,
-    "indicator": Indicator,
-    "klmask": KLMask,
-    "selfdebias": SelfDebias,
-    "supersede": Supersede,
-    "judge": Judge,
-    "strength": Strength,
-    "reward": Reward,
-    "ban": Ban,
-}
-WRITTEN: Mapping[type[Expr], str] = {kind: name for name, kind in FUNCTIONS.items()}
-RESERVED = frozenset([*FUNCTIONS, "sliders", "base", "only", "model"])
+        return f"{self.written}({', '.join(shown)})"
 
 
 @dataclass(frozen=True)
