@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from mixer.errors import FormulaError, UnknownName
@@ -118,6 +119,26 @@ class Bound:
     def reads_text(self) -> bool:
         """Whether its value depends on the words of the text, through a judge."""
         return bool(self.opinions)
+
+    @cached_property
+    def numbers(self) -> Mapping[int, int]:
+        """The number of every needed node, by its `id`. Equal expressions share one, and so do a name and
+        its definition, a `supersede` and its target."""
+        definitions, known, numbers = dict(self.formula.definitions), dict[Expr, int](), dict[int, int]()
+
+        def visit(node: Expr) -> int:
+            if id(node) not in numbers:
+                if isinstance(node, Ref):
+                    numbers[id(node)] = visit(definitions[node.name])
+                elif isinstance(node, Supersede):
+                    numbers[id(node)] = visit(node.target)
+                else:  # numbers stand for what is inside, since hashing whole trees at every node is quadratic
+                    flat = node.with_children(lambda child: Ref(str(visit(child))))
+                    numbers[id(node)] = known.setdefault(flat, len(known))
+            return numbers[id(node)]
+
+        visit(self.formula.result)
+        return numbers
 
 
 def bind(formula: Formula, vocabulary: Vocabulary) -> Bound:
