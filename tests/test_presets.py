@@ -1,0 +1,83 @@
+"""Presets: what the shipped file holds can be read and used; anything else is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mixer.errors import BadArtifact
+from mixer.presets import PRESETS, Preset, load_presets
+
+GOOD = {"name": "One", "formula": "sliders", "about": "Nothing.", "credit": "Nobody."}
+SHIPPED = load_presets()
+ANCHORS = PRESETS.parent.parent / "anchors"
+
+
+def written(tmp_path: Path, record: object) -> Path:
+    path = tmp_path / "presets.yaml"
+    path.write_text(yaml.safe_dump(record), encoding="utf-8")
+    return path
+
+
+def test_the_techniques_of_the_literature_are_there():
+    names = {preset.name for preset in SHIPPED}
+    assert len(names) == len(SHIPPED)
+    assert names >= {"Classifier-free guidance", "PREADD", "DExperts", "Reward model as a LM", "FUDGE", "Self-debias"}
+    assert names >= {"Detox by union", "Detox with a judge", "Persona", "Speculative decoding", "Contrastive decoding"}
+
+
+@pytest.mark.parametrize("preset", SHIPPED, ids=lambda preset: preset.name)
+def test_every_preset_says_whose_it_is_and_sets_sliders_that_it_follows(preset: Preset):
+    assert "arXiv" in preset.credit and preset.prompt
+    assert set(preset.settings) <= {folder.parent.name for folder in ANCHORS.glob("*/attribute.yaml")}
+    assert bool(preset.settings) == ("sliders" in preset.formula)
+
+
+def test_what_was_written_comes_back(tmp_path):
+    more = GOOD | {"name": "Two", "prompt": "Once", "settings": {"humor": -1, "poetry": 0.5}}
+    first, second = load_presets(written(tmp_path, [GOOD, more]))
+    assert first == Preset("One", "sliders", "Nothing.", "Nobody.")
+    assert second == Preset("Two", "sliders", "Nothing.", "Nobody.", "Once", {"humor": -1.0, "poetry": 0.5})
+
+
+@pytest.mark.parametrize("missing", GOOD)
+def test_a_missing_key_is_named(tmp_path, missing):
+    record = {key: value for key, value in GOOD.items() if key != missing}
+    with pytest.raises(BadArtifact, match=f"preset 1 has no {missing}"):
+        load_presets(written(tmp_path, [record]))
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"presets": [GOOD]}, "no list"),
+        (None, "no list"),
+        (["sliders"], "preset 1 holds no names"),
+        ([GOOD, GOOD | {"author": "me"}], "preset 2 has 'author'"),
+        ([GOOD | {"formula": 1.5}], "formula must be a text"),
+        ([GOOD | {"about": " "}], "about must be a text"),
+        ([GOOD | {"prompt": None}], "prompt must be a text"),
+        ([GOOD | {"settings": [1]}], "settings must be"),
+        ([GOOD | {"settings": {1: 1.0}}], "settings must be"),
+        ([GOOD | {"settings": {"humor": "high"}}], "settings.humor"),
+        ([GOOD | {"settings": {"humor": 30}}], "settings.humor"),
+        ([GOOD | {"settings": {"humor": float("nan")}}], "settings.humor"),
+        ([GOOD, GOOD], "more than one preset called 'One'"),
+    ],
+)
+def test_anything_else_is_refused_by_name(tmp_path, record, said):
+    with pytest.raises(BadArtifact, match=said) as caught:
+        load_presets(written(tmp_path, record))
+    assert "presets.yaml" in caught.value.message and caught.value.hint
+
+
+@pytest.mark.parametrize("data", [b"- [", b"\xff\xfe\xff", b"- !!python/object:os.system {}"])
+def test_a_file_that_is_no_yaml_is_refused(tmp_path, data):
+    path = tmp_path / "presets.yaml"
+    path.write_bytes(data)
+    with pytest.raises(BadArtifact, match="cannot be read"):
+        load_presets(path)
+    with pytest.raises(BadArtifact, match="cannot be read"):
+        load_presets(tmp_path / "none.yaml")
