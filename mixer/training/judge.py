@@ -22,7 +22,8 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.judges import BUCKETS, FORMAT, SURFACE, Features, Judge, Judges, Words, features, load_judges, load_words
+from mixer.features import BUCKETS, SURFACE, Features, Words, features
+from mixer.judges import FORMAT, Judge, Judges, load_judges, load_words
 from mixer.training.data import ATTRIBUTES, POLES, Pair, find_pairs, read_attribute, split_of, split_pairs
 from mixer.training.words import plain_texts, train_words
 
@@ -110,11 +111,11 @@ def fit(
     seen: Sequence[Features], labels: np.ndarray, weights: np.ndarray, config: JudgeConfig
 ) -> dict[str, np.ndarray]:
     """The tensors of an uncalibrated judge, by Adam on the weighted logistic loss with decay; one thread is enough."""
-    surface = np.stack([f.surface for f in seen])
+    surface = np.concatenate([f.surface for f in seen])
     center = np.average(surface, axis=0, weights=weights)
     scale = np.sqrt(np.average((surface - center) ** 2, axis=0, weights=weights)) + 1e-2
     surfaces = torch.from_numpy(np.clip((surface - center) / scale, -3, 3).astype(np.float32))
-    words = torch.from_numpy(np.stack([f.words for f in seen]))
+    words = torch.from_numpy(np.concatenate([f.words for f in seen]).astype(np.float32))
     targets = torch.from_numpy(labels.astype(np.float32))
     shares = torch.from_numpy((weights / weights.mean()).astype(np.float32))
 
@@ -131,7 +132,7 @@ def fit(
             order = torch.randperm(len(seen), generator=generator).numpy()
         rows = order[step % batches * config.rows :][: config.rows]
         ids = torch.from_numpy(np.concatenate([seen[i].buckets for i in rows]))
-        values = torch.from_numpy(np.concatenate([seen[i].values for i in rows]))
+        values = torch.from_numpy(np.concatenate([seen[i].values for i in rows]).astype(np.float32))
         values = values * (torch.rand(values.shape, generator=generator) >= config.dropout) / (1 - config.dropout)
         starts = torch.from_numpy(np.cumsum([0, *(len(seen[i].buckets) for i in rows[:-1])]))
         grams = torch.nn.functional.embedding_bag(ids, ngram, starts, mode="sum", per_sample_weights=values)[:, 0]
@@ -158,7 +159,7 @@ def raw_logits(tensors: dict[str, np.ndarray], seen: Sequence[Features]) -> np.n
     bias = float(tensors["bias"][0])
     parts = {name: tensors[name].astype(np.float32) for name in ("ngrams", "surface", "center", "scale", "words")}
     judge = Judge(**parts, bias=bias, slope=1.0, offset=0.0)
-    return np.array([judge.logit(f) for f in seen])
+    return np.concatenate([judge.logits(f) for f in seen])
 
 
 def platt(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

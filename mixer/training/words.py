@@ -16,7 +16,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mixer.errors import InvalidValue
-from mixer.judges import FORMAT, WORD
+from mixer.features import WORD
+from mixer.judges import FORMAT
 from mixer.training.data import read_lines
 
 REACH = 6  # words to each side that count as neighbors

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = [
     ["mixer.errors", "mixer.mix", "mixer.params"],
     ["mixer.lora", "mixer.native", "mixer.sampling", "mixer.network", "mixer.prefix", "mixer.fold"],
-    ["mixer.load", "mixer.anchors", "mixer.judges", "mixer.model", "mixer.mixfile", "mixer.presets"],
+    ["mixer.load", "mixer.anchors", "mixer.features", "mixer.judges", "mixer.model", "mixer.mixfile", "mixer.presets"],
     ["mixer.engine", "mixer.scheduler", "mixer.desk"],
     [
         "mixer.export",
