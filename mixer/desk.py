@@ -5,29 +5,40 @@ The one class that programs and doors need. Knows nothing of pages, command line
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.anchors import AnchorSet, load_anchors
-from mixer.engine import OnMixChange, Session, Stats, Step, encode_prompt
+from mixer.catalog import Catalog
+from mixer.engine import OnMixChange, Session, Stats, Step
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName, Unsupported
 from mixer.fold import AutoFold
+from mixer.formula.bind import Bound, Vocabulary, bind
+from mixer.formula.evaluate import evaluate
+from mixer.formula.nodes import Formula, Part, Term
+from mixer.formula.plan import Plan, make_plan
 from mixer.judges import Judges, load_judges
 from mixer.load import DeviceMap, is_quantized, load_base, local_folder, pick_device, pick_dtype
 from mixer.mix import Attribute, Mix, MixRule, Setting, bounded
 from mixer.model import SCRATCH, Model
 from mixer.params import SamplingParams
 from mixer.scheduler import Scheduler
+from mixer.speculate import Speculation
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE, ANCHORS, JUDGES = ROOT / "assets" / "base", ROOT / "anchors", ROOT / "assets" / "judges"
 BATCH_ROWS = 32
+SLIDERS, BASE_ALONE = (bind(Formula(Term((Part(1.0, name),))), Vocabulary()) for name in ("sliders", "base"))
+Draft = Literal["auto", "off", "ngram", "base"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,7 @@ class Request:
     prompt: str
     mix: Mix = field(default_factory=Mix)
     params: SamplingParams = field(default_factory=SamplingParams)
+    formula: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,7 @@ class Desk:
         self.anchors, self.context, self.name = model.anchors, model.context, name
         self.quantized = is_quantized(model.lm)
         self.problems = tuple(problems)
+        self._catalog = Catalog(model, self.attributes, judges)
 
     @classmethod
     def load(
@@ -107,6 +120,9 @@ class Desk:
             judges: folder of judges; the shipped ones, if they are there, if None.
             strict: raise for an anchor or judge that cannot be used; otherwise leave it out and say so in `problems`.
             any_base: admit adapters whose files name another base, as long as their shapes fit.
+            native: use the compiled forward pass where it can run the base: Llama-shaped models on a CPU.
+            auto_fold: fold a mix into the weights where all texts share it and it pays. That rounds differently, by
+                some 1e-5; without it a text is the same bit for bit in any company.
             quantize: `nf4` or `int8`, through bitsandbytes; None for the base's weights as they are stored.
             device_map: `auto`, `balanced`, `balanced_low_0`, `sequential` or a dict, in place of `device`: accelerate
                 spreads the base over several devices.
@@ -181,10 +197,41 @@ class Desk:
         mix.coefficients(self.anchors)
         return mix
 
-    def logprobs(self, prompt: str, mix: Mix | None = None) -> Tensor:
-        """The exact next-token log-probabilities, `(V,)` float32 on the CPU: temperature 1, no truncation."""
-        ids, coefficients = encode_prompt(self._model, prompt), (mix or Mix()).coefficients(self.anchors)
-        return torch.log_softmax(self._model.logits(ids, coefficients), dim=-1).cpu()
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The names that formulas may use."""
+        return self._catalog.vocabulary
+
+    def formula(self, text: str) -> Plan:
+        """Read a formula, such as `base - 0.96*union(base, [rude])`; it says what it will do, and runs nothing.
+
+        Raises:
+            FormulaError: it cannot be read, or names what is not loaded; with line and column.
+        """
+        return make_plan(text, self.vocabulary)
+
+    def add_model(self, name: str, source: str | Path) -> None:
+        """Load another base model that formulas may use, as `[base, model=name]`; see `Catalog.add_model`."""
+        self._catalog.add_model(name, source)
+
+    def add_judge(self, name: str, source: str | Path, label: str | int | None = None) -> None:
+        """Load a `transformers` sequence classifier as a judge for formulas; see `Catalog.add_judge`."""
+        self._catalog.add_judge(name, source, label)
+
+    def logprobs(self, prompt: str, mix: Mix | None = None, formula: str | None = None) -> Tensor:
+        """The exact next-token log-probabilities, `(V,)` float32 on the CPU: temperature 1, no truncation.
+
+        Raises:
+            InvalidValue: the prompt is empty or does not fit. UnknownName: the mix names an unknown anchor.
+            FormulaError: see `formula`; or its weights come to nothing here.
+        """
+        bound = self._bound(formula)
+        logprobs = {}
+        for reading in self._catalog.readings(bound.rows, prompt):
+            _, coefficients = reading.under(mix or Mix())
+            logits = reading.model.logits(reading.prompt_ids, coefficients)[: self._model.vocab]
+            logprobs[reading.branch] = torch.log_softmax(logits, dim=-1)
+        return evaluate(bound, logprobs, self._catalog.reader(prompt, ())).cpu()
 
     def session(
         self,
@@ -192,40 +239,76 @@ class Desk:
         mix: Mix | None = None,
         params: SamplingParams | None = None,
         on_mix_change: OnMixChange = "keep",
+        formula: str | None = None,
+        draft: Draft = "auto",
     ) -> Session:
         """A text about to be written, whose mix can be moved while it streams.
 
         Args:
             on_mix_change: `keep` the cache (no delay, an approximation, steps say `exact=False`), `refill` it (the next
                 token is exact), or `restart` the text.
+            formula: what to write by; `sliders`, the mix itself, if None.
+            draft: who guesses tokens ahead, which changes the speed and no text: `auto` the formula's `supersede`,
+                `ngram` what followed the same words before, `base` the base model, `off` nobody.
 
         Raises:
             InvalidValue: the prompt is empty or does not fit. UnknownName: the mix names an unknown anchor.
+            FormulaError: see `formula`.
         """
+        if draft not in get_args(Draft):
+            raise UnknownName("draft", str(draft), get_args(Draft))
+        bound = self._bound(formula)
+        guesser = BASE_ALONE if draft == "base" else bound.draft if draft == "auto" else None
+        speculation = Speculation(guesser) if guesser or draft == "ngram" else None
+        return Session(
+            self._model,
+            prompt,
+            mix or Mix(),
+            params or SamplingParams(),
+            on_mix_change,
+            self._scheduler.run,
+            bound,
+            self._catalog.readings((*bound.rows, *(guesser.rows if guesser else ())), prompt),
+            partial(self._catalog.reader, prompt),
+            speculation,
+        )
 
-        def check(wanted: Mix) -> tuple[float, ...]:
-            return wanted.coefficients(self.anchors)
-
-        params = params or SamplingParams()
-        return Session(self._model, prompt, mix or Mix(), params, on_mix_change, check, self._scheduler.run)
+    def _bound(self, formula: str | None) -> Bound:
+        return SLIDERS if formula is None else self.formula(formula).bound
 
     def lockstep(self, *sessions: Session) -> Iterator[tuple[Step | None, ...]]:
         """Run sessions together, one step each at a time; see `Scheduler.run`."""
         return self._scheduler.run(*sessions)
 
-    def stream(self, prompt: str, mix: Mix | None = None, params: SamplingParams | None = None) -> Iterator[Step]:
+    def stream(
+        self,
+        prompt: str,
+        mix: Mix | None = None,
+        params: SamplingParams | None = None,
+        formula: str | None = None,
+    ) -> Iterator[Step]:
         """The steps of one text under one mix."""
-        return iter(self.session(prompt, mix, params))
+        return iter(self.session(prompt, mix, params, formula=formula))
 
-    def generate(self, prompt: str, mix: Mix | None = None, params: SamplingParams | None = None) -> Output:
+    def generate(
+        self,
+        prompt: str,
+        mix: Mix | None = None,
+        params: SamplingParams | None = None,
+        formula: str | None = None,
+    ) -> Output:
         """Write one text under one mix."""
-        return self.generate_batch([Request(prompt, mix or Mix(), params or SamplingParams())])[0]
+        return self.generate_batch([Request(prompt, mix or Mix(), params or SamplingParams(), formula)])[0]
 
     def generate_batch(self, requests: Sequence[Request]) -> list[Output]:
         """Write many texts, each under its own mix, up to 32 rows a batch; results in the order of the requests."""
-        sessions = [self.session(request.prompt, request.mix, request.params) for request in requests]
-        for start in range(0, len(sessions), BATCH_ROWS):
-            for _ in self.lockstep(*sessions[start : start + BATCH_ROWS]):
+        sessions = [self.session(r.prompt, r.mix, r.params, formula=r.formula) for r in requests]
+        waiting = deque(sessions)
+        while waiting:
+            batch = [waiting.popleft()]
+            while waiting and sum(len(session.readings) for session in [*batch, waiting[0]]) <= BATCH_ROWS:
+                batch.append(waiting.popleft())
+            for _ in self.lockstep(*batch):
                 pass
         return [Output(s.text, tuple(s.token_ids), s.finish_reason, s.seed, s.stats) for s in sessions]
 

@@ -1,6 +1,6 @@
-"""Sessions: one text being written, under a mix that may move, as a stream of steps.
+"""Sessions: one text being written by a formula, under a mix that may move, as a stream of steps.
 
-Anyone may set a session's mix from any thread; the scheduler reads it once a step. Knows nothing of files, attributes
+Anyone may set a session's mix from any thread; the scheduler reads it once a round. Knows nothing of files, attributes
 or pages, nor of what else is being written.
 """
 
@@ -12,30 +12,34 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
-
-from mixer.errors import InvalidValue, UnknownName
-from mixer.lora import Gate
+from mixer.errors import UnknownName
+from mixer.formula.bind import Bound, Branch
+from mixer.formula.evaluate import Reader
 from mixer.mix import Mix
 from mixer.model import Model
 from mixer.params import SamplingParams
+from mixer.speculate import Speculation
+from mixer.text import Bans, TextStream, encode_prompt
 
 OnMixChange = Literal["keep", "refill", "restart"]
-FinishReason = Literal["stop", "length", "context", "closed"]
+FinishReason = Literal["stop", "length", "context", "closed", "ban"]
+MOST_REWINDS = 1000  # of one text, before it ends
 REST_SECONDS = 0.2  # after so long without a move, what `keep` left stale is computed anew
 
 
 @dataclass(frozen=True)
 class Step:
-    """One token of a stream.
+    """One token of a stream, or what a ban took back.
 
     Attributes:
         text: what this step adds to the text; empty while a character or a possible stop text is incomplete.
-        logprob: log-probability of the token under the mix, at temperature 1 and before truncation.
+        logprob: log-probability of the token under the formula, at temperature 1 and before truncation.
         mix_key: the mix that the token was drawn under.
         exact: whether every key and value it saw was computed under that mix.
         index: number of tokens before it; 0 again after a restart.
+        rewind: characters to take off the text's end, because a banned word begins there.
+        dropped: tokens taken back for that, this step's own included, so that `index` are left; 0 where it stays.
+        guessed: whether speculation had guessed the token.
     """
 
     token_id: int
@@ -44,48 +48,40 @@ class Step:
     mix_key: str
     exact: bool
     index: int
+    rewind: int = 0
+    dropped: int = 0
+    guessed: bool = False
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Figures of one session: milliseconds from its making to the first token, speed after it, the last slider move."""
+    """Figures of one session: milliseconds from its making to the first token, speed after it, the last slider move,
+    the share of guessed tokens that held (None where none was guessed)."""
 
     first_token_ms: float | None
     tokens_per_second: float | None
     tokens: int
     apply_us: float | None
     exact: bool
+    acceptance: float | None = None
 
 
-class TextStream:
-    """Token ids to text, piece by piece: whole characters only, and nothing that may turn out to be a stop text."""
+@dataclass(frozen=True)
+class Reading:
+    """A branch of a session's formula, the model that computes it, and what it reads before the text."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], stops: Sequence[str]) -> None:
-        self._tokenizer, self._stops = tokenizer, stops
-        self._decoder = DecodeStream(ids=list(prompt_ids), skip_special_tokens=True)
-        self._held = ""
+    branch: Branch
+    model: Model
+    prompt_ids: tuple[int, ...]
 
-    def push(self, token: int) -> tuple[str, bool]:
-        """The text that is now certain, and whether a stop text has appeared (it is cut off)."""
-        self._held += self._decoder.step(self._tokenizer, token) or ""
-        found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
-        if found:
-            text, self._held = self._held[: min(found)], ""
-            return text, True
-        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
-        certain = len(self._held) - keep
-        text, self._held = self._held[:certain], self._held[certain:]
-        return text, False
+    def under(self, sliders: Mix) -> tuple[Mix, tuple[float, ...]]:
+        """Its mix and coefficients, `(K,)`, while the sliders stand like this.
 
-    def flush(self) -> str:
-        """What was held back, once nothing can follow."""
-        text, self._held = self._held, ""
-        return text
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+        Raises:
+            UnknownName: the mix names an anchor that is not loaded. InvalidValue: a coefficient is out of range.
+        """
+        mix = self.branch.under(sliders)
+        return mix, mix.coefficients(self.model.anchors)
 
 
 class Session:
@@ -94,8 +90,11 @@ class Session:
     Attributes:
         text: all text so far, without the prompt.
         token_ids: all tokens so far, without the prompt.
-        finish_reason: None while it runs.
+        finish_reason: None while it runs; `ban` where every way on leads to a banned word.
         seed: the seed in use, drawn if none was given.
+        bound: the formula that it is written by.
+        readings: the formula's branches, and those of the draft.
+        speculation: how tokens are guessed; None where they are not.
         on_close: called when the session was closed.
     """
 
@@ -108,17 +107,25 @@ class Session:
         mix: Mix,
         params: SamplingParams,
         on_mix_change: OnMixChange,
-        check: Callable[[Mix], tuple[float, ...]],
         run: Callable[[Session], Iterator[tuple[Step | None, ...]]],
+        bound: Bound,
+        readings: Sequence[Reading],
+        reader: Callable[[Sequence[int]], Reader],
+        speculation: Speculation | None = None,
     ) -> None:
         if on_mix_change not in get_args(OnMixChange):
             raise UnknownName("way to treat a mix change", str(on_mix_change), get_args(OnMixChange))
         self.prompt, self.params, self.on_mix_change = prompt, params, on_mix_change
         self.prompt_ids = encode_prompt(model, prompt)
         self.seed = secrets.randbits(31) if params.seed is None else params.seed
-        self._model, self._check, self._run = model, check, run
-        self._wanted = (mix, check(mix))
-        self._current = Mix()  # what a fresh row's gate holds
+        self.ends = model.eos_ids
+        self.bound, self.readings, self.speculation = bound, tuple(readings), speculation
+        self._model, self._run, self._reader = model, run, reader
+        self._follows = any(reading.branch.follows for reading in self.readings)
+        self._room = min(reading.model.context - len(reading.prompt_ids) for reading in self.readings)
+        self._wanted = mix, tuple(reading.under(mix) for reading in self.readings)
+        self._current = mix
+        self._bans = Bans(bound.bans)
         self._born = time.perf_counter()
         self._first_at = self._last_at = None
         self._apply_us: float | None = None
@@ -130,16 +137,22 @@ class Session:
 
     @property
     def mix(self) -> Mix:
-        """The mix of the next token; set it from any thread.
+        """The sliders' mix for the next token; set it from any thread. Terms that follow the sliders follow it.
 
         Raises:
             UnknownName: it names an anchor that is not loaded; the stream goes on under the former mix.
+            InvalidValue: with what the formula adds to it, a coefficient is out of range.
         """
         return self._wanted[0]
 
     @mix.setter
     def mix(self, mix: Mix) -> None:
-        self._wanted = (mix, self._check(mix))  # one reference, replaced whole: readers never see half a change
+        former = self._wanted[1]
+        rows = tuple(
+            reading.under(mix) if reading.branch.follows else row
+            for reading, row in zip(self.readings, former, strict=True)
+        )
+        self._wanted = mix, rows  # one reference, replaced whole: readers never see half a change
 
     @property
     def stats(self) -> Stats:
@@ -147,7 +160,9 @@ class Session:
         first = None if self._first_at is None else 1000 * (self._first_at - self._born)
         seconds = (self._last_at or 0.0) - (self._first_at or 0.0)
         speed = (self._written - 1) / seconds if seconds > 0 else None
-        return Stats(first, speed, len(self.token_ids), self._apply_us, self._all_exact)
+        guessed = self.speculation.guessed if self.speculation else 0
+        acceptance = self.speculation.accepted / guessed if self.speculation and guessed else None
+        return Stats(first, speed, len(self.token_ids), self._apply_us, self._all_exact, acceptance)
 
     def close(self) -> None:
         """End the stream; its row is freed before the next step. Closing twice is fine."""
@@ -164,15 +179,50 @@ class Session:
 
     def begin(self) -> None:
         """Begin the text, or begin it again."""
+        self._stale = False
+        self._barred: dict[int, set[int]] = {}
+        self._rewinds = 0
+        self._cut(0)
+
+    def _cut(self, tokens: int) -> None:
+        """Leave the text with its first tokens."""
+        kept = self.token_ids[:tokens] if tokens else []
         self.token_ids: list[int] = []
         self.text = ""
-        self._moved_at: float | None = None
+        self._ends: list[int] = []  # length of the text after each token
         self._stream = TextStream(self._model.backend_tokenizer, self.prompt_ids, tuple(self.params.stop))
+        for token in kept:
+            self._write(token)
+
+    def _write(self, token: int) -> tuple[str, bool]:
+        """Add a token; what it adds to the text, and whether a stop text has appeared."""
+        self.token_ids.append(token)
+        text, stopped = ("", True) if token in self.ends else self._stream.push(token)
+        self.text += text
+        self._ends.append(len(self.text))
+        return text, stopped
+
+    def may_end(self, index: int) -> bool:
+        """Whether the token after so many may be the end of the text."""
+        return index >= self.params.min_new_tokens
+
+    def barred(self, index: int) -> set[int]:
+        """Tokens that a ban forbids after so many."""
+        return self._barred.get(index, set())
+
+    def reader(self, token_ids: Sequence[int]) -> Reader:
+        """What judges make of the text when it has these tokens."""
+        return self._reader(token_ids)
 
     @property
-    def may_end(self) -> bool:
-        """Whether the next token may be the end of the text."""
-        return len(self.token_ids) >= self.params.min_new_tokens
+    def room(self) -> int:
+        """Tokens that may still come."""
+        return min(self.params.max_new_tokens, self._room) - len(self.token_ids)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that its longest row may come to hold."""
+        return max(len(reading.prompt_ids) for reading in self.readings) + min(self.params.max_new_tokens, self._room)
 
     @property
     def at_rest(self) -> bool:
@@ -180,73 +230,64 @@ class Session:
         return time.perf_counter() - self._last_move >= REST_SECONDS
 
     @property
-    def current(self) -> Mix:
-        """The mix that the row's gate holds."""
-        return self._current
+    def moved(self) -> bool:
+        """Whether another mix is wanted than the one that rows have, and matters."""
+        return self._follows and self._wanted[0] is not self._current
 
-    def apply(self, gate: Gate, row: int) -> bool:
-        """Bring the row's gate to the mix now wanted; whether the row's keys and values must be computed anew."""
-        mix, coefficients = self._wanted
-        if mix is not self._current:
-            start = time.perf_counter()
-            gate[row] = coefficients
-            former, self._current = self._current, mix
+    def turn(self, write: Callable[[Sequence[tuple[Mix, tuple[float, ...]]]], None]) -> bool:
+        """Bring the rows to the mix now wanted; whether what follows the sliders must be read anew.
+
+        Args:
+            write: given each reading's mix and coefficients; called in every round, since rows may be new.
+        """
+        mix, rows = self._wanted
+        start = time.perf_counter()
+        write(rows)
+        former, self._current = self._current, mix
+        if mix is not former:
             self._apply_us = 1e6 * (time.perf_counter() - start)
-            if self.token_ids and mix != former:
+            if self._follows and self.token_ids and mix != former:
                 self._last_move = start
                 if self.on_mix_change == "restart":
                     self.begin()
                     return True
-                self._moved_at = start
-                if self.on_mix_change == "refill":
-                    self._moved_at = None
-                    return True
-        if self._moved_at is not None and time.perf_counter() - self._moved_at >= REST_SECONDS:
-            self._moved_at = None
+                self._stale = self.on_mix_change == "keep"
+                return not self._stale
+        if self._stale and self.at_rest:
+            self._stale = False
             return True
         return False
 
-    def take(self, token: int, logprob: float) -> Step:
-        """Write down the next token."""
+    def take(self, token: int, logprob: float, guessed: bool = False) -> Step:
+        """Write down the next token, or take back a banned word that it completes."""
         self._last_at = time.perf_counter()
         self._first_at = self._first_at or self._last_at
-        self.token_ids.append(token)
         self._written += 1
-        if token in self._model.eos_ids:
-            text, stopped = "", True
-        else:
-            text, stopped = self._stream.push(token)
+        text, stopped = self._write(token)
         if stopped:
             self.finish_reason = "stop"
-        elif len(self.token_ids) >= self.params.max_new_tokens:
-            self.finish_reason = "length"
-        elif len(self.prompt_ids) + len(self.token_ids) >= self._model.context:
-            self.finish_reason = "context"
+        elif self.room <= 0:
+            self.finish_reason = "length" if len(self.token_ids) >= self.params.max_new_tokens else "context"
         if self.finish_reason:
-            text += self._stream.flush()
-        self.text += text
-        exact = self._moved_at is None
+            rest = self._stream.flush()
+            self.text, text = self.text + rest, text + rest
+        exact = not self._stale
         self._all_exact = self._all_exact and exact
-        return Step(token, text, logprob, self._current.key, exact, len(self.token_ids) - 1)
+        at = self._bans.find(self.text, ended=self.finish_reason is not None)
+        if at is not None:
+            return self._take_back(at, token, logprob, len(text), exact)
+        return Step(token, text, logprob, self._current.key, exact, len(self.token_ids) - 1, guessed=guessed)
 
-
-def encode_prompt(model: Model, prompt: str) -> list[int]:
-    """Token ids of a prompt.
-
-    Raises:
-        InvalidValue: it is empty, or leaves no room in the model's context.
-    """
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise InvalidValue("The prompt is empty.", "Write a few words for the model to go on from.")
-    # A huge prompt is refused before it is tokenized, which takes long and could only say the same.
-    if len(prompt) <= 64 * model.context:
-        ids = model.encode(prompt)
-        if 0 < len(ids) < model.context:
-            return ids
-        size = f"{len(ids):,} tokens" if ids else "no tokens"
-    else:
-        size = f"{len(prompt):,} characters"
-    raise InvalidValue(
-        f"The prompt has {size}, and this model reads {model.context:,} tokens, its own text included.",
-        "Shorten the prompt.",
-    )
+    def _take_back(self, at: int, token: int, logprob: float, fresh: int, exact: bool) -> Step:
+        """Cut the text before the word that begins at a character, and bar the token that began it there."""
+        first = next((i for i, end in enumerate(self._ends) if end > at), len(self.token_ids) - 1)
+        begun, shown, dropped = self.token_ids[first], len(self.text) - fresh, len(self.token_ids) - first
+        self.finish_reason = None
+        self._cut(first)
+        self._barred = {index: barred for index, barred in self._barred.items() if index <= first}
+        self._barred.setdefault(first, set()).add(begun)
+        self._rewinds += 1
+        if self._rewinds >= MOST_REWINDS:
+            self.finish_reason = "ban"
+        rewind = max(0, shown - len(self.text))
+        return Step(token, "", logprob, self._current.key, exact, first, rewind, dropped)

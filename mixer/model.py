@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,8 @@ ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 MOST_ROWS = 64  # texts in flight at once
 SCRATCH = 0  # the row in which single distributions are computed; no text is written there
 
+_order = itertools.count()
+
 
 class Model:
     """The base model, its tokenizer, and the network that computes with both base and anchors.
@@ -30,7 +33,9 @@ class Model:
         anchors: names in coefficient order, `(K,)`.
         context: most tokens a row can hold.
         network: what runs the tokens; only under `lock`.
+        vocab: tokens that there are logits for.
         lock: many threads may drive one model.
+        order: who takes the locks of several models takes them by this number.
         slow_because: why the compiled network cannot run this model; None where it does.
     """
 
@@ -53,7 +58,8 @@ class Model:
         self.slow_because = unsupported(lm, parts) if native else "not asked for"
         kind = TorchNetwork if self.slow_because else NativeNetwork
         self.network: Network = kind(lm, parts, rows=1 + MOST_ROWS)
-        self.lock = threading.Lock()
+        self.vocab: int = lm.get_output_embeddings().weight.shape[0]
+        self.lock, self.order = threading.Lock(), next(_order)
         eos = lm.generation_config.eos_token_id if lm.generation_config else None
         eos = tokenizer.eos_token_id if eos is None else eos
         ids: list[Any] = [] if eos is None else eos if isinstance(eos, list) else [eos]

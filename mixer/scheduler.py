@@ -13,9 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from mixer.engine import Session, Step
 from mixer.errors import Busy, InvalidValue
@@ -23,32 +25,12 @@ from mixer.fold import AutoFold
 from mixer.model import MOST_ROWS, SCRATCH, Model
 from mixer.prefix import PrefixCache
 from mixer.sampling import Sampler
+from mixer.seat import Line, Seat
 
 MOST_TOKENS = 64 * 1024  # in all rows together, each counted as long as the longest
 MOST_WAITING = 256  # parties in the queue
 PREFIX_TOKENS = 8 * 1024
 GATHER_SECONDS = 0.001  # how long a tick waits for sessions that are about to ask
-
-
-@dataclass
-class Seat:
-    """A session's row: its tokens, and how many of them are in the cache under the present mix.
-
-    While they are being read, all under one mix, `reading` holds. `error` is what made the session's step impossible.
-    """
-
-    session: Session
-    row: int
-    ids: list[int]
-    filled: int = 0
-    reading: bool = False
-    step: Step | None = None
-    error: Exception | None = None
-
-    @property
-    def ready(self) -> bool:
-        """Whether it has its step or will get none."""
-        return bool(self.step or self.error or self.session.finish_reason)
 
 
 @dataclass(eq=False)
@@ -130,10 +112,11 @@ class Scheduler:
     # What follows runs under the lock of `_turn`, but for `_tick`.
 
     def _enter(self, party: Party) -> None:
-        if len(party.sessions) > self.most_rows:
+        rows = sum(len(session.readings) for session in party.sessions)
+        if rows > self.most_rows:
             raise InvalidValue(
-                f"{len(party.sessions)} texts at once are more than the {self.most_rows} that this desk runs.",
-                "Run fewer together.",
+                f"{len(party.sessions)} texts at once take {rows} rows, and this desk runs {self.most_rows}.",
+                "Run fewer together, or shorter formulas.",
             )
         with self._turn:
             if len(self._queue) >= MOST_WAITING:
@@ -153,17 +136,13 @@ class Scheduler:
             party = self._queue[0]
             live = [session for session in party.sessions if session.finish_reason is None]
             running = [seat.session for other in self._parties for seat in other.seats]
-            longest = max(map(self._room, [*running, *live]), default=0)
-            too_much = bool(running) and (len(running) + len(live)) * longest > self.most_tokens
-            if too_much or len(live) > len(self._free):
+            rows = sum(len(session.readings) for session in live)
+            too_much = bool(running) and (self.rows_in_use + rows) * _longest([*running, *live]) > self.most_tokens
+            if too_much or rows > len(self._free):
                 return
             self._queue.popleft()
-            party.seats = [Seat(session, self._free.pop(), list(session.prompt_ids)) for session in live]
+            party.seats = [Seat(session, [self._free.pop() for _ in session.readings]) for session in live]
             self._parties.append(party)
-
-    def _room(self, session: Session) -> int:
-        """Tokens that a session may come to hold."""
-        return min(len(session.prompt_ids) + session.params.max_new_tokens, self._model.context)
 
     def _leave(self, party: Party) -> None:
         """Waits for nobody: a reader may also be garbage that is collected in the midst of a pass, by its thread."""
@@ -193,21 +172,25 @@ class Scheduler:
 
     def _release(self, party: Party, seat: Seat) -> None:
         party.seats.remove(seat)
-        self._free.append(seat.row)
-        # Not to be waited for, since who has the model may be waiting for us; what stays then costs speed alone.
-        if self._model.lock.acquire(blocking=False):
-            try:
-                self._network.gate[seat.row] = None
-                if len(self._free) == self.most_rows:
-                    self._network.clear()
-            finally:
-                self._model.lock.release()
+        self._free += [line.row for line in seat.lines]
+        for line in seat.lines:
+            # Not to be waited for, since who has the model may be waiting for us; what stays then costs speed alone.
+            model = line.reading.model
+            if model.lock.acquire(blocking=False):
+                try:
+                    model.network.gate[line.row] = None
+                    if len(self._free) == self.most_rows:
+                        model.network.clear()
+                finally:
+                    model.lock.release()
 
     def _advance(self, party: Party) -> None:
         """Return when every session of the party has its step or has ended; compute where nobody else does."""
         with self._turn:
             party.thinks += 0.3 * (time.perf_counter() - party.served_at - party.thinks)
             party.waiting = True
+            for seat in party.seats:
+                seat.serve()
             self._turn.notify_all()
             while not (party.seats and party.ready):
                 if all(session.finish_reason for session in party.sessions):
@@ -251,93 +234,115 @@ class Scheduler:
 
     @torch.inference_mode()
     def _tick(self, seats: list[Seat]) -> None:
-        """One forward pass: the next token of every row that is read up, and a piece of every other row."""
-        if not seats:
+        """One forward pass of each model: what every seat needs next, and a piece of every longer text."""
+        models = dict.fromkeys([self._model, *(line.reading.model for seat in seats for line in seat.lines)])
+        with ExitStack() as locks:
+            for model in sorted(models, key=lambda model: model.order):  # always alike, so that none waits in a ring
+                locks.enter_context(model.lock)
+                rows = [line.row for seat in seats for line in seat.lines if line.reading.model is model]
+                if rows:
+                    model.network.reserve(max(rows) + 1, _longest([seat.session for seat in seats]))
+            for seat in seats:
+                try:
+                    seat.prepare(self.prefixes)
+                except Exception as error:
+                    seat.fail(error)
+            seats = [seat for seat in seats if not seat.ready]
+            if self._fold and seats:
+                self._fold.settle(self._shared_mix(), max(seat.session.room for seat in seats))
+            for model in models:
+                self._pass(model, seats)
+        self._draw([seat for seat in seats if seat.read_up])
+
+    def _pass(self, model: Model, seats: list[Seat]) -> None:
+        """Bring one model's rows on."""
+        pieces = [(seat, line, stop) for seat in seats for line, stop in seat.pending() if line.reading.model is model]
+        ids: list[int] = []
+        rows: list[int] = []
+        positions: list[int] = []
+        wanted: list[int] = []
+        read: list[tuple[Seat, Line, int, int]] = []
+        budget = model.network.chunk
+        for seat, line, stop in sorted(pieces, key=lambda piece: piece[2] - piece[1].filled):
+            count = stop - line.filled
+            if count > 1:
+                count = min(count, budget)
+                budget -= count
+            if count <= 0:
+                continue
+            stop = line.filled + count
+            ids += line.ids(seat.tokens, line.filled, stop)
+            rows += [line.row] * count
+            positions += range(line.filled, stop)
+            first = max(line.filled, line.last(len(seat.session.token_ids)))  # whose logits matter
+            wanted += range(len(ids) - max(0, stop - first), len(ids))
+            read.append((seat, line, stop, max(0, stop - first)))
+        if not read:
             return
-        with self._model.lock:
-            self._network.reserve(max(seat.row for seat in seats) + 1, max(self._room(seat.session) for seat in seats))
-            ids: list[int] = []
-            rows: list[int] = []
-            positions: list[int] = []
-            wanted: list[int] = []
-            drawing: list[Seat] = []
-            filled: list[tuple[Seat, int]] = []
-            budget = self._network.chunk
-            for seat in sorted(seats, key=lambda seat: len(seat.ids) - seat.filled):
-                self._prepare(seat)
-                count = min(len(seat.ids) - seat.filled, budget if len(seat.ids) - seat.filled > 1 else 1)
-                if count <= 0:
-                    continue
-                if count > 1:
-                    budget -= count
-                stop = seat.filled + count
-                ids += seat.ids[seat.filled : stop]
-                rows += [seat.row] * count
-                positions += range(seat.filled, stop)
-                filled.append((seat, stop))
-                if stop == len(seat.ids):
-                    wanted.append(len(ids) - 1)
-                    drawing.append(seat)
-            if self._fold:
-                self._fold.settle(self._shared_mix(), max(self._left(seat) for seat in seats))
-            logits = self._network.forward(ids, rows, positions, wanted)
-            for seat, stop in filled:
-                seat.filled, seat.reading = stop, stop < len(seat.ids)
-            for seat in drawing:
-                self._keep_prefix(seat)
-        if drawing:
-            self._draw(drawing, logits)
+        start = time.perf_counter()
+        logits = model.network.forward(ids, rows, positions, wanted)
+        seconds = time.perf_counter() - start
+        for seat in dict.fromkeys(seat for seat, *_ in read):
+            seat.passed(seconds)
+        at = 0
+        for seat, line, stop, count in read:
+            line.filled = stop
+            line.logits += logits[at : at + count, : self._model.vocab]
+            at += count
+            if count and not seat.session.token_ids:
+                self._keep_prefix(line)
+
+    def _keep_prefix(self, line: Line) -> None:
+        """Keep a prompt that was just read."""
+        prompt = line.reading.prompt_ids
+        if line.filled == len(prompt) and self.prefixes.wants(line.key, prompt):
+            self.prefixes.keep(line.key, prompt, line.reading.model.network.snapshot(line.row, len(prompt)))
 
     def _shared_mix(self) -> tuple[float, ...] | None:
-        """The coefficients that all texts in flight have at rest, `(K,)`; None where they have not the same."""
+        """The coefficients that all rows in flight have at rest, `(K,)`; None where they have not the same."""
         seats = [seat for party in list(self._parties) for seat in list(party.seats)]
-        own = {self._network.gate[seat.row] for seat in seats}
+        own = {
+            self._network.gate[line.row] for seat in seats for line in seat.lines if line.reading.model is self._model
+        }
         return own.pop() if len(own) == 1 and all(seat.session.at_rest for seat in seats) else None
 
-    def _left(self, seat: Seat) -> int:
-        """Tokens that a session may still write."""
-        return seat.session.params.max_new_tokens - len(seat.session.token_ids)
+    def _draw(self, seats: list[Seat]) -> None:
+        """Sample the tokens that can be drawn, and hand out the steps."""
+        while seats:
+            rows: list[tuple[Seat, int, Tensor]] = []
+            for seat in seats:
+                try:
+                    rows += [(seat, before, values) for before, values in seat.values()]
+                except Exception as error:  # its own reader's, whoever computes
+                    seat.fail(error)
+            drawn = self._sample([(seat.session, before, values) for seat, before, values in rows])
+            own: dict[Seat, list[tuple[int, float]]] = {}
+            for (seat, *_), result in zip(rows, drawn, strict=True):
+                own.setdefault(seat, []).append(result)
+            seats = [seat for seat, results in own.items() if seat.receive(results)]
+            for seat in own:
+                seat.serve(fresh=True)
 
-    def _prepare(self, seat: Seat) -> None:
-        """Bring a row to its session's mix; while its tokens are being read, the mix stays as it is."""
-        session = seat.session
-        if seat.filled == len(seat.ids):  # read, and then the draw broke off
-            seat.filled, seat.reading = seat.filled - 1, True
-        if seat.reading:
-            return
-        if session.apply(self._network.gate, seat.row):
-            seat.ids = [*session.prompt_ids, *session.token_ids]
-            seat.filled = 0
-        if seat.filled == 0:
-            known, snapshot = self.prefixes.find(session.current.key, seat.ids)
-            if known:
-                known = min(known, len(seat.ids) - 1)
-                self._network.restore(seat.row, snapshot, known)
-                seat.filled, seat.reading = known, True
-
-    def _keep_prefix(self, seat: Seat) -> None:
-        """Keep a prompt that was just read."""
-        if not seat.session.token_ids and self.prefixes.wants(seat.session.current.key, seat.ids):
-            snapshot = self._network.snapshot(seat.row, len(seat.ids))
-            self.prefixes.keep(seat.session.current.key, seat.ids, snapshot)
-
-    def _draw(self, seats: list[Seat], logits: torch.Tensor) -> None:
-        """Sample a token for each row, `(B, V)`, and hand out the steps."""
-        sessions = [seat.session for seat in seats]
-        params = tuple(session.params for session in sessions)
+    def _sample(self, rows: list[tuple[Session, int, Tensor]]) -> list[tuple[int, float]]:
+        """A token and its log-probability for each (session, tokens before it, logits `(V,)`)."""
+        if not rows:
+            return []
+        params = tuple(session.params for session, *_ in rows)
         if params != self._sampler.params:
             self._sampler = Sampler(params, self._model.eos_ids)
+        logits = torch.stack([values for *_, values in rows])
+        for row, (session, before, _) in enumerate(rows):
+            if barred := session.barred(before):
+                logits[row, list(barred)] = -torch.inf
         tokens, logprobs = self._sampler(
             logits,
-            [session.seed for session in sessions],
-            [len(session.token_ids) for session in sessions],
-            [session.may_end for session in sessions],
+            [session.seed for session, *_ in rows],
+            [before for _, before, _ in rows],
+            [session.may_end(before) for session, before, _ in rows],
         )
-        for seat, token, logprob in zip(seats, tokens, logprobs, strict=True):
-            if seat.session.finish_reason:  # closed during the pass
-                continue
-            try:
-                seat.step = seat.session.take(token, logprob)
-            except Exception as error:  # its own reader's, whoever computes
-                seat.error = error
-            seat.ids.append(token)
+        return list(zip(tokens, logprobs, strict=True))
+
+
+def _longest(sessions: Sequence[Session]) -> int:
+    """Tokens that the longest row of these sessions may come to hold."""
+    return max((session.most_tokens for session in sessions), default=0)

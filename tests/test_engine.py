@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer import Desk, Mix, MixerError, Request, SamplingParams, Setting
-from mixer.engine import TextStream
+from mixer.text import TextStream
 from mixer.errors import InvalidValue, UnknownName
 from tests.factory import byte_tokenizer, make_desk_folders
 

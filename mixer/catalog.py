@@ -1,0 +1,111 @@
+"""What formulas on a desk can name: anchors and attributes, judges, and further base models. Knows no sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mixer.anchors import AnchorSet
+from mixer.engine import Reading
+from mixer.errors import InvalidValue, Unsupported
+from mixer.features import Words
+from mixer.formula.bind import Branch, Opinion, Vocabulary
+from mixer.judges import Judges
+from mixer.load import load_base
+from mixer.mix import Attribute
+from mixer.model import Model
+from mixer.reader import TextReader
+from mixer.text import encode_branch
+
+PROBE = "The 3 Müllers'\\n\\n  don't—say: “hello”…"
+
+
+class Catalog:
+    """The names of one desk.
+
+    Args:
+        model: the resident base with its anchors.
+        judges: None where none are loaded.
+    """
+
+    def __init__(self, model: Model, attributes: Mapping[str, Attribute], judges: Judges | None) -> None:
+        self._model, self._attributes = model, attributes
+        self._judges = judges or Judges({}, Words({}, np.zeros((0, 0), np.float32)))
+        self._models: dict[str, Model] = {}
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """All names."""
+        judges = self._judges
+        labels = {label: Opinion(*opinion) for label, opinion in judges.labels.items()}
+        return Vocabulary(self._attributes, judges.names, (), tuple(self._models), labels)
+
+    def add_model(self, name: str, source: str | Path) -> None:
+        """Load another base model, on the device of the first.
+
+        Args:
+            source: folder or hub id of a causal LM with the same tokenizer.
+
+        Raises:
+            InvalidValue: the name is taken, or cannot be written in a formula. BadArtifact: it cannot be loaded.
+            Unsupported: it has another tokenizer.
+        """
+        _new(name, self._models)
+        own = self._model
+        lm, tokenizer = load_base(str(source), own.device, own.dtype)
+        differs = _difference(own, lm, tokenizer)
+        if differs:
+            raise Unsupported(
+                f"{source} does not share the resident base's tokenizer: {differs}.",
+                "A formula adds up probabilities token by token: use models of one family.",
+            )
+        self._models[name] = Model(lm, tokenizer, AnchorSet({}, (), ()), native=own.slow_because != "not asked for")
+
+    def add_judge(self, name: str, source: str | Path, label: str | int | None = None) -> None:
+        """Load a `transformers` sequence classifier.
+
+        Args:
+            source: folder or hub id.
+            label: which of its labels is the one to score; may be left out where there is one, or two (the second).
+
+        Raises:
+            InvalidValue: the name is taken, or cannot be written in a formula. BadArtifact: it cannot be loaded.
+            UnknownName: it has no such label.
+        """
+        from mixer.classifier import load_classifier
+
+        _new(name, self.vocabulary.opinions)
+        self._judges.add(name, load_classifier(source, label, str(self._model.device)))
+
+    def readings(self, rows: Iterable[Branch], prompt: str) -> list[Reading]:
+        """What each distinct branch reads before a text with this prompt, in order.
+
+        Raises:
+            InvalidValue: the prompt is empty or does not fit.
+        """
+        models = {row: self._models[row.model] if row.model else self._model for row in rows}
+        return [Reading(row, model, tuple(encode_branch(model, row, prompt))) for row, model in models.items()]
+
+    def reader(self, prompt: str, token_ids: Sequence[int]) -> TextReader:
+        """What judges make of a text that has these tokens."""
+        return TextReader(self._judges, self._model.backend_tokenizer, prompt, token_ids)
+
+
+def _new(name: str, taken: Iterable[str]) -> None:
+    if name in taken or not name.isidentifier():
+        raise InvalidValue(f"{name!r} is taken, or no name.", "Give a new one of letters, digits and underscores.")
+
+
+def _difference(own: Model, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """How another model's tokenizer differs; empty where it is the same."""
+    ours, theirs = own.tokenizer.get_vocab(), tokenizer.get_vocab()
+    if ours != theirs:
+        odd = next((token for token in ours if theirs.get(token) != ours[token]), None)
+        return f"it has {len(theirs):,} tokens, not {len(ours):,}" if odd is None else f"{odd!r} is another token there"
+    outputs = int(lm.get_output_embeddings().weight.shape[0])  # type: ignore[union-attr]
+    if outputs < own.vocab:
+        return f"it has {outputs:,} outputs, not {own.vocab:,}"
+    return "" if tokenizer(PROBE).input_ids == own.tokenizer(PROBE).input_ids else "it cuts text in other places"

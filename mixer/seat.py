@@ -1,0 +1,236 @@
+"""A text's place in the batch: a row for each branch of its formula, and what is known of its next tokens.
+
+A round begins with the text as it stands and ends with one or more drawn tokens. In between, rows are read up to the
+text's end, guesses are made and verified; the mix stays as it was when the round began. The scheduler calls all this
+under the models' locks. Knows rows and distributions; not who else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mixer.engine import Reading, Session, Step
+from mixer.formula.bind import Bound
+from mixer.formula.evaluate import evaluate
+from mixer.formula.nodes import Term
+from mixer.mix import Mix
+from mixer.prefix import PrefixCache
+from mixer.speculate import repeated
+
+
+@dataclass(eq=False)
+class Line:
+    """One branch in its row.
+
+    Attributes:
+        filled: tokens whose keys and values the row holds.
+        logits: `(V,)` each, after the last token of the text and after each guess, as far as they were computed.
+    """
+
+    reading: Reading
+    row: int
+    mix: Mix | None = None
+    filled: int = 0
+    logits: list[Tensor] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """What its keys and values depend on besides the tokens."""
+        return f"{self.reading.branch.model or ''}:{self.mix.key if self.mix else ''}"
+
+    def begin(self, tokens: int) -> None:
+        """A round of a text of so many tokens; its last token is read in this round."""
+        self.logits = []
+        self.filled = min(self.filled, self.last(tokens))
+
+    def last(self, tokens: int) -> int:
+        """Position of a text's last token, the prompt's if there is none."""
+        return len(self.reading.prompt_ids) + tokens - 1
+
+    def ids(self, tokens: Sequence[int], start: int, stop: int) -> list[int]:
+        """The row's tokens from `start` to `stop`, where the text's are `tokens`."""
+        prompt = self.reading.prompt_ids
+        return [*prompt[start:stop], *tokens[max(0, start - len(prompt)) : max(0, stop - len(prompt))]]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A token that the text goes on with."""
+
+    token: int
+    logprob: float
+    guessed: bool
+
+
+class Seat:
+    """A session's rows.
+
+    Attributes:
+        step: the session's next step, once it is there.
+        error: what made that step impossible.
+    """
+
+    def __init__(self, session: Session, rows: Sequence[int]) -> None:
+        self.session = session
+        self.lines = [Line(reading, row) for reading, row in zip(session.readings, rows, strict=True)]
+        self.step: Step | None = None
+        self.error: Exception | None = None
+        self.seconds = 0.0  # of the round's passes over what was guessed
+        self._underway = False
+        self._ahead: deque[Drawn] = deque()
+        self._guess: list[int] = []
+        self._length = 0  # guesses that this round is to have
+        self._drawn: list[Drawn] = []
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has its step or will get none."""
+        return bool(self.step or self.error or self.session.finish_reason)
+
+    def serve(self, fresh: bool = False) -> None:
+        """Hand out a step from tokens that are known already.
+
+        Args:
+            fresh: whether they were drawn just now; older ones are forgotten where the mix was moved since.
+        """
+        if self.ready or not self._ahead:
+            return
+        if self.session.moved and not fresh:
+            self._ahead.clear()
+            return
+        drawn = self._ahead.popleft()
+        try:
+            self.step = self.session.take(drawn.token, drawn.logprob, drawn.guessed)
+        except Exception as error:  # its own reader's, whoever computes
+            self.error = error
+        if self.step is None or self.step.dropped:
+            self._ahead.clear()
+
+    def prepare(self, prefixes: PrefixCache) -> None:
+        """Begin a round, unless one is under way."""
+        if self._underway:
+            return
+        session = self.session
+        reread = session.turn(self._write_gates)
+        for line in self.lines:
+            if reread and line.reading.branch.follows:
+                line.filled = 0
+            line.begin(len(session.token_ids))
+            if line.filled == 0:
+                known, snapshot = prefixes.find(line.key, line.ids(session.token_ids, 0, self._stop(line)))
+                if known:
+                    line.filled = min(known, line.last(len(session.token_ids)))
+                    line.reading.model.network.restore(line.row, snapshot, line.filled)
+        self._guess, self._drawn, self.seconds = [], [], 0.0
+        self._length = session.speculation.length(session.room - 1) if session.speculation else 0
+        if self._length and session.speculation and session.speculation.draft is None:
+            self._guess = repeated([*session.prompt_ids, *session.token_ids], self._length)
+            self._length = len(self._guess)
+        self._underway = True
+
+    def _write_gates(self, wanted: Sequence[tuple[Mix, tuple[float, ...]]]) -> None:
+        for line, (mix, coefficients) in zip(self.lines, wanted, strict=True):
+            if line.mix is not mix:
+                line.mix = mix
+                line.reading.model.network.gate[line.row] = coefficients
+
+    @property
+    def drafting(self) -> bool:
+        """Whether the draft is to guess a further token."""
+        return len(self._guess) < self._length
+
+    @property
+    def _bound(self) -> Bound:
+        """The formula whose value is to be found next."""
+        speculation = self.session.speculation
+        return speculation.draft if self.drafting and speculation and speculation.draft else self.session.bound
+
+    @property
+    def _active(self) -> list[Line]:
+        """The rows that it takes to go on."""
+        rows = self._bound.rows
+        return [line for line in self.lines if line.reading.branch in rows]
+
+    @property
+    def tokens(self) -> list[int]:
+        """The text's tokens, and those guessed after them."""
+        return [*self.session.token_ids, *self._guess]
+
+    def _stop(self, line: Line) -> int:
+        """How far a row is to be read now."""
+        return len(line.reading.prompt_ids) + len(self.session.token_ids) + len(self._guess)
+
+    def pending(self) -> Iterator[tuple[Line, int]]:
+        """Rows that are still to be read, and up to where."""
+        for line in self._active:
+            if line.filled < self._stop(line):
+                yield line, self._stop(line)
+
+    def passed(self, seconds: float) -> None:
+        """A pass that brought these rows on took so long."""
+        if self.session.speculation and self.drafting:
+            self.session.speculation.saw_draft(seconds)
+        self.seconds += seconds
+
+    @property
+    def read_up(self) -> bool:
+        """Whether a token can be drawn."""
+        return not any(self.pending())
+
+    def values(self) -> Iterator[tuple[int, Tensor]]:
+        """(how many tokens are before it, logits `(V,)`) of each token that can be drawn now.
+
+        All at once, or one where the next depends on judges, who are asked only as far as guesses hold.
+        """
+        bound, done = self._bound, len(self._guess) if self.drafting else len(self._drawn)
+        last = done if self.drafting or bound.reads_text else len(self._guess)
+        rows = {
+            line.reading.branch: torch.stack(line.logits[done : last + 1]) if last > done else line.logits[done]
+            for line in self._active
+        }
+        before = len(self.session.token_ids) + done
+        if isinstance(bound.formula.result, Term):
+            values = rows[bound.branches[bound.formula.result]]
+        else:
+            logprobs = {branch: torch.log_softmax(logits, dim=-1) for branch, logits in rows.items()}
+            reader = self.session.reader(self.tokens[:before]) if bound.reads_text else None
+            values = evaluate(bound, logprobs, reader)
+        for place, own in enumerate(values if last > done else [values]):
+            yield before + place, own
+
+    def receive(self, drawn: Sequence[tuple[int, float]]) -> bool:
+        """Take what was drawn from `values`; whether there is more to draw without a further pass."""
+        if self.drafting:
+            token = drawn[0][0]
+            self._guess.append(token)
+            if token in self.session.ends:
+                self._length = len(self._guess)
+            return False
+        for token, logprob in drawn:
+            place = len(self._drawn)
+            held = place < len(self._guess) and self._guess[place] == token
+            self._drawn.append(Drawn(token, logprob, held))
+            if not held or token in self.session.ends:
+                self._finish()
+                return False
+        return True
+
+    def _finish(self) -> None:
+        """End the round: what was drawn is the text's next, and rows hold no guess that failed."""
+        accepted = sum(drawn.guessed for drawn in self._drawn)
+        for line in self.lines:
+            line.filled = min(line.filled, line.last(len(self.session.token_ids)) + 1 + accepted)
+            line.logits = []
+        if self.session.speculation:
+            self.session.speculation.saw(len(self._guess), accepted, self.seconds)
+        self._ahead.extend(self._drawn)
+        self._underway = False
+
+    def fail(self, error: Exception) -> None:
+        """Give the session's reader an error in place of a step."""
+        self.error, self._underway = error, False
