@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mixer.formula.nodes import FUNCTIONS, Call, Expr
+from mixer.formula.nodes import FUNCTIONS, WORDS, Call, Expr
 
 
 @dataclass(frozen=True)
@@ -140,4 +140,4 @@ class Ban(Call, name="ban"):
     words: tuple[str, ...]
 
 
-RESERVED = frozenset([*FUNCTIONS, "sliders", "base", "only", "model"])  # names that no definition may take
+RESERVED = frozenset([*FUNCTIONS, *WORDS])  # names that no definition may take

@@ -8,15 +8,19 @@ Source: Dekoninck et al., "Controlled Text Generation via Language Model Arithme
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from mixer.errors import InvalidValue
+from mixer.errors import FormulaError, InvalidValue
 
 Span = tuple[int, int]  # offsets of a node's text in its source
+
+IDENTIFIER = r"[^\W\d]\w*(?:\.\w+)*"  # a name that needs no quotes
+WORDS = ("sliders", "base", "only", "model")  # names with a meaning of their own
 
 # What an argument of a function can be, by the annotation of its field.
 NUMBER, COUNT, EXPR, EXPRS, NAME, TEXTS = "number", "whole number", "expression", "expressions", "name", "texts"
@@ -131,9 +135,8 @@ class Term(Expr):
     model: str | None = None
 
     def __str__(self) -> str:
-        plain = len(self.mix) == 1 and self.mix[0].weight == 1 and self.prompt is None and self.model is None
-        if plain:
-            return self.mix[0].name
+        if self == Term((Part(1.0, name := self.mix[0].name),)) and is_name(name):
+            return name
         inside = "".join(_part(part, first=index == 0) for index, part in enumerate(self.mix))
         inside += f", model={quoted(self.model)}" if self.model is not None else ""
         prompt = "" if self.prompt is None else quoted(self.prompt)
@@ -208,7 +211,8 @@ class Call(Expr):
             if argument.kind in (EXPRS, TEXTS):
                 shown += [str(one) if argument.kind == EXPRS else quoted(one) for one in value]
             elif argument.default is MISSING or value != argument.default:
-                written = number(value) if argument.kind in (NUMBER, COUNT) else str(value)
+                plain = number if argument.kind in (NUMBER, COUNT) else named if argument.kind == NAME else str
+                written = plain(value)
                 shown.append(written if argument.default is MISSING else f"{argument.name}={written}")
         return f"{self.written}({', '.join(shown)})"
 
@@ -223,6 +227,10 @@ class Formula:
 
     def __str__(self) -> str:
         return "".join(f"{name} = {value}; " for name, value in self.definitions) + str(self.result)
+
+    def error(self, message: str, hint: str, at: Expr | Part) -> FormulaError:
+        """The error that points at a node of this formula."""
+        return FormulaError(message, hint, self.source, *at.span)
 
 
 def expr(value: Expr | float) -> Expr:
@@ -250,7 +258,7 @@ def signature(function: type[Call]) -> tuple[Argument, ...]:
 
 def number(value: float) -> str:
     """A number as the language writes it: no exponent, nothing lost."""
-    text = repr(float(value))
+    text = repr(float(value) + 0.0)  # which makes 0 of -0
     if "e" in text:
         text = f"{Decimal(text):f}"
     return text.removesuffix(".0")
@@ -259,6 +267,16 @@ def number(value: float) -> str:
 def quoted(text: str) -> str:
     """A text as the language writes it, as JSON does."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def named(name: str) -> str:
+    """A name as the language writes it: in quotes where it holds other signs than letters."""
+    return name if re.fullmatch(IDENTIFIER, name) else quoted(name)
+
+
+def is_name(name: str) -> bool:
+    """Whether a name can stand for a term without brackets."""
+    return bool(re.fullmatch(IDENTIFIER, name)) and name not in FUNCTIONS and name not in ("only", "model")
 
 
 def _inside(node: Expr, loose: tuple[type[Expr], ...]) -> str:
@@ -276,4 +294,4 @@ def _factors(node: Expr) -> tuple[Expr, ...]:
 def _part(part: Part, first: bool) -> str:
     sign = ("-" if first else " - ") if part.weight < 0 else ("" if first else " + ")
     size = abs(part.weight)
-    return f"{sign}{part.name if size == 1 else f'{number(size)}*{part.name}'}"
+    return f"{sign}{named(part.name) if size == 1 else f'{number(size)}*{named(part.name)}'}"

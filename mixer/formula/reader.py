@@ -1,0 +1,101 @@
+"""A cursor over the words of a formula, and the errors for words that stand in the wrong place.
+
+Standard library only. Knows the signs of the language, and none of its functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mixer.errors import FormulaError
+from mixer.formula.nodes import Span
+from mixer.formula.tokens import Token, tokenize
+
+DEEPEST = 40  # nodes inside one another, brackets and definitions counted
+PROMPT = "A prompt stands behind a model and '@', as in [sliders] @ \"text\"."
+HINTS = {  # for signs that cannot follow an expression
+    ")": "Take it out, or put a '(' where it begins.",
+    "]": "Take it out, or put a '[' where it begins.",
+    ",": "Commas stand between the arguments of a function; terms are added with +.",
+    "=": "A definition is a name, '=', a formula and ';', and stands at the beginning.",
+    ";": "In front of ';' stands a definition, such as a = formal;.",
+    "@": PROMPT,
+}
+
+
+class Reader:
+    """The words of a text one by one.
+
+    Attributes:
+        definitions: the names that the formula has defined so far, and how deep each is.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source, self.tokens = source, tokenize(source)
+        self.place, self.level = 0, 0
+        self.definitions: dict[str, int] = {}
+
+    @property
+    def token(self) -> Token:
+        return self.tokens[self.place]
+
+    def next(self) -> Token:
+        token = self.token
+        self.place += token.kind != "end"
+        return token
+
+    def names_next(self) -> bool:
+        """Whether a name and '=' come next."""
+        return self.token.kind == "name" and self.tokens[self.place + 1].kind == "="
+
+    def close(self, opening: Token, closing: str) -> int:
+        """Step over a closing bracket, and say where it ends."""
+        if self.token.kind == closing:
+            return self.next().span[1]
+        if self.token.kind in ("end", ";", ")", "]"):
+            message = f"This {opening.written!r} is not closed."
+            raise self.error(message, f"Put a {closing!r} where it ends.", opening.span)
+        raise self.unexpected()
+
+    @contextmanager
+    def nested(self) -> Iterator[None]:
+        """One level further inside."""
+        self.level += 1
+        if self.level > DEEPEST:
+            raise self.too_deep(self.token.span)
+        yield
+        self.level -= 1
+
+    def error(self, message: str, hint: str, span: Span) -> FormulaError:
+        return FormulaError(message, hint, self.source, *span)
+
+    def too_deep(self, span: Span) -> FormulaError:
+        return self.error(f"The formula is nested more than {DEEPEST} deep.", "Write it flatter.", span)
+
+    def missing(self) -> FormulaError:
+        """The error where something has to stand, and the next word cannot begin it."""
+        token, before = self.token, self.tokens[self.place - 1].written[:40] if self.place else ""
+        if token.kind == "text":
+            return self.error("A text in quotes cannot stand here.", PROMPT, token.span)
+        hint = "Write a term, such as sliders, formal or [0.5*polite]."
+        if token.kind == "end":
+            return self.error(f"Behind {before!r} something is missing.", hint, token.span)
+        if before in ("", ";"):
+            return self.error(f"{token.written!r} cannot begin a formula.", hint, token.span)
+        return self.error(f"Between {before!r} and {token.written!r} something is missing.", hint, token.span)
+
+    def unexpected(self) -> FormulaError:
+        """The error where an expression is complete, and a word follows that cannot."""
+        token, before = self.token, self.tokens[self.place - 1]
+        shown, former = token.written[:40], before.written[:40]
+        if token.kind in HINTS:
+            message = f"This {shown!r} closes nothing." if shown in ")]" else f"{shown!r} cannot stand here."
+            return self.error(message, HINTS[token.kind], token.span)
+        hint = "Put +, - or * between them."
+        if token.kind == "text":
+            hint = PROMPT
+        elif before.kind == "number":
+            hint = f"To multiply, write {former} * {shown}."
+        message = f"Between {former!r} and {shown!r} a sign is missing."
+        return self.error(message, hint, (before.span[0], token.span[1]))
