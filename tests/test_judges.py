@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.features import BUCKETS, features
 from mixer.judges import FORMAT, Judges, load_judges
 from mixer.training.data import ATTRIBUTES, find_pairs, split_pairs
 
@@ -60,12 +60,68 @@ def test_score_is_the_same_as_scores(judges: Judges):
     assert judges.score("humor", [TEXT, ""]) == [judges.scores(TEXT)["humor"], 0.5]
 
 
-def test_features_are_the_same_on_every_machine(judges: Judges):
-    seen = features(TEXT, judges.vocabulary)
-    assert seen.buckets.min() >= 0 and seen.buckets.max() < 2 * BUCKETS
-    words = seen.buckets < BUCKETS
-    assert np.isclose((seen.values[words] ** 2).sum(), 1) and np.isclose((seen.values[~words] ** 2).sum(), 1)
-    assert (len(seen.buckets), int(seen.buckets.sum())) == (433, 19272356)
+def test_the_shipped_judges_say_what_they_always_said(judges: Judges):
+    former = {
+        "formality": 0.000072,
+        "humor": 0.943287,
+        "poetry": 0.010053,
+        "politeness": 0.992907,
+        "sentiment": 0.794338,
+        "simplicity": 0.999931,
+        "toxicity": 0.000220,
+    }
+    assert judges.scores(TEXT) == pytest.approx(former, abs=1e-5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(text=st.text(max_size=60), endings=st.lists(st.text(max_size=8), max_size=5), times=st.sampled_from([1, 100]))
+@example(text="", endings=["", " ", "x"], times=1)
+@example(text="A word " * 571, endings=["", " a", " ab", " abc", " abcd", "x" * 3000, "y" * 9000], times=1)
+def test_scores_after_a_text_are_the_whole_texts(text: str, endings: list[str], times: int):
+    judges, text = load_judges_once(), text * times
+    for name in ("politeness", "toxicity"):
+        together = judges.scores_after(name, text, endings)
+        assert together.shape == (len(endings),) and together.dtype == np.float64
+        assert together == pytest.approx(judges.score(name, [text + ending for ending in endings]), abs=1e-9)
+
+
+def test_fifty_endings_are_much_sooner_read_together(judges: Judges):
+    text, endings = TEXT * 6, [f" {word}" for word in list(judges.vocabulary.index)[:50]]
+
+    def took(read: Callable[[str], object]) -> float:
+        times = []
+        for n in range(5):  # each time another text, so that nothing is remembered
+            begin = time.process_time()
+            read(f"{n} {text}")
+            times.append(time.process_time() - begin)
+        return min(times)
+
+    together = took(lambda text: judges.scores_after("politeness", text, endings))
+    assert together < took(lambda text: judges.score("politeness", [text + ending for ending in endings])) / 3
+
+
+class LikesLength:
+    def scores_after(self, text: str, endings: Sequence[str]) -> np.ndarray:
+        return np.array([1 - 1 / (1 + len(text + ending)) for ending in endings])
+
+
+def test_an_added_scorer_answers_under_its_name_and_is_not_measured_by_default():
+    judges = load_judges(FOLDER)
+    judges.add("length", LikesLength())
+    assert judges.names[-1] == "length" and "length" not in judges.scores(TEXT)
+    assert judges.scores_after("length", "a", ["", "bc"]).tolist() == [0.5, 0.75]
+    assert judges.score("length", ["abc"]) == [0.75]
+
+
+@pytest.mark.parametrize("name", ["", "humor", "nontoxic"])
+def test_a_name_is_given_once(name: str):
+    with pytest.raises(InvalidValue, match=repr(name)):
+        load_judges(FOLDER).add(name, LikesLength())
+
+
+def test_toxicity_has_labels_for_both_poles(judges: Judges):
+    assert judges.labels == {"toxic": ("toxicity", 1.0), "nontoxic": ("toxicity", 0.0)}
+    assert Judges({"humor": judges.judges["humor"]}, judges.vocabulary).labels == {}
 
 
 def test_a_long_text_is_scored_by_its_end(judges: Judges):
@@ -97,11 +153,13 @@ def test_all_judges_take_less_than_5_MiB():
 def test_a_text_must_be_text(judges: Judges):
     with pytest.raises(InvalidValue, match="not int"):
         judges.scores(7)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValue, match="not bytes"):
+        judges.scores_after("humor", TEXT, ["", b"a"])  # type: ignore[list-item]
 
 
 def test_an_unknown_judge_names_the_nearest(judges: Judges):
     with pytest.raises(UnknownName, match="formality"):
-        judges.score("formalty", [TEXT])
+        judges.scores_after("formalty", TEXT, [""])
 
 
 def test_a_missing_folder_is_a_bad_artifact(tmp_path: Path):
