@@ -75,6 +75,9 @@ class Network(Protocol):
         ...
 
 
+TOGETHER = 16  # tokens a row; more are a prompt, and read alone
+
+
 @dataclass
 class _Held:
     """One row's keys and values, each `(layers, heads, length, D)` as a list over layers."""
@@ -118,21 +121,23 @@ class TorchNetwork:
         self, ids: Sequence[int], rows: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
     ) -> Tensor:
         """See `Network`."""
-        asked, results, single = set(wanted), {}, []
-        for row, group in groupby(range(len(ids)), key=lambda index: rows[index]):
+        results: dict[int, Tensor] = {}
+        alike: dict[int, list[list[int]]] = {}  # rows that go on by as many tokens, as indices
+        for _, group in groupby(range(len(ids)), key=lambda index: rows[index]):
             own = list(group)
-            if len(own) == 1 and positions[own[0]] > 0:
-                single += own
-                continue
-            logits = self._fill(row, [ids[index] for index in own], positions[own[0]])
-            results |= {index: logits[place] for place, index in enumerate(own) if index in asked}
-        if single:
+            if positions[own[0]] > 0 and len(own) <= TOGETHER:
+                alike.setdefault(len(own), []).append(own)
+            else:
+                logits = self._fill(rows[own[0]], [ids[index] for index in own], positions[own[0]])
+                results |= dict(zip(own, logits, strict=True))
+        for groups in alike.values():
             logits = self._decode(
-                [ids[index] for index in single],
-                tuple(rows[index] for index in single),
-                tuple(positions[index] for index in single),
+                [[ids[index] for index in own] for own in groups],
+                tuple(rows[own[0]] for own in groups),
+                tuple(positions[own[0]] for own in groups),
             )
-            results |= {index: logits[place] for place, index in enumerate(single)}
+            for own, row in zip(groups, logits, strict=True):
+                results |= dict(zip(own, row, strict=True))
         if not wanted:
             return torch.zeros(0, self._lm.config.get_text_config().vocab_size)
         return torch.stack([results[index] for index in wanted]).float()
@@ -208,29 +213,42 @@ class TorchNetwork:
         self._held[row] = _Held([layer.keys[0] for layer in layers], [layer.values[0] for layer in layers])
         return logits
 
-    def _decode(self, ids: list[int], rows: tuple[int, ...], positions: tuple[int, ...]) -> Tensor:
-        """One token of each row, `(B, V)`."""
-        if rows != self._batch or positions != self._lengths:
+    def _decode(self, ids: list[list[int]], rows: tuple[int, ...], positions: tuple[int, ...]) -> Tensor:
+        """As many tokens of each row, `(B, T)`, the first at these positions; `(B, T, V)`."""
+        longest, count = max(positions), len(ids[0])
+        if rows == self._batch and self._ahead_of(positions):
+            self._crop(longest)  # what was guessed wrong goes
+        else:
             self._assemble(rows, positions)
-        longest = max(positions)
         pads = torch.tensor([[longest - position] for position in positions])
-        mask = (torch.arange(longest + 1)[None] >= pads).long().to(self._device) if min(positions) < longest else None
+        mask = torch.arange(longest + count)[None] >= pads if min(positions) < longest else None
+        places = torch.tensor(positions)[:, None] + torch.arange(count)
+        self._lengths = positions
         try:
             with self._stack.applied(self._gate(rows)), self._weights():
                 logits = self._lm(
-                    input_ids=torch.tensor(ids, device=self._device)[:, None],
-                    attention_mask=mask,
-                    position_ids=torch.tensor(positions, device=self._device)[:, None],
+                    input_ids=torch.tensor(ids, device=self._device),
+                    attention_mask=None if mask is None else mask.long().to(self._device),
+                    position_ids=places.to(self._device),
                     past_key_values=self._cache,
                     use_cache=True,
-                ).logits[:, -1]
+                ).logits
         except BaseException:
-            layers: list[Any] = list(self._cache.layers)
-            for layer in layers:  # some have the new token already
-                layer.keys, layer.values = layer.keys[..., :longest, :], layer.values[..., :longest, :]
+            self._crop(longest)  # some layers have the new tokens already
             raise
-        self._lengths = tuple(position + 1 for position in positions)
+        self._lengths = tuple(position + count for position in positions)
         return logits
+
+    def _crop(self, length: int) -> None:
+        """Leave the batch with its first columns."""
+        layers: list[Any] = list(self._cache.layers)
+        for layer in layers:
+            layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+
+    def _ahead_of(self, positions: tuple[int, ...]) -> bool:
+        """Whether all rows of the batch hold these positions, and equally many more."""
+        ahead = {length - position for length, position in zip(self._lengths, positions, strict=True)}
+        return len(ahead) == 1 and min(ahead) >= 0
 
     def _gate(self, rows: Sequence[int]) -> Tensor | None:
         """The rows' coefficients, `(B, R)`; None where all are the base, so that the stack costs nothing."""
