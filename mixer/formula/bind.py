@@ -5,15 +5,16 @@ Values only; standard library only. Knows no tensors and no text being written.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from mixer.errors import FormulaError, UnknownName
-from mixer.formula.functions import Ban, Judge, Reward, Strength, Supersede
-from mixer.formula.nodes import Expr, Formula, Part, Ref, Term, quoted
-from mixer.mix import POLES, Attribute, Mix
+from mixer.errors import UnknownName
+from mixer.formula.functions import Ban, Judge, Reward, Strength, Supersede, drafted
+from mixer.formula.nodes import Expr, Formula, Part, Ref, Term, named, quoted
+from mixer.mix import COEFFICIENT_LIMIT, POLES, Attribute, Mix
 
 MOST_BRANCHES = 16
 
@@ -36,11 +37,15 @@ class Branch:
     model: str | None = None
 
     def under(self, sliders: Mix) -> Mix:
-        """The branch's mix while the sliders stand like this."""
+        """The branch's mix while the sliders stand like this; a coefficient beyond the limit stays at it."""
         if not self.follows:
             return self.mix
-        share = sliders if self.follows == 1 else sliders * self.follows
-        return share + self.mix if self.mix.weights else share
+        if self.follows == 1 and not self.mix.weights:
+            return sliders
+        total = dict(self.mix.weights)
+        for name, coefficient in sliders.weights.items():
+            total[name] = total.get(name, 0.0) + self.follows * coefficient
+        return Mix(raw={name: max(-COEFFICIENT_LIMIT, min(c, COEFFICIENT_LIMIT)) for name, c in total.items()})
 
 
 SLIDERS = Branch()
@@ -145,84 +150,80 @@ def bind(formula: Formula, vocabulary: Vocabulary) -> Bound:
     """Find what every name of a formula stands for.
 
     Raises:
-        FormulaError: a name is not known, or there are too many branches.
+        FormulaError: a name is not known, there are too many branches, or too much of an anchor in one.
     """
-    needed = list(_needed(formula))
-    terms = {node: _branch(node, vocabulary, formula) for node in needed if isinstance(node, Term)}
-    if len(set(terms.values())) > MOST_BRANCHES:
-        raise FormulaError(
-            f"The formula has {len(set(terms.values()))} different terms, and {MOST_BRANCHES} is the most.",
-            "Use fewer models and prompts; equal ones count once.",
-            formula.source,
-            *formula.result.span,
-        )
-    opinions = {
-        node: _known("judge", node.attribute, vocabulary.opinions, node, formula)
-        for node in needed
-        if isinstance(node, Judge | Strength)
-    }
+    needed, names = _needed(formula), _Names(formula, vocabulary)
+    branches, opinions = dict[Term, Branch](), dict[Expr, Opinion]()
     for node in needed:
-        if isinstance(node, Reward):
-            _known("reward head", node.attribute, dict.fromkeys(vocabulary.rewards), node, formula)
+        if isinstance(node, Term):
+            branches[node] = names.branch(node)
+            if len(set(branches.values())) > MOST_BRANCHES:
+                message = f"This is the {MOST_BRANCHES + 1}th different model, and {MOST_BRANCHES} are the most."
+                raise formula.error(message, "Use fewer mixes and prompts; equal ones count once.", node)
+        elif isinstance(node, Judge | Strength):
+            opinions[node] = names.known("judge", node.attribute, names.opinions, node)
+        elif isinstance(node, Reward):
+            names.known("reward head", node.attribute, dict.fromkeys(vocabulary.rewards), node)
     bans = dict.fromkeys(word for node in needed if isinstance(node, Ban) for word in node.words)
-    drafted = _drafted(formula)
-    draft = None if drafted == formula else bind(drafted, vocabulary)
-    return Bound(formula, terms, opinions, tuple(bans), draft)
+    draft = bind(drafted(formula), vocabulary) if any(isinstance(node, Supersede) for node in needed) else None
+    return Bound(formula, branches, opinions, tuple(bans), draft)
 
 
 def _needed(formula: Formula) -> Iterable[Expr]:
-    """The nodes that the result depends on, each once; of `supersede` the target alone."""
-    definitions, seen = dict(formula.definitions), {}
+    """The nodes that the result depends on, in order; of `supersede` the target alone."""
+    definitions, seen = dict(formula.definitions), dict[int, Expr]()  # by id: hashing each whole tree is quadratic
     waiting: list[Expr] = [formula.result]
     while waiting:
         node = waiting.pop()
-        if node in seen:
+        if id(node) in seen:
             continue
-        seen[node] = True
+        seen[id(node)] = node
         if isinstance(node, Supersede):
             waiting.append(node.target)
         elif isinstance(node, Ref):
             waiting.append(definitions[node.name])
         else:
             waiting += reversed(node.children)
-    return seen
+    return seen.values()
 
 
-def _drafted(formula: Formula) -> Formula:
-    """The formula with every `supersede` replaced by its draft."""
+class _Names:
+    """The vocabulary, for one formula."""
 
-    def draft(node: Expr) -> Expr:
-        return draft(node.draft) if isinstance(node, Supersede) else node.with_children(draft)
+    def __init__(self, formula: Formula, vocabulary: Vocabulary) -> None:
+        self.formula, self.vocabulary = formula, vocabulary
+        self.mixes, self.opinions = vocabulary.mixes, vocabulary.opinions
 
-    definitions = tuple((name, draft(value)) for name, value in formula.definitions)
-    return Formula(draft(formula.result), definitions, formula.source)
+    def branch(self, term: Term) -> Branch:
+        follows, positions, coefficients = 0.0, defaultdict[str, float](float), defaultdict[str, float](float)
+        for part in term.mix:
+            if part.name == "sliders":
+                follows += part.weight
+            elif part.name in self.vocabulary.attributes:
+                positions[part.name] += part.weight
+            else:
+                for anchor, share in self.known("anchor or attribute", part.name, self.mixes, part).weights.items():
+                    coefficients[anchor] += part.weight * share
+        for name, position in positions.items():  # the sign chooses the side
+            coefficients[f"{name}.{'positive' if position > 0 else 'negative'}"] += abs(position)
+        if max(map(abs, [follows, *coefficients.values()])) > COEFFICIENT_LIMIT:
+            message = f"These weights add up to more than {COEFFICIENT_LIMIT:g} of one anchor."
+            raise self.formula.error(message, "From 0 to 1 is usual.", term)
+        mix = Mix(raw=coefficients)
+        if term.model is not None:
+            self.known("base model", term.model, dict.fromkeys(self.vocabulary.models), term)
+            if mix.weights or follows:
+                message = f"The anchors belong to the resident base, not to {term.model!r}."
+                raise self.formula.error(message, f"Write [base, model={quoted(term.model)}].", term)
+        prompt = term.prompt if term.only else term.prompt or None  # no text in front is no prompt
+        return Branch(follows, mix, prompt, term.only, term.model)
 
-
-def _branch(term: Term, vocabulary: Vocabulary, formula: Formula) -> Branch:
-    mixes, follows, mix = vocabulary.mixes, 0.0, Mix()
-    for part in term.mix:
-        if part.name == "sliders":
-            follows += part.weight
-            continue
-        own = _known("anchor or attribute", part.name, mixes, part, formula)
-        if part.name in vocabulary.attributes and part.weight < 0:  # a position on the other side
-            mix += Mix(raw={f"{part.name}.negative": -part.weight})
-        else:
-            mix += own * part.weight
-    if term.model is not None:
-        _known("base model", term.model, dict.fromkeys(vocabulary.models), term, formula)
-        if mix.weights or follows:
-            raise FormulaError(
-                f"The anchors belong to the resident base, not to {term.model!r}.",
-                f"Write [base, model={quoted(term.model)}].",
-                formula.source,
-                *term.span,
-            )
-    return Branch(follows, mix, term.prompt, term.only, term.model)
-
-
-def _known(kind: str, name: str, known: Mapping[str, Any], node: Expr | Part, formula: Formula) -> Any:
-    if name in known:
-        return known[name]
-    error = UnknownName(kind, name, known)
-    raise FormulaError(error.message, error.hint, formula.source, *node.span)
+    def known(self, kind: str, name: str, known: Mapping[str, Any], at: Expr | Part) -> Any:
+        if name in known:
+            return known[name]
+        error = UnknownName(kind, name, known)
+        if name in dict(self.formula.definitions):
+            error.hint = "It is defined further behind: a definition stands before its use."
+        elif known is self.mixes and name in self.opinions:
+            error.hint = f"A judge is called so: write judge({named(name)})."
+        raise self.formula.error(error.message, error.hint, at)

@@ -10,8 +10,8 @@ import re
 from mixer.formula.nodes import Part, Span, Term, named
 from mixer.formula.reader import Reader
 from mixer.formula.tokens import Token
+from mixer.mix import COEFFICIENT_LIMIT
 
-COEFFICIENT = 100.0  # the most of one anchor
 LORA = re.compile(r"<lora:\s*([^:]*?)\s*(?::\s*([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))\s*)?>")
 SUM = "Inside stands a sum of anchors and attributes, such as [0.7*formal + 0.3*polite]."
 
@@ -86,8 +86,8 @@ class TermReader(Reader):
         return Part(sign * weight, self.undefined(match[1], token.span), span=token.span)
 
     def coefficient(self, weight: float, span: Span) -> float:
-        if abs(weight) > COEFFICIENT:
-            message = f"{weight:g} is too much of an anchor: {COEFFICIENT:g} is the most."
+        if abs(weight) > COEFFICIENT_LIMIT:
+            message = f"{weight:g} is too much of an anchor: {COEFFICIENT_LIMIT:g} is the most."
             raise self.error(message, "From 0 to 1 is usual.", span)
         return weight
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mixer.formula.nodes import FUNCTIONS, WORDS, Call, Expr
+from mixer.formula.nodes import FUNCTIONS, WORDS, Call, Expr, Formula
 
 
 @dataclass(frozen=True)
@@ -141,3 +141,13 @@ class Ban(Call, name="ban"):
 
 
 RESERVED = frozenset([*FUNCTIONS, *WORDS])  # names that no definition may take
+
+
+def drafted(formula: Formula) -> Formula:
+    """The formula with every `supersede` replaced by its draft."""
+
+    def draft(node: Expr) -> Expr:
+        return draft(node.draft) if isinstance(node, Supersede) else node.with_children(draft)
+
+    definitions = tuple((name, draft(value)) for name, value in formula.definitions)
+    return Formula(draft(formula.result), definitions, formula.source)

@@ -22,6 +22,8 @@ FLOORS = [
         "mixer.formula.reader",
         "mixer.formula.brackets",
         "mixer.formula.parse",
+        "mixer.formula.facts",
+        "mixer.formula.check",
         "mixer.formula.bind",
     ],
     [
