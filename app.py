@@ -17,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
 
 def main(argv: list[str] | None = None) -> int:
     """Serves the page until interrupted; 2 for bad input, with one line on stderr that says what to do."""
+    from mixer.cli.command import add_sources, formula_sources
+
     parser = argparse.ArgumentParser(description="A mixing desk for language models, in the browser.")
     parser.add_argument("--base", help="folder or hub name of the base model (default: the embedded one)")
     parser.add_argument("--anchors", help="folder of anchors (default: the shipped ones)")
@@ -24,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
     parser.add_argument("--quantize", help="nf4 or int8: a smaller base in memory, through bitsandbytes")
     parser.add_argument("--device-map", help="auto, balanced or sequential: spread the base over several devices")
+    formula_sources(parser)
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="also open a public link through Gradio's relay")
@@ -46,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
             quantize=args.quantize,
             device_map=args.device_map,
         )
+        add_sources(desk, args)
     except MixerError as error:
         return _refuse(str(error))
 

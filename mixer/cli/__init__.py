@@ -1,7 +1,7 @@
 """The command line: `python -m mixer COMMAND`. Turns words into calls of the desk and the workflows, and nothing more.
 
 Text and tables go to stdout, progress to stderr. With `--json` the last line of stdout is one JSON object.
-Exit codes: 0 done, 2 bad input (one line on stderr), 1 a fault of ours.
+Exit codes: 0 done, 2 bad input (one line on stderr, and the place in a formula), 1 a fault of ours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from mixer.cli import bench, evaluate, export, gguf, train, write
-from mixer.errors import MixerError
+from mixer.errors import FormulaError, MixerError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = options.run(options)
     except MixerError as error:
         print(f"mixer: {error}", file=sys.stderr)
+        if isinstance(error, FormulaError):
+            print(error.caret, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -19,6 +19,7 @@ def add(commands: Any) -> None:
         ("moves", "what a slider move costs, from the move to the first token under it"),
         ("decode", "tokens a second at rest, under mixes, and folded"),
         ("batch", "eight mixes in one batch"),
+        ("formula", "formulas of several terms in one forward pass, with guesses ahead and without"),
     ):
         added = command(bench, name, bench_one, text)
         added.set_defaults(what=name)

@@ -6,10 +6,13 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixer.errors import InvalidValue, UnknownName
 from mixer.mix import POLES, RULES, Mix, Setting
+
+if TYPE_CHECKING:
+    from mixer.desk import Desk
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +31,43 @@ def command(
         added.add_argument("--dtype", default="auto")
         added.add_argument("--quantize", metavar="SCHEME", help="nf4 or int8, through bitsandbytes")
         added.add_argument("--device-map", metavar="MAP", help="auto, balanced or sequential: a base over devices")
+        formula_sources(added)
     return added
+
+
+def formula_sources(parser: argparse.ArgumentParser) -> None:
+    """The options that load what formulas can name besides anchors."""
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="NAME=SOURCE", help="another base for formulas; may be repeated"
+    )
+    parser.add_argument(
+        "--judge",
+        action="append",
+        default=[],
+        metavar="NAME=SOURCE[#LABEL]",
+        help="a transformers sequence classifier as a judge for formulas; may be repeated",
+    )
+
+
+def add_sources(desk: Desk, options: argparse.Namespace) -> None:
+    """Load what `formula_sources` asked for.
+
+    Raises:
+        MixerError: an option is not of its form, or what it names cannot be used.
+    """
+    for text in options.model:
+        desk.add_model(*_named("--model", text))
+    for text in options.judge:
+        name, source = _named("--judge", text)
+        source, _, label = source.partition("#")
+        desk.add_judge(name, source, label or None)
+
+
+def _named(option: str, text: str) -> tuple[str, str]:
+    name, _, source = text.partition("=")
+    if not name or not source:
+        raise InvalidValue(f"{option} {text!r} names nothing.", "Write it as NAME=SOURCE, a folder or hub id.")
+    return name, source
 
 
 def load_desk(options: argparse.Namespace, mix: Mix | None = None):
@@ -47,6 +86,7 @@ def load_desk(options: argparse.Namespace, mix: Mix | None = None):
         quantize=options.quantize,
         device_map=options.device_map,
     )
+    add_sources(desk, options)
     if mix is not None:
         for attribute in mix.settings:
             if attribute not in desk.attributes:

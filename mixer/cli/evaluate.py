@@ -25,6 +25,11 @@ def add(commands: Any) -> None:
     control.add_argument("--rule", choices=RULES, default="offset")
     control.add_argument("--seed", type=int, default=7)
     control.add_argument("--out", type=Path, help="write the report there as JSON")
+    formulas = command(evaluate, "formulas", evaluate_formulas, "what known formulas change, by judges", desk=True)
+    formulas.add_argument("--prompts", type=int, default=50, help="held-out openings to continue")
+    formulas.add_argument("--tokens", type=int, default=60)
+    formulas.add_argument("--seed", type=int, default=7)
+    formulas.add_argument("--out", type=Path, help="write the report there as JSON")
     command(
         evaluate, "card", evaluate_card, "write anchors/MODEL_CARD.md from the reports, with fresh samples", desk=True
     )
@@ -41,6 +46,25 @@ def evaluate_control(options: argparse.Namespace) -> dict:
         tokens=options.tokens,
         seed=options.seed,
         rule=options.rule,
+        loglikelihoods=base_loglikelihoods(options.base or str(ROOT / "assets" / "base")),
+    )
+    if not options.json:
+        print(report.table())
+    if options.out:
+        options.out.write_text(report.to_json() + "\n", encoding="utf-8")
+    return json.loads(report.to_json())
+
+
+def evaluate_formulas(options: argparse.Namespace) -> dict:
+    """Judges' mean scores with the shipped formulas and without."""
+    from mixer.evals.control import base_loglikelihoods, held_out_prompts
+    from mixer.evals.formulas import formulas
+
+    report = formulas(
+        load_desk(options),
+        prompts=held_out_prompts(count=options.prompts),
+        tokens=options.tokens,
+        seed=options.seed,
         loglikelihoods=base_loglikelihoods(options.base or str(ROOT / "assets" / "base")),
     )
     if not options.json:

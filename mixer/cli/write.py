@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixer.cli.command import command, load_desk, mix_options, read_mix
-from mixer.mix import POLES
+from mixer.errors import UnknownName
+from mixer.mix import POLES, Mix, Setting
+
+if TYPE_CHECKING:
+    from mixer.presets import Preset
 
 
 def add(commands: Any) -> None:
@@ -14,11 +18,22 @@ def add(commands: Any) -> None:
     one = command(commands, "generate", generate, "write a text under a mix", desk=True)
     one.add_argument("prompt")
     mix_options(one)
+    how = one.add_mutually_exclusive_group()
+    how.add_argument(
+        "--formula", help="what to write by, such as 'base - 0.6*[base] @ \"Rudely:\"'; sliders by default"
+    )
+    how.add_argument("--preset", metavar="NAME", help="one of `presets`; with its sliders unless a mix is given")
+    one.add_argument(
+        "--draft", default="auto", help="who guesses tokens ahead: auto (the formula's own), off, ngram or base"
+    )
     one.add_argument("--max-new-tokens", type=int, default=120)
     one.add_argument("--temperature", type=float, default=0.8)
     one.add_argument("--top-p", type=float, default=0.95)
     one.add_argument("--seed", type=int)
 
+    explain = command(commands, "formula", explain_formula, "say what a formula does, without running it", desk=True)
+    explain.add_argument("formula")
+    command(commands, "presets", list_presets, "list formulas for known techniques")
     command(commands, "attributes", attributes, "list attributes, poles and anchors", desk=True)
 
 
@@ -32,14 +47,20 @@ def generate(options: argparse.Namespace) -> dict:
         top_p=options.top_p,
         seed=options.seed,
     )
+    preset = find_preset(options.preset) if options.preset else None
+    formula = preset.formula if preset else options.formula
     mix = read_mix(options)
+    if preset and not options.set and not options.mix:
+        mix = Mix({name: Setting.at(position) for name, position in preset.settings.items()})
     desk = load_desk(options, mix)
-    session = desk.session(options.prompt, mix, params)
+    session = desk.session(options.prompt, mix, params, formula=formula, draft=options.draft)
+    # What is printed cannot be taken back, and banned words are: such a text is shown when it is whole.
+    live = not options.json and not session.bound.bans
     for step in session:
-        if not options.json:
+        if live:
             print(step.text, end="", flush=True)
     if not options.json:
-        print()
+        print("" if live else session.text)
     stats = session.stats
     return {
         "text": session.text,
@@ -51,13 +72,64 @@ def generate(options: argparse.Namespace) -> dict:
             "coefficients": dict(mix.weights),
             "key": mix.key,
         },
+        "formula": formula or "sliders",
         "stats": {
             "first_token_ms": stats.first_token_ms,
             "tokens_per_second": stats.tokens_per_second,
             "exact": stats.exact,
+            "acceptance": stats.acceptance,
             "seed": session.seed,
         },
     }
+
+
+def explain_formula(options: argparse.Namespace) -> dict:
+    """A formula's weight S and effective exponents."""
+    plan = load_desk(options).formula(options.formula)
+    report = plan.report
+    found = {
+        "formula": str(plan),
+        "weight": report.weight,
+        "rows": len(plan.bound.rows),
+        "summands": [{"text": s.text, "factor": s.factor, "exponent": s.exponent} for s in report.summands],
+        "bans": list(plan.bound.bans),
+        "draft": str(plan.bound.draft.formula) if plan.bound.draft else None,
+        "warnings": list(report.warnings),
+    }
+    if not options.json:
+        shown = "depends on the text" if report.weight is None else f"{report.weight:.6g}"
+        print(f"S {shown}, {found['rows']} rows of one pass")
+        for summand in report.summands:
+            exponent = "varies" if summand.exponent is None else f"{summand.exponent:+.4g}"
+            print(f"{exponent:>10}  {summand.text}")
+        for warning in report.warnings:
+            print(f"Mind: {warning}")
+    return found
+
+
+def list_presets(options: argparse.Namespace) -> dict:
+    """Formulas for known techniques."""
+    from mixer.presets import load_presets
+
+    presets = load_presets()
+    if not options.json:
+        for preset in presets:
+            print(f"{preset.name}\n    {preset.formula}\n    {preset.about}")
+    return {"presets": [{"name": p.name, "formula": p.formula, "about": p.about} for p in presets]}
+
+
+def find_preset(name: str) -> Preset:
+    """A preset by name, in upper or lower case.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    from mixer.presets import load_presets
+
+    presets = {preset.name.lower(): preset for preset in load_presets()}
+    if name.lower() not in presets:
+        raise UnknownName("preset", name, [preset.name for preset in presets.values()])
+    return presets[name.lower()]
 
 
 def attributes(options: argparse.Namespace) -> dict:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mixer.formula.bind import Bound, Vocabulary, bind
+from mixer.formula.check import Report, check
+from mixer.formula.parse import parse
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Plan:
     """
 
     bound: Bound
-    report: object
+    report: Report
 
     def __str__(self) -> str:
         return str(self.bound.formula)
@@ -29,9 +31,6 @@ def make_plan(text: str, vocabulary: Vocabulary) -> Plan:
     Raises:
         FormulaError: it cannot be read, its parts do not fit, or a name is not known; with the place.
     """
-    from mixer.formula.check import check
-    from mixer.formula.parse import parse
-
     formula = parse(text)
     report = check(formula)
     bound = bind(formula, vocabulary)
