@@ -117,8 +117,9 @@ class Bound:
 
     @property
     def rows(self) -> tuple[Branch, ...]:
-        """The distinct branches of the formula itself, in order."""
-        return tuple(dict.fromkeys(self.branches.values()))
+        """The distinct branches of the formula itself, in order. One of `uniform` alone has the base for its row, which
+        tells how large the vocabulary is."""
+        return tuple(dict.fromkeys(self.branches.values())) or (BASE,)
 
     @property
     def reads_text(self) -> bool:
