@@ -35,7 +35,16 @@ FLOORS = [
         "mixer.prefix",
         "mixer.fold",
     ],
-    ["mixer.load", "mixer.anchors", "mixer.features", "mixer.judges", "mixer.model", "mixer.mixfile", "mixer.presets"],
+    [
+        "mixer.load",
+        "mixer.anchors",
+        "mixer.features",
+        "mixer.judges",
+        "mixer.classifier",
+        "mixer.model",
+        "mixer.mixfile",
+        "mixer.presets",
+    ],
     ["mixer.engine", "mixer.scheduler", "mixer.desk"],
     [
         "mixer.export",
