@@ -1,6 +1,7 @@
 // The mix deck under the hand: native range inputs, so that keyboard and screen reader work as everywhere.
 // Sends {seq, positions} to the server as the component's value: while dragging at most every 60 ms, and the exact
-// last value when the browser commits it. Takes measured scores from the stage's frames ("desk:frame").
+// last value when the browser commits it; tells the page of it ("desk:steer"). Takes measured scores from the stage's
+// frames ("desk:frame") and positions from the formula box ("desk:formula").
 function mount(element, trigger, props, watch) {
   const THROTTLE = 60; // ms
   const TOLERANCE = 0.5; // asked and measured position may differ by this much before it shows
@@ -20,18 +21,19 @@ function mount(element, trigger, props, watch) {
   };
   const fraction = (position) => (Math.max(-limit, Math.min(limit, position)) + limit) / (2 * limit);
   const signed = (x) => (Math.abs(x) < 0.005 ? "0.00" : (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2));
-  const valueOf = (row) => Math.round(parseFloat(row.input.value) * 100) / 100;
+  const moved = (row) => (row.position = Math.round(parseFloat(row.input.value) * 100) / 100);
 
-  function send() {
+  // `hand`: whether a person moved a slider, or the formula did.
+  function send(hand = true) {
     clearTimeout(timer);
     timer = null;
     lastSent = performance.now();
     seq += 1;
     const positions = {};
-    for (const [name, row] of rows) positions[name] = valueOf(row);
+    for (const [name, row] of rows) positions[name] = row.position;
     props.value = { seq, positions };
     trigger("input");
-    document.dispatchEvent(new CustomEvent("desk:steer", { detail: { seq, positions } }));
+    document.dispatchEvent(new CustomEvent("desk:steer", { detail: { seq, positions, hand } }));
   }
 
   function sendSoon() {
@@ -40,7 +42,7 @@ function mount(element, trigger, props, watch) {
   }
 
   function draw(row) {
-    const x = valueOf(row);
+    const x = row.position;
     const at = fraction(x);
     row.line.style.setProperty("--lo", Math.min(at, 0.5));
     row.line.style.setProperty("--hi", Math.max(at, 0.5));
@@ -52,7 +54,7 @@ function mount(element, trigger, props, watch) {
     const far = Math.abs(x) > 1.001 ? ", beyond the anchor" : "";
     row.input.setAttribute("aria-valuetext", x === 0 ? "0, base" : `${signed(x)}, ${pole}${far}`);
     judge(row);
-    reset.disabled = [...rows.values()].every((other) => valueOf(other) === 0);
+    reset.disabled = [...rows.values()].every((other) => other.position === 0);
   }
 
   // "Asked against got": a tick under the track where the judge finds the text, amber when far from what was asked.
@@ -62,15 +64,17 @@ function mount(element, trigger, props, watch) {
     row.got.textContent = known ? signed(2 * row.score - 1) : "";
     if (!known) return;
     const got = 2 * row.score - 1;
-    const asked = Math.max(-1, Math.min(1, valueOf(row)));
+    const asked = Math.max(-1, Math.min(1, row.position));
     const off = Math.abs(asked) >= 0.25 && Math.abs(asked - got) > TOLERANCE;
     row.node.classList.toggle("off", off);
     row.line.style.setProperty("--got", fraction(got));
     row.measured.title = `The text so far measures ${signed(got)} (score ${row.score.toFixed(2)})`;
   }
 
+  // The input takes the nearest of its steps; the position is kept as it was given.
   function set(row, position) {
     row.input.value = String(position);
+    row.position = position;
     draw(row);
   }
 
@@ -95,10 +99,10 @@ function mount(element, trigger, props, watch) {
     measured.append(got);
     if (control.description) poles.title = control.description;
     node.append(poles, asked, line, measured);
-    const row = { control, node, line, input, tick, asked, got, measured, score: undefined };
+    const row = { control, node, line, input, tick, asked, got, measured, position: 0, score: undefined };
 
-    input.addEventListener("input", () => (draw(row), sendSoon()));
-    input.addEventListener("change", () => (draw(row), send()));
+    input.addEventListener("input", () => (moved(row), draw(row), sendSoon()));
+    input.addEventListener("change", () => (moved(row), draw(row), send()));
     input.addEventListener("pointerdown", () => (held = row));
     for (const end of ["pointerup", "pointercancel", "blur"]) input.addEventListener(end, () => (held = null));
     const rest = () => (set(row, 0), send());
@@ -116,7 +120,9 @@ function mount(element, trigger, props, watch) {
     for (const row of rows.values()) set(row, 0);
     send();
   });
-  head.append(make("h2", "", "Mix"), make("span", "legend", "asked / measured"), reset);
+  const notice = make("span", "notice");
+  notice.setAttribute("role", "status");
+  head.append(make("h2", "", "Mix"), notice, make("span", "legend", "asked / measured"), reset);
   const strips = make("div", "strips");
   for (const control of props.controls) {
     const row = strip(control);
@@ -133,6 +139,19 @@ function mount(element, trigger, props, watch) {
     if (!value || value.seq === seq || !value.positions) return;
     seq = Math.max(seq, value.seq);
     for (const [name, row] of rows) if (row !== held) set(row, value.positions[name] || 0);
+  });
+
+  // What the formula makes of the sliders: "mix" is a weight mix with positions of its own, "sliders" names them, and
+  // in any other the sliders do nothing.
+  document.addEventListener("desk:formula", (event) => {
+    const { tie, positions } = event.detail;
+    const words = tie === "none" ? "The sliders do not act on this formula" : "";
+    root.classList.toggle("idle", tie === "none");
+    if (notice.textContent !== words) notice.textContent = words;
+    if (!positions) return;
+    const wanted = [...rows].filter(([name, row]) => row !== held && row.position !== (positions[name] || 0));
+    for (const [name, row] of wanted) set(row, positions[name] || 0);
+    if (wanted.length) send(timer !== null); // a hand's move that still waited goes with it
   });
 
   document.addEventListener("desk:frame", (event) => {

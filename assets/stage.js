@@ -15,14 +15,9 @@ function mount(element, trigger, props, watch) {
   }
   let state = "idle";
 
-  // Appends what is new and leaves the rest alone, so that a selection survives; redraws when the text was rewritten.
+  // Leaves alone what stays as it is, so that a selection survives; what was taken back goes from the end.
   function write(pane, prompt, parts) {
-    const grown =
-      pane.prompt === prompt &&
-      pane.parts.length > 0 &&
-      pane.parts.length <= parts.length &&
-      pane.parts.every((part, i) => (i < pane.parts.length - 1 ? part.text === parts[i][1] : parts[i][1].startsWith(part.text)));
-    if (!grown) {
+    if (pane.prompt !== prompt || !pane.body.firstChild) {
       const lead = document.createElement("span");
       lead.className = "lead";
       lead.textContent = prompt;
@@ -31,23 +26,38 @@ function mount(element, trigger, props, watch) {
       pane.prompt = prompt;
       pane.follow = true;
     }
+    while (pane.parts.length > parts.length) drop(pane.parts.pop());
     parts.forEach(([label, text], i) => {
       let part = pane.parts[i];
       if (!part) {
+        part = { text: "", node: document.createTextNode(""), cut: null };
         if (i > 0) {
-          const cut = document.createElement("i");
-          cut.className = "cut";
-          cut.title = `from here: ${label}`;
-          pane.body.append(cut);
+          part.cut = document.createElement("i");
+          part.cut.className = "cut";
+          pane.body.append(part.cut);
         }
-        part = { text: "", node: document.createTextNode("") };
         pane.body.append(part.node);
         pane.parts.push(part);
       }
-      if (text.length > part.text.length) part.node.appendData(text.slice(part.text.length));
+      if (part.cut) part.cut.title = `from here: ${label}`;
+      let same = Math.min(text.length, part.text.length);
+      while (!text.startsWith(part.text.slice(0, same))) same -= 1;
+      if (i === 0 && same === 0 && part.text) pane.follow = true; // begun again
+      if (same < part.text.length) part.node.deleteData(same, part.text.length - same);
+      if (same < text.length) part.node.appendData(text.slice(same));
       part.text = text;
     });
     if (pane.follow) pane.body.scrollTop = pane.body.scrollHeight;
+  }
+
+  function drop(part) {
+    part.node.remove();
+    part.cut?.remove();
+  }
+
+  // What the mixed text is written by: the sliders' mix, or a formula, and the sliders where they act on it.
+  function titled(formula, label) {
+    return formula ? [formula, label === "base" ? "" : label].filter(Boolean).join(" · ") : label;
   }
 
   function time(us) {
@@ -66,6 +76,7 @@ function mount(element, trigger, props, watch) {
       if (typeof s.tokens_per_second === "number") items.push(`${s.tokens_per_second.toFixed(s.tokens_per_second < 10 ? 1 : 0)} tok/s`);
       items.push(`${s.tokens} tokens`);
       items.push(s.exact ? "exact" : "approximate");
+      if (typeof s.acceptance === "number") items.push(`${Math.round(100 * s.acceptance)} % of guesses held`);
     }
     if (s.seed !== undefined && s.seed !== null) items.push(`seed ${s.seed}`);
     if (!items.length) items.push("ready");
@@ -74,6 +85,7 @@ function mount(element, trigger, props, watch) {
         const item = document.createElement("span");
         item.textContent = text;
         if (text === "exact") item.title = "Every token was written with the whole text read under the mix of the moment";
+        if (text.endsWith("held")) item.title = "Speculation: the share of guessed tokens that the formula itself would have drawn";
         if (text === "approximate") item.title = "The text before the last slider move is still remembered as read under the earlier mix";
         return item;
       })
@@ -82,13 +94,14 @@ function mount(element, trigger, props, watch) {
 
   function show(frame) {
     if (!frame || !frame.state) return;
-    alert.hidden = !frame.error;
-    alert.textContent = frame.error || "";
+    const error = frame.fault ? "" : frame.error; // an error in the formula is shown in its box
+    alert.hidden = !error;
+    alert.textContent = error;
     const kept = frame.state === "error" && !frame.base && !frame.mix.length; // refused before it began: keep the former texts
     if (!kept && frame.state !== "idle") {
       write(panes.base, frame.prompt, [["", frame.base]]);
       write(panes.mix, frame.prompt, frame.mix.length ? frame.mix : [["", ""]]);
-      if (frame.mix.length) panes.mix.what.textContent = frame.mix[frame.mix.length - 1][0];
+      if (frame.mix.length) panes.mix.what.textContent = titled(frame.formula, frame.mix[frame.mix.length - 1][0]);
       statusLine(frame);
     }
     if (frame.state !== state) {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets"
-STYLES = ("page.css", "deck.css", "stage.css")
+STYLES = ("page.css", "deck.css", "formula.css", "stage.css")
 
 
 def head() -> str:
@@ -16,4 +16,4 @@ def head() -> str:
 def script(name: str) -> str:
     """A component's script: assets/NAME defines `mount`, which is called with what Gradio hands to a component."""
     text = (FOLDER / name).read_text(encoding="utf-8")
-    return f"{text}\nmount(element, trigger, props, watch);\n"
+    return f"{text}\nmount(element, trigger, props, watch, server);\n"

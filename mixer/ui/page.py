@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from mixer.errors import MixerError
+from mixer.errors import FormulaError, MixerError
 from mixer.mix import bounded
+from mixer.ui import box as box_ui
 from mixer.ui import deck as deck_ui
 from mixer.ui import stage as stage_ui
 from mixer.ui.assets import FOLDER, head
+from mixer.ui.formula import Recipe, place, recipe
 from mixer.ui.registry import Registry
 from mixer.ui.stage import Frame
 from mixer.ui.stream import FASTEST, MODES, options, run
 from mixer.ui.theme import theme
-from mixer.ui.value import describe, read_positions, read_value
+from mixer.ui.value import BoxValue, DeckValue, describe, read_box, read_positions, read_value
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
@@ -36,6 +38,7 @@ def build(desk: Desk, registry: Registry | None = None) -> gr.Blocks:
         gr.HTML(_header(desk), apply_default_css=False, elem_id="masthead")
         with gr.Column(elem_id="console"):
             deck = deck_ui.component(desk.attributes.values())
+            box = box_ui.component(desk)
             mode, temperature, tokens, seed, rate, fresh = _options()
         with gr.Column(elem_id="prompt-area"):
             prompt = gr.Textbox(
@@ -51,7 +54,7 @@ def build(desk: Desk, registry: Registry | None = None) -> gr.Blocks:
         gr.on(
             [start.click, prompt.submit],
             _generate(desk, registry),
-            [deck, prompt, mode, temperature, tokens, seed, rate, fresh],
+            [deck, box, prompt, mode, temperature, tokens, seed, rate, fresh],
             [stage, seed],
             show_progress="hidden",
             concurrency_limit=AT_ONCE,
@@ -124,6 +127,7 @@ def _header(desk: Desk) -> str:
 def _generate(desk: Desk, registry: Registry) -> Callable[..., Iterator[tuple[Any, Any]]]:
     def take(
         deck: Any,
+        box: Any,
         prompt: Any,
         mode: Any,
         temperature: Any,
@@ -134,21 +138,30 @@ def _generate(desk: Desk, registry: Registry) -> Callable[..., Iterator[tuple[An
         request: gr.Request,
     ) -> Iterator[tuple[Any, Any]]:
         try:
-            value = read_value(deck, desk.attributes)
+            value, found = _chosen(desk, read_box(box), read_value(deck, desk.attributes))
             params = options(tokens, temperature, None if fresh else seed)
             # A text that ends after one sentence leaves nothing to steer.
             params = replace(params, min_new_tokens=params.max_new_tokens // 2)
             speed = bounded("The speed", rate, 0, FASTEST)
         except MixerError as error:
-            yield Frame(state="error", error=str(error)).json(), gr.skip()
+            fault = place(error) if isinstance(error, FormulaError) else None
+            yield Frame(state="error", error=str(error), fault=fault).json(), gr.skip()
             return
         live = registry.live(str(request.session_hash))
         first: Any = params.seed
-        for frame in run(desk, live, str(prompt or ""), value, mode, params, speed):
+        for frame in run(desk, live, str(prompt or ""), value, mode, params, speed, found):
             yield frame.json(), first
             first = gr.skip()
 
     return take
+
+
+def _chosen(desk: Desk, box: BoxValue, value: DeckValue) -> tuple[DeckValue, Recipe]:
+    """What to write by, and where the sliders stand for it: a weight mix just typed has not moved them yet."""
+    found = recipe(desk.formula(box.text).bound, desk.vocabulary)
+    if box.typed and found.positions is not None:
+        value = replace(value, positions=found.positions)
+    return value, found
 
 
 def _steer(desk: Desk, registry: Registry) -> Callable[..., None]:
@@ -156,9 +169,9 @@ def _steer(desk: Desk, registry: Registry) -> Callable[..., None]:
         try:
             value = read_value(deck, desk.attributes)
             mix = desk.mix(value.positions)
+            registry.live(str(request.session_hash)).steer(value, mix, describe(value.positions))
         except MixerError as error:  # the page itself never sends such a value
             raise gr.Error(str(error), print_exception=False) from error
-        registry.live(str(request.session_hash)).steer(value, mix, describe(value.positions))
 
     return steer
 
@@ -186,8 +199,9 @@ def _api(desk: Desk) -> Callable[..., str]:
         max_new_tokens: int = 120,
         temperature: float = 0.8,
         seed: int | None = None,
+        formula: str | None = None,
     ) -> str:
-        """Continues a prompt under a mix.
+        """Continues a prompt under a mix, or by a formula.
 
         Args:
             prompt: how the text begins.
@@ -195,10 +209,13 @@ def _api(desk: Desk) -> Callable[..., str]:
             max_new_tokens: 1 to 1000.
             temperature: 0 to 2.
             seed: equal seeds give equal texts; left out, a fresh one is drawn.
+            formula: such as `base - 0.96*union(base, [rude])`, up to 4,000 characters; in it, `sliders` is the model
+                that the settings make. Left out, that model itself writes.
         """
         try:
             mix = desk.mix(read_positions(settings or {}, desk.attributes))
-            return desk.generate(prompt, mix=mix, params=options(max_new_tokens, temperature, seed)).text
+            chosen = None if formula is None else read_box({"text": formula}).text
+            return desk.generate(prompt, mix, options(max_new_tokens, temperature, seed), chosen).text
         except MixerError as error:
             raise gr.Error(str(error), print_exception=False) from error
 

@@ -29,6 +29,7 @@ class Take:
     mix: Session
     seqs: dict[str, int] = field(default_factory=dict)  # mix key -> the newest deck move that set it
     labels: dict[str, str] = field(default_factory=dict)  # mix key -> that mix in words
+    follows: bool = True  # whether the sliders act on its formula
     stopped: bool = False
     nudge: threading.Event = field(default_factory=threading.Event)  # set: write the next token without waiting
 

@@ -28,7 +28,9 @@ class Frame:
         scores: attribute -> the judge's score of the mixed text in [0, 1].
         seq: the newest deck move that a shown token was written under.
         status: figures for the status line.
+        formula: what the mixed model's text is written by, in short; nothing where that is the sliders alone.
         error: one clear sentence for the reader, or nothing. With state "error" the texts shown before stay.
+        fault: the place of an error in the formula, for the formula box, which then shows it.
     """
 
     state: State = "idle"
@@ -38,7 +40,9 @@ class Frame:
     scores: dict[str, float] = field(default_factory=dict)
     seq: int = 0
     status: dict[str, Any] = field(default_factory=dict)
+    formula: str = ""
     error: str = ""
+    fault: dict[str, str] | None = None
 
     def json(self) -> dict[str, Any]:
         """The frame as the browser gets it."""

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from mixer.errors import InvalidValue, MixerError
+from mixer.errors import FormulaError, InvalidValue, MixerError
 from mixer.mix import bounded
 from mixer.params import SamplingParams
+from mixer.ui.formula import Recipe, place
 from mixer.ui.pace import Pace, Tempo
 from mixer.ui.registry import Live, Take
 from mixer.ui.stage import Frame
@@ -59,6 +60,7 @@ def run(
     mode: Literal["keep", "refill", "restart"],
     params: SamplingParams,
     rate: float = 0.0,
+    recipe: Recipe | None = None,
 ) -> Iterator[Frame]:
     """Frames of one take, at most 15 a second and always the last. Closing the generator gives the rows back.
 
@@ -66,14 +68,16 @@ def run(
 
     Bad input and faults end in a frame with state "error"; nothing is raised.
     """
-    frame = Frame(state="running", prompt=prompt, seq=value.seq, status={"seed": params.seed})
+    recipe = recipe or Recipe()
+    frame = Frame(state="running", prompt=prompt, seq=value.seq, status={"seed": params.seed}, formula=recipe.title)
     take: Take | None = None
     try:
-        take = _begin(desk, live, prompt, value, mode, params)
+        take = _begin(desk, live, prompt, value, mode, params, recipe)
         yield frame
         yield from _write(desk, take, frame, Tempo(rate))
     except MixerError as error:
         frame.state, frame.error = "error", str(error)
+        frame.fault = place(error) if isinstance(error, FormulaError) else None
         yield frame
     except Exception:
         log.exception("A take ended with a fault.")
@@ -84,10 +88,12 @@ def run(
             live.end(take)
 
 
-def _begin(desk: Desk, live: Live, prompt: str, value: DeckValue, mode: Any, params: SamplingParams) -> Take:
+def _begin(
+    desk: Desk, live: Live, prompt: str, value: DeckValue, mode: Any, params: SamplingParams, recipe: Recipe
+) -> Take:
     mix = desk.mix(value.positions)
-    steered = desk.session(prompt, mix=mix, params=params, on_mix_change=mode)
-    take = Take(base=desk.session(prompt, params=params), mix=steered)
+    steered = desk.session(prompt, mix=mix, params=params, on_mix_change=mode, formula=recipe.formula)
+    take = Take(base=desk.session(prompt, params=params), mix=steered, follows=recipe.tie != "none")
     newer = live.begin(take, value, mix, describe(value.positions))
     if newer is not None:
         live.follow(take, newer, desk.mix(newer.positions), describe(newer.positions))
@@ -118,17 +124,29 @@ def _write(desk: Desk, take: Take, frame: Frame, tempo: Tempo) -> Iterator[Frame
 
 
 def _append(frame: Frame, take: Take, step: Step) -> bool:
-    """Adds a step's text; whether it is the first one under another mix."""
-    label = take.labels.get(step.mix_key, "")
+    """Adds a step's text, or takes some back; whether it is the first one under another mix."""
+    label = take.labels.get(step.mix_key, "") if take.follows else ""
     seq = take.seqs.get(step.mix_key, frame.seq)
     moved, frame.seq = seq != frame.seq, seq
     if step.index == 0:
         frame.mix = []
+    frame.mix = _shortened(frame.mix, step.rewind)
     if not frame.mix or frame.mix[-1][0] != label:
         frame.mix.append((label, step.text))
     else:
         frame.mix[-1] = (label, frame.mix[-1][1] + step.text)
     return moved
+
+
+def _shortened(pieces: list[tuple[str, str]], characters: int) -> list[tuple[str, str]]:
+    """The text without so many characters at its end: a banned word was taken back."""
+    pieces = list(pieces)
+    while characters and pieces:
+        label, text = pieces.pop()
+        if characters < len(text):
+            pieces.append((label, text[: len(text) - characters]))
+        characters = max(0, characters - len(text))
+    return pieces
 
 
 def figures(take: Take, seed: int | None) -> dict[str, Any]:
@@ -140,6 +158,7 @@ def figures(take: Take, seed: int | None) -> dict[str, Any]:
         "tokens_per_second": stats.tokens_per_second,
         "tokens": stats.tokens,
         "exact": stats.exact,
+        "acceptance": stats.acceptance,
         "finish": take.mix.finish_reason,
         "seed": seed,
     }

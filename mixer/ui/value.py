@@ -1,4 +1,4 @@
-"""What the deck's value means: where all sliders stand, as a client posts it.
+"""What the deck's and the formula box's values mean, as a client posts them.
 
 Trusts nothing: any client can post anything. Knows neither Gradio nor who is streaming.
 """
@@ -58,6 +58,50 @@ def read_positions(positions: object, names: Collection[str]) -> Mapping[str, fl
     return MappingProxyType(result)
 
 
+@dataclass(frozen=True)
+class BoxValue:
+    """What stood in the formula box at one moment.
+
+    Attributes:
+        typed: whether a person wrote it and the sliders have not followed it yet.
+    """
+
+    text: str = "sliders"
+    typed: bool = False
+
+
+def read_box(value: object) -> BoxValue:
+    """What a client posted, checked: `{"text": str, "typed": bool}`; nothing at all is the default formula.
+
+    Raises:
+        InvalidValue: it is not as the box sends it.
+    """
+    if value is None or value == "":
+        return BoxValue()
+    if not isinstance(value, Mapping):
+        raise InvalidValue("The formula's value is not an object.", "Send {text, typed}.")
+    typed = value.get("typed", False)
+    if not isinstance(typed, bool):
+        raise InvalidValue("Whether the formula was typed is not true or false.", "Leave it out.")
+    return BoxValue(_text(value.get("text")), typed)
+
+
+def read_question(posted: object, names: Collection[str]) -> tuple[int, str, Mapping[str, float] | None]:
+    """A question about a formula: `{"seq": int, "text": str}` and, where the sliders were moved, `"positions"`.
+
+    Raises:
+        UnknownName, InvalidValue: it is not as the box asks it.
+    """
+    if not isinstance(posted, Mapping):
+        raise InvalidValue("The question is not an object.", "Send {seq, text, positions}.")
+    positions = posted.get("positions")
+    return (
+        _seq(posted.get("seq", 0)),
+        _text(posted.get("text")),
+        None if positions is None else read_positions(positions, names),
+    )
+
+
 def describe(positions: Mapping[str, float]) -> str:
     """A mix in a few words, such as `formality +0.80 · humor −0.40`; `base` when every slider is at rest."""
     parts = (f"{name} {position:+.2f}".replace("-", "−") for name, position in positions.items())
@@ -68,6 +112,12 @@ def _seq(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SEQ:
         raise InvalidValue("The deck's sequence number is not a whole number.", "Count up from 0.")
     return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidValue("The formula is not a text.", "Send it as a string.")
+    return value.encode("utf-8", "replace").decode()  # JSON can hold halves of letters, which no answer can
 
 
 def _position(name: str, value: object) -> float:

@@ -14,6 +14,7 @@ from mixer.ui.assets import head, script
 from tests.ui.conftest import in_loop
 
 ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = "".join(script(name) for name in ("deck.js", "formula.js", "stage.js"))
 
 
 @pytest.fixture
@@ -33,12 +34,12 @@ def test_the_page_builds_for_the_shipped_desk(desk: Desk) -> None:
 
 
 def test_style_sheets_and_scripts_name_no_other_machine() -> None:
-    text = head() + script("deck.js") + script("stage.js")
+    text = head() + SCRIPTS
     assert not re.search(r"https?://|@import|url\(", text)
 
 
 def test_nothing_in_the_scripts_writes_markup() -> None:
-    assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|eval\(", script("deck.js") + script("stage.js"))
+    assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|eval\(", SCRIPTS)
 
 
 @pytest.mark.parametrize("flags", [["--base", "/nowhere/at/all"], ["--device", "abacus"], ["--dtype", "int7"]])

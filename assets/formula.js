@@ -1,0 +1,237 @@
+// The formula box: a text area that is checked by the server as it is typed, and its tie to the deck.
+// Its value is {text, typed}: `typed` from a keystroke until the sliders have followed it. It tells the deck what a
+// formula asks of the sliders ("desk:formula") and hears from it where a hand put them ("desk:steer"). What a formula
+// means, and how its numbers are rewritten, only the server knows: see mixer/ui/box.py.
+function mount(element, trigger, props, watch, server) {
+  const PAUSE = 150; // ms without a keystroke before the text is checked
+  const TIES = {
+    mix: "The sliders stand where this says, and moving them rewrites it.",
+    sliders: "The sliders act wherever the formula says sliders.",
+    none: "",
+  };
+  const LATER = "Takes effect when you press Generate.";
+  const root = element.querySelector(".formula");
+  const box = root.querySelector("textarea");
+  const [place, sentence] = root.querySelectorAll(".fault > *");
+  const fault = root.querySelector(".fault");
+  const status = root.querySelector("[role=status]");
+  const note = root.querySelector(".note");
+  const alert = root.querySelector("[role=alert]");
+  const rows = root.querySelectorAll("[role=toolbar]");
+  const examples = root.querySelector("select");
+  let written = ""; // what a person wrote last; rewriting always starts from it, so that nothing wears off
+  let edition = 0; // counts what a person wrote
+  let seq = 0; // counts the questions to the server
+  let shown = 0; // the newest question whose answer is shown
+  let valid = true;
+  let tie = null; // of the last valid formula, which stays in force
+  let timer = null;
+  let asking = false;
+  let waiting = null; // the next question, while one is out
+  let composing = false;
+  let known = null; // the last answer for a valid text
+  let writing = null; // what is being written by, in short, while it is
+
+  const make = (tag, className, text) => {
+    const node = document.createElement(tag);
+    node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+  const keep = (typed) => (props.value = { text: box.value, typed });
+
+  async function ask(question) {
+    if (asking) {
+      waiting = question;
+      return;
+    }
+    asking = true;
+    const asked = edition;
+    const answer = await server.look({ seq: ++seq, text: written, ...question });
+    asking = false;
+    if (asked === edition) {
+      if (!answer) {
+        note.textContent = "The server did not answer, so this formula is not checked yet.";
+      } else if (answer.seq > shown) {
+        shown = answer.seq;
+        take(answer, question.positions !== undefined);
+      }
+    }
+    if (waiting) {
+      const next = waiting;
+      waiting = null;
+      ask(next);
+    }
+  }
+
+  // An answer for the text as it stands. `moved`: it was asked for by the sliders, else by the keyboard.
+  function take(answer, moved) {
+    valid = !answer.error;
+    if (answer.error) return refuse(answer.error);
+    box.removeAttribute("aria-invalid");
+    fault.hidden = true;
+    sentence.replaceChildren(); // a description is read even where it is hidden
+    known = answer;
+    tie = answer.tie;
+    tell();
+    remark();
+    if (moved && answer.text !== box.value && !composing) {
+      const { selectionStart, selectionEnd, scrollTop } = box;
+      box.value = answer.text;
+      box.setSelectionRange(selectionStart, selectionEnd);
+      box.scrollTop = scrollTop;
+    }
+    keep(false);
+    const positions = moved ? null : answer.positions;
+    document.dispatchEvent(new CustomEvent("desk:formula", { detail: { tie, positions } }));
+  }
+
+  // The offending line with carets under the place, and the sentence. The carets stand under an invisible copy of what
+  // is before them, so that they are in place whatever the letters' widths.
+  function refuse(error) {
+    const before = make("span", "ghost", error.before);
+    place.replaceChildren(error.before + error.place + error.after, "\n", before, make("b", "", "^".repeat([...error.place].length || 1)));
+    sentence.replaceChildren(make("span", "sr-only", `${error.where}: `), `${error.message} `, make("span", "hint", error.hint));
+    status.textContent = note.textContent = "";
+    fault.hidden = false;
+    box.setAttribute("aria-invalid", "true");
+    place.scrollLeft = Math.max(0, before.offsetWidth - place.clientWidth / 2);
+  }
+
+  // S and the exponents. A weight mix is one term, and a screen reader need not hear of it at every move.
+  function tell() {
+    const sum = make("b", "weight", known.weight);
+    sum.title = "S: the sum of the weights, by which the whole formula is divided";
+    const parts = known.tie === "mix" ? [] : known.summands.map(({ text, exponent }) => {
+      const part = make("span", "summand", text);
+      part.title = exponent ? `${text} counts with the exponent ${exponent}: its factor divided by S` : text;
+      part.append(make("sup", "", exponent));
+      return part;
+    });
+    const line = make("p", "");
+    line.append(...[sum, ...parts].flatMap((node) => [node, " "]));
+    if (line.textContent !== status.textContent) status.replaceChildren(...line.childNodes);
+  }
+
+  // One thing more to know of a valid formula: that it is not what is being written by, a warning, where it comes from.
+  function remark() {
+    const example = props.examples.find((one) => one.formula === known.text);
+    const later = writing !== null && writing !== known.title;
+    const warnings = [...(later ? [LATER] : []), ...known.warnings];
+    note.replaceChildren(...warnings.map((text) => make("span", "warning", text)));
+    if (example) note.append(`${example.about} ${example.credit}`);
+    else if (!warnings.length) note.textContent = TIES[known.tie];
+  }
+
+  box.addEventListener("input", () => {
+    edition += 1;
+    written = box.value;
+    alert.textContent = "";
+    keep(true);
+    clearTimeout(timer);
+    timer = setTimeout(() => ask({}), PAUSE);
+  });
+  box.addEventListener("compositionstart", () => (composing = true));
+  box.addEventListener("compositionend", () => (composing = false));
+  box.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      document.querySelector("#generate")?.click();
+    }
+  });
+
+  document.addEventListener("desk:steer", (event) => {
+    const { positions, hand } = event.detail;
+    if (hand && tie === "mix" && valid && !props.value.typed && !composing) ask({ positions });
+  });
+  document.addEventListener("desk:frame", (event) => {
+    const { fault: found, state, formula } = event.detail;
+    const former = writing;
+    writing = state === "running" ? formula : null;
+    if (writing !== former && valid && known) remark();
+    if (state !== "error") alert.textContent = "";
+    if (!found) return;
+    valid = false;
+    refuse(found);
+    alert.textContent = `${found.where}: ${found.message} ${found.hint}`;
+    root.scrollIntoView({ block: "nearest" });
+  });
+
+  // Writes over what is selected as if it were typed, so that undo brings it back.
+  function type(text) {
+    const former = document.activeElement;
+    box.focus();
+    if (!document.execCommand("insertText", false, text)) {
+      box.setRangeText(text, box.selectionStart, box.selectionEnd, "end");
+      box.dispatchEvent(new Event("input"));
+    }
+    return former;
+  }
+
+  // A name goes in at the cursor, with a plus where it would run into what is before; a function takes the selection in.
+  function insert({ text, before, after }) {
+    const start = box.selectionStart;
+    const selected = box.value.slice(start, box.selectionEnd);
+    const glue = /[\w\])"'>]\s*$/.test(box.value.slice(0, start)) ? " + " : "";
+    type(after === undefined ? glue + text : glue + before + selected + after);
+    if (after !== undefined) {
+      const inside = start + glue.length + before.length;
+      box.setSelectionRange(inside, inside + selected.length);
+    }
+  }
+
+  // A row of names is one stop for the keyboard; the arrows go through it.
+  for (const row of rows) {
+    const chips = props.names.filter((name) => (name.kind === "function") === (row.dataset.row === "functions")).map((name) => {
+      const chip = make("button", `chip ${name.kind}`, name.text);
+      chip.type = "button";
+      chip.title = name.title;
+      chip.tabIndex = -1;
+      chip.addEventListener("click", () => insert(name));
+      return chip;
+    });
+    chips[0].tabIndex = 0;
+    row.append(...chips);
+    row.addEventListener("keydown", (event) => {
+      const here = chips.indexOf(document.activeElement);
+      const next = { ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: chips.length - 1 }[event.key];
+      if (!chips[next]) return;
+      event.preventDefault();
+      chips[here].tabIndex = -1;
+      chips[next].tabIndex = 0;
+      chips[next].focus();
+    });
+    row.addEventListener("wheel", (event) => {
+      const former = row.scrollLeft;
+      row.scrollLeft += event.deltaX || event.deltaY;
+      if (row.scrollLeft !== former) event.preventDefault();
+    }, { passive: false });
+  }
+
+  props.examples.forEach((example, index) => {
+    const option = make("option", "", example.name);
+    option.value = index;
+    option.title = example.about;
+    examples.append(option);
+  });
+  examples.parentElement.hidden = !props.examples.length;
+  examples.addEventListener("change", () => {
+    const example = props.examples[examples.value];
+    examples.value = "";
+    if (!example) return;
+    box.select();
+    type(example.formula).focus();
+    if (Object.keys(example.settings).length) {
+      document.dispatchEvent(new CustomEvent("desk:formula", { detail: { tie, positions: example.settings } }));
+    }
+    const prompt = document.querySelector("#prompt textarea");
+    if (example.prompt && prompt) {
+      prompt.value = example.prompt;
+      prompt.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+  });
+
+  box.value = written = props.value.text;
+  box.setSelectionRange(written.length, written.length);
+  take(props.start, false);
+}
