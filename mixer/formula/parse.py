@@ -22,7 +22,7 @@ Knows nothing of what may stand where (`check`) and of which anchors and judges 
 from __future__ import annotations
 
 import difflib
-from dataclasses import MISSING
+from dataclasses import MISSING, replace
 from typing import Any
 
 from mixer.formula.brackets import TermReader
@@ -82,7 +82,7 @@ class _Parser(TermReader):
         result = self.sum()
         if self.token.kind != "end":
             raise self.unexpected()
-        self.measure(result)
+        self.depth(result)
         return Formula(result, tuple(definitions), self.source)
 
     def definition(self) -> tuple[str, Expr]:
@@ -100,20 +100,24 @@ class _Parser(TermReader):
         if self.token.kind != ";":
             raise self.unexpected()
         self.next()
-        self.definitions[name.written] = self.measure(value)
+        self.definitions[name.written] = self.depth(value)
         return name.written, value
 
-    def measure(self, root: Expr) -> int:
+    def made(self, node: Expr) -> Expr:
+        """A node, counted."""
+        self.nodes += 1 + (len(node.mix) if isinstance(node, Term) else 0)
+        if self.nodes > MOST_NODES:
+            raise self.error(f"The formula has more than {MOST_NODES} parts.", "Shorten it.", node.span)
+        return node
+
+    def depth(self, root: Expr) -> int:
         """How deep a tree is with the definitions in it; without recursion, since nothing has bounded it before."""
         deepest, waiting = 0, [(root, 1)]
         while waiting:
             node, depth = waiting.pop()
             depth += self.definitions[node.name] if isinstance(node, Ref) else 0
-            self.nodes += 1 + (len(node.mix) if isinstance(node, Term) else 0)
             if depth > DEEPEST:
                 raise self.too_deep(node.span)
-            if self.nodes > MOST_NODES:
-                raise self.error(f"The formula has more than {MOST_NODES} parts.", "Shorten it.", node.span)
             deepest = max(deepest, depth)
             waiting += [(child, depth + 1) for child in reversed(node.children)]
         return deepest
@@ -128,12 +132,12 @@ class _Parser(TermReader):
                 parts.append(self.product())
             else:
                 parts.append(self.summand())
-        return parts[0] if len(parts) == 1 else Sum(tuple(parts), span=_across(parts))
+        return parts[0] if len(parts) == 1 else self.made(Sum(tuple(parts), span=_across(parts)))
 
     def summand(self) -> Expr:
         """What a minus stands in front of."""
         sign, value = self.next(), self.product()
-        return Neg(value, span=(sign.span[0], value.span[1]))
+        return self.made(Neg(value, span=(sign.span[0], value.span[1])))
 
     def product(self) -> Expr:
         factors = [self.factor()]
@@ -141,9 +145,12 @@ class _Parser(TermReader):
             if self.next().kind == "*":
                 factors.append(self.factor())
             else:
-                value, (divisor, stop) = _joined(factors), self.divisor()
-                factors[:] = [Quotient(value, divisor, span=(value.span[0], stop))]
-        return _joined(factors)
+                value, (divisor, stop) = self.joined(factors), self.divisor()
+                factors[:] = [self.made(Quotient(value, divisor, span=(value.span[0], stop)))]
+        return self.joined(factors)
+
+    def joined(self, factors: list[Expr]) -> Expr:
+        return factors[0] if len(factors) == 1 else self.made(Product(tuple(factors), span=_across(factors)))
 
     def divisor(self) -> tuple[float, int]:
         start = self.token.span[0]
@@ -161,20 +168,19 @@ class _Parser(TermReader):
             self.next()
             with self.nested():
                 value = self.factor()
-            return Neg(value, span=(token.span[0], value.span[1]))
+            return self.made(Neg(value, span=(token.span[0], value.span[1])))
         if token.kind == "(":
             self.next()
             with self.nested():
                 value = self.sum()
-            self.close(token, ")")
-            return value
+            return replace(value, span=(token.span[0], self.close(token, ")")))
         if token.kind == "number":
             self.next()
-            return Number(float(token.value), span=token.span)
+            return self.made(Number(float(token.value), span=token.span))
         if token.kind == "name":
             return self.name()
         if token.kind in ("[", "lora"):
-            return self.term()
+            return self.made(self.term())
         raise self.missing()
 
     def name(self) -> Expr:
@@ -184,7 +190,7 @@ class _Parser(TermReader):
             if behind == "(":
                 return self.call(token, FUNCTIONS[name])
             if name == Uniform.written:
-                return Uniform(span=token.span)
+                return self.made(Uniform(span=token.span))
             raise self.error(f"{name} is a function.", f"Write {_usage(FUNCTIONS[name])}.", token.span)
         if name in ("only", "model"):
             place = '[sliders] @ only("text")' if name == "only" else "[base, model=name]"
@@ -194,11 +200,11 @@ class _Parser(TermReader):
             hint = f"Did you mean {' or '.join(near)}?" if near else f"To multiply, write {name[:80]} * (...)."
             raise self.error(f"There is no function called {name[:80]!r}.", hint, token.span)
         if name not in self.definitions:
-            return self.prompted((Part(1.0, name, span=token.span),), None, token.span)
+            return self.made(self.prompted((Part(1.0, name, span=token.span),), None, token.span))
         if behind == "@":
             message = f"{name[:80]!r} is a definition, and a prompt belongs to one model."
             raise self.error(message, "Put the prompt into the definition.", token.span)
-        return Ref(name, span=token.span)
+        return self.made(Ref(name, span=token.span))
 
     # Functions
 
@@ -220,7 +226,7 @@ class _Parser(TermReader):
         if lacking:
             message = f"{function.written} needs {' and '.join(lacking)}."
             raise self.error(message, f"Write {_usage(function)}.", span)
-        return function(**given, span=span)
+        return self.made(function(**given, span=span))
 
     def argument(self, function: type[Call], given: dict[str, Any]) -> Argument:
         """Which argument comes next: the one that is named, or the first that is not there yet."""
@@ -275,10 +281,6 @@ class _Parser(TermReader):
 
 def _across(nodes: list[Expr]) -> Span:
     return nodes[0].span[0], nodes[-1].span[1]
-
-
-def _joined(factors: list[Expr]) -> Expr:
-    return factors[0] if len(factors) == 1 else Product(tuple(factors), span=_across(factors))
 
 
 def _usage(function: type[Call]) -> str:

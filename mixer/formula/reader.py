@@ -22,6 +22,7 @@ HINTS = {  # for signs that cannot follow an expression
     ";": "In front of ';' stands a definition, such as a = formal;.",
     "@": PROMPT,
 }
+HINTS |= dict.fromkeys("+-*/", "Close the bracket in front of it first.")
 
 
 class Reader:
