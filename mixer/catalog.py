@@ -9,6 +9,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.anchors import AnchorSet
+from mixer.classifier import load_classifier
 from mixer.engine import Reading
 from mixer.errors import InvalidValue, Unsupported
 from mixer.features import Words
@@ -75,8 +76,6 @@ class Catalog:
             InvalidValue: the name is taken, or cannot be written in a formula. BadArtifact: it cannot be loaded.
             UnknownName: it has no such label.
         """
-        from mixer.classifier import load_classifier
-
         _new(name, self.vocabulary.opinions)
         self._judges.add(name, load_classifier(source, label, str(self._model.device)))
 

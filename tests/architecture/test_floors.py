@@ -45,7 +45,16 @@ FLOORS = [
         "mixer.mixfile",
         "mixer.presets",
     ],
-    ["mixer.engine", "mixer.scheduler", "mixer.desk"],
+    [
+        "mixer.text",
+        "mixer.reader",
+        "mixer.speculate",
+        "mixer.engine",
+        "mixer.seat",
+        "mixer.scheduler",
+        "mixer.catalog",
+        "mixer.desk",
+    ],
     [
         "mixer.export",
         "mixer.gguf",
