@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mixer import Desk, SamplingParams
 from mixer.errors import BadArtifact
 from mixer.presets import PRESETS, Preset, load_presets
 
@@ -33,6 +34,23 @@ def test_every_preset_says_whose_it_is_and_sets_sliders_that_it_follows(preset: 
     assert "arXiv" in preset.credit and preset.prompt
     assert set(preset.settings) <= {folder.parent.name for folder in ANCHORS.glob("*/attribute.yaml")}
     assert bool(preset.settings) == ("sliders" in preset.formula)
+
+
+@pytest.fixture(scope="module")
+def desk() -> Desk:
+    return Desk.load(device="cpu")
+
+
+@pytest.mark.parametrize("preset", SHIPPED, ids=lambda preset: preset.name)
+def test_every_preset_writes_on_the_shipped_desk(desk: Desk, preset: Preset):
+    assert preset.prompt
+    plan = desk.formula(preset.formula)
+    assert plan.report.weight is None or plan.report.weight > 0
+    params = SamplingParams(max_new_tokens=8, min_new_tokens=8, seed=1)
+    mix = desk.mix(preset.settings)
+    text = desk.generate(preset.prompt, mix, params, formula=preset.formula).token_ids
+    plain = desk.generate(preset.prompt, mix, params).token_ids
+    assert len(text) == 8 and (text == plain) == (plan.bound.draft is not None)
 
 
 def test_what_was_written_comes_back(tmp_path):
