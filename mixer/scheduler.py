@@ -330,12 +330,8 @@ class Scheduler:
         params = tuple(session.params for session, *_ in rows)
         if params != self._sampler.params:
             self._sampler = Sampler(params, self._model.eos_ids)
-        logits = torch.stack([values for *_, values in rows])
-        for row, (session, before, _) in enumerate(rows):
-            if barred := session.barred(before):
-                logits[row, list(barred)] = -torch.inf
         tokens, logprobs = self._sampler(
-            logits,
+            torch.stack([values for *_, values in rows]),
             [session.seed for session, *_ in rows],
             [before for _, before, _ in rows],
             [session.may_end(before) for session, before, _ in rows],

@@ -200,8 +200,13 @@ class Seat:
             logprobs = {branch: torch.log_softmax(logits, dim=-1) for branch, logits in rows.items()}
             reader = self.session.reader(self.tokens[:before]) if bound.reads_text else None
             values = evaluate(bound, logprobs, reader)
-        for place, own in enumerate(values if last > done else [values]):
-            yield before + place, own
+        for index, own in enumerate(values if last > done else [values], before):
+            if barred := self.session.barred(index):
+                own = own.index_fill(0, torch.tensor(sorted(barred), device=own.device), -torch.inf)
+                if own.max() == -torch.inf:
+                    self.session.finish_reason = "ban"
+                    return
+            yield index, own
 
     def receive(self, drawn: Sequence[tuple[int, float]]) -> bool:
         """Take what was drawn from `values`; whether there is more to draw without a further pass."""

@@ -25,6 +25,7 @@ FLOORS = [
         "mixer.formula.facts",
         "mixer.formula.check",
         "mixer.formula.bind",
+        "mixer.formula.plan",
     ],
     [
         "mixer.lora",

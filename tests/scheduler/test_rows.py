@@ -233,6 +233,15 @@ def breaking(times: int) -> Callable[[], None]:
     return break_off
 
 
+def read_up(own: Trace, stream: Iterator[Step]) -> bool:
+    """Note the rest of a stream; whether it came to its end."""
+    try:
+        own.extend(note(step) for step in stream)
+    except (MemoryError, UnicodeError):
+        return False
+    return True
+
+
 def test_a_pass_that_breaks_off_ends_one_text_and_the_others_go_on(
     desk: Desk, spy: Spy, together: Callable[[], None], pool: ThreadPoolExecutor
 ):
@@ -243,14 +252,7 @@ def test_a_pass_that_breaks_off_ends_one_text_and_the_others_go_on(
     spy.before = breaking(1)
     together()
 
-    def read(own: Trace, stream: Iterator[Step]) -> bool:
-        try:
-            own.extend(note(step) for step in stream)
-        except MemoryError:
-            return False
-        return True
-
-    finished = list(pool.map(read, got, streams))
+    finished = list(pool.map(read_up, got, streams))
     assert sorted(finished) == [False, True, True, True]
     for session, own, expected, whole in zip(sessions, got, alone, finished, strict=True):
         assert same(desk, own, expected if whole else expected[:1]) and session.finish_reason
@@ -281,14 +283,7 @@ def test_a_draw_that_breaks_off_loses_no_text_but_one(
     draw, break_off = desk._scheduler._draw, breaking(1)
     monkeypatch.setattr(desk._scheduler, "_draw", lambda *arguments: (break_off(), draw(*arguments))[1])
 
-    def read(own: Trace, stream: Iterator[Step]) -> bool:
-        try:
-            own.extend(note(step) for step in stream)
-        except MemoryError:
-            return False
-        return True
-
-    finished = list(pool.map(read, got, streams))
+    finished = list(pool.map(read_up, got, streams))
     assert sorted(finished) == [False, True, True]
     for own, expected, whole in zip(got, alone, finished, strict=True):
         assert same(desk, own, expected if whole else expected[:at])
@@ -308,13 +303,6 @@ def test_a_text_that_cannot_go_on_ends_with_its_own_error_and_no_other(
     monkeypatch.setattr(sessions[2]._stream, "push", spoiled)
     together()
 
-    def read(own: Trace, stream: Iterator[Step]) -> bool:
-        try:
-            own.extend(note(step) for step in stream)
-        except UnicodeError:
-            return False
-        return True
-
-    assert list(pool.map(read, got, streams)) == [True, True, False, True]
+    assert list(pool.map(read_up, got, streams)) == [True, True, False, True]
     for place in (0, 1, 3):
         assert same(desk, got[place], alone[place])
