@@ -5,14 +5,14 @@ Standard library only. Knows no names and no tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mixer.formula import functions as fn
 from mixer.formula.facts import MASK, ONE, SCALAR, Examiner, Interval
 from mixer.formula.nodes import Expr, Formula, Neg, Product, Quotient, Ref, Sum, Term, named
 
-SHARP = 5.0  # a power of p that deserves a warning
+SHARP = 5.0  # a power of p that deserves a warning, where a small sum of weights makes it
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def check(formula: Formula) -> Report:
         Summand(node, factor.point, factor.point / weight if weight and factor.point is not None else None)
         for node, factor in _summands(examiner, formula.result, ONE)
     )
-    return Report(weight, summands, tuple(_warnings(formula, weight)))
+    return Report(weight, summands, tuple(_warnings(formula, weight, summands)))
 
 
 def _summands(examiner: Examiner, node: Expr, factor: Interval) -> Iterator[tuple[Expr, Interval]]:
@@ -95,11 +95,11 @@ def _summands(examiner: Examiner, node: Expr, factor: Interval) -> Iterator[tupl
             yield node, factor
 
 
-def _warnings(formula: Formula, weight: float | None) -> Iterator[str]:
-    if weight and 1 / weight > SHARP:
+def _warnings(formula: Formula, weight: float | None, summands: Sequence[Summand]) -> Iterator[str]:
+    if weight and 1 / weight > SHARP and any(abs(one.exponent or 0) > SHARP for one in summands):
         yield (
-            f"The weights add up to {weight:.4g}, and dividing by that makes the formula {1 / weight:.4g} times as "
-            f"sharp: p to the power of {1 / weight:.4g}."
+            f"The weights add up to only {weight:.4g}, and dividing by that makes the formula sharp: p to the power of "
+            f"{1 / weight:.4g}."
         )
     definitions, used = dict(formula.definitions), set[str]()
     waiting = [formula.result]
