@@ -150,7 +150,9 @@ function mount(element, trigger, props, watch, server) {
     writing = state === "running" ? formula : null;
     if (writing !== former && valid && known) remark();
     if (state !== "error") alert.textContent = "";
-    if (!found) return;
+    if (!found || found.text !== box.value) return;
+    clearTimeout(timer); // what is found out while writing stands until the text changes
+    edition += 1;
     valid = false;
     refuse(found);
     alert.textContent = `${found.where}: ${found.message} ${found.hint}`;
@@ -168,15 +170,16 @@ function mount(element, trigger, props, watch, server) {
     return former;
   }
 
-  // A name goes in at the cursor, with a plus where it would run into what is before; a function takes the selection in.
+  // A name goes in at the cursor, with a plus where it would run into what is before; a function takes in what is
+  // selected, and the cursor stays inside.
   function insert({ text, before, after }) {
     const start = box.selectionStart;
     const selected = box.value.slice(start, box.selectionEnd);
     const glue = /[\w\])"'>]\s*$/.test(box.value.slice(0, start)) ? " + " : "";
     type(after === undefined ? glue + text : glue + before + selected + after);
     if (after !== undefined) {
-      const inside = start + glue.length + before.length;
-      box.setSelectionRange(inside, inside + selected.length);
+      const inside = start + glue.length + before.length + selected.length;
+      box.setSelectionRange(inside, inside);
     }
   }
 

@@ -101,9 +101,10 @@ function mount(element, trigger, props, watch) {
     if (!kept && frame.state !== "idle") {
       write(panes.base, frame.prompt, [["", frame.base]]);
       write(panes.mix, frame.prompt, frame.mix.length ? frame.mix : [["", ""]]);
-      if (frame.mix.length) panes.mix.what.textContent = titled(frame.formula, frame.mix[frame.mix.length - 1][0]);
-      statusLine(frame);
+      const label = frame.mix.length ? frame.mix[frame.mix.length - 1][0] : "";
+      if (label || frame.formula) panes.mix.what.textContent = panes.mix.what.title = titled(frame.formula, label);
     }
+    if (frame.state !== "idle" && (!kept || state === "running")) statusLine(frame);
     if (frame.state !== state) {
       state = frame.state;
       document.documentElement.dataset.desk = state;
@@ -122,6 +123,10 @@ function mount(element, trigger, props, watch) {
   }
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && state === "running") document.querySelector("#stop")?.click();
+  });
+  // Generate in mid-text begins again: Gradio keeps the press until this text has ended.
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("#generate") && state === "running") document.querySelector("#stop")?.click();
   });
   watch("value", () => show(props.value));
   show(props.value);

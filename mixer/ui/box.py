@@ -68,7 +68,7 @@ def _look(desk: Desk) -> Callable[[Any], dict[str, Any]]:
         try:
             seq, text, positions = read_question(posted, desk.attributes)
         except MixerError as error:  # the page itself never asks so
-            raise gr.Error(str(error), print_exception=False) from error
+            return {"seq": 0, "refused": str(error)}
         return {"seq": seq, **answer(desk, text, positions)}
 
     return look
@@ -87,7 +87,7 @@ def answer(desk: Desk, text: str, moved: Any = None) -> dict[str, Any]:
         if moved is not None and (rewritten := rewrite(plan.bound.formula, vocabulary, moved)) != text:
             text, plan = rewritten, desk.formula(rewritten)
     except FormulaError as error:
-        return {"error": place(error)}
+        return {"error": place(error, text)}
     found = recipe(plan.bound, vocabulary)
     return {"text": text, "title": found.title, "tie": found.tie, "positions": found.positions, **_figures(plan)}
 

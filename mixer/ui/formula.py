@@ -150,11 +150,12 @@ def _signed(gap: str, after: bool, negative: bool) -> str:
     return f"{gap or ' '}{wanted} " if after else gap + wanted
 
 
-def place(error: FormulaError) -> dict[str, str]:
-    """An error as the browser gets it: the sentence, and its line of the text in three pieces, the middle one wrong."""
+def place(error: FormulaError, text: str) -> dict[str, str]:
+    """An error in a text as the browser gets it: the sentence, and its line in three pieces, the middle one wrong."""
     start = error.column - 1
     stop = start + error.length
     return {
+        "text": text,
         "message": error.message,
         "hint": error.hint,
         "where": f"Line {error.line}, column {error.column}",

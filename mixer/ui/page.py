@@ -56,6 +56,7 @@ def build(desk: Desk, registry: Registry | None = None) -> gr.Blocks:
             _generate(desk, registry),
             [deck, box, prompt, mode, temperature, tokens, seed, rate, fresh],
             [stage, seed],
+            trigger_mode="always_last",
             show_progress="hidden",
             concurrency_limit=AT_ONCE,
             api_visibility="private",
@@ -144,7 +145,7 @@ def _generate(desk: Desk, registry: Registry) -> Callable[..., Iterator[tuple[An
             params = replace(params, min_new_tokens=params.max_new_tokens // 2)
             speed = bounded("The speed", rate, 0, FASTEST)
         except MixerError as error:
-            fault = place(error) if isinstance(error, FormulaError) else None
+            fault = place(error, read_box(box).text) if isinstance(error, FormulaError) else None
             yield Frame(state="error", error=str(error), fault=fault).json(), gr.skip()
             return
         live = registry.live(str(request.session_hash))

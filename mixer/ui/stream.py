@@ -77,7 +77,7 @@ def run(
         yield from _write(desk, take, frame, Tempo(rate))
     except MixerError as error:
         frame.state, frame.error = "error", str(error)
-        frame.fault = place(error) if isinstance(error, FormulaError) else None
+        frame.fault = place(error, recipe.formula or "") if isinstance(error, FormulaError) else None
         yield frame
     except Exception:
         log.exception("A take ended with a fault.")
@@ -130,7 +130,7 @@ def _append(frame: Frame, take: Take, step: Step) -> bool:
     moved, frame.seq = seq != frame.seq, seq
     if step.index == 0:
         frame.mix = []
-    frame.mix = _shortened(frame.mix, step.rewind)
+    frame.mix = shortened(frame.mix, step.rewind)
     if not frame.mix or frame.mix[-1][0] != label:
         frame.mix.append((label, step.text))
     else:
@@ -138,7 +138,7 @@ def _append(frame: Frame, take: Take, step: Step) -> bool:
     return moved
 
 
-def _shortened(pieces: list[tuple[str, str]], characters: int) -> list[tuple[str, str]]:
+def shortened(pieces: list[tuple[str, str]], characters: int) -> list[tuple[str, str]]:
     """The text without so many characters at its end: a banned word was taken back."""
     pieces = list(pieces)
     while characters and pieces:

@@ -3,12 +3,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mixer import Desk, SamplingParams
 from mixer.errors import MixerError
+from mixer.ui.formula import Recipe, recipe
 from mixer.ui.registry import Live
 from mixer.ui.stage import Frame
-from mixer.ui.stream import Measure, options, run
+from mixer.ui.stream import Measure, options, run, shortened
 from mixer.ui.value import DeckValue, describe
 
 PROMPT = "The door was"
@@ -91,6 +94,59 @@ def test_closing_the_generator_frees_the_rows(desk: Desk) -> None:
     assert live.busy
     frames.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert not live.busy
+
+
+def by(desk: Desk, formula: str) -> Recipe:
+    return recipe(desk.formula(formula).bound, desk.vocabulary)
+
+
+def test_a_formula_writes_the_mix_and_the_base_stays_the_base(desk: Desk) -> None:
+    name = next(iter(desk.attributes))
+    formula = f"1.5*sliders - 0.5*[{name}]"
+    *_, last = run(desk, Live(), PROMPT, DeckValue(1, {name: 0.5}), "keep", params(), 0, by(desk, formula))
+    written = desk.generate(PROMPT, mix=desk.mix({name: 0.5}), params=params(), formula=formula)
+    assert (last.state, text(last)) == ("done", written.text)
+    assert last.base == desk.generate(PROMPT, params=params()).text
+    assert last.formula == f"1.5 * sliders - 0.5 * {name}"
+    assert [label for label, _ in last.mix] == [describe({name: 0.5})]
+
+
+def test_sliders_that_do_not_act_leave_no_mark_in_the_text(desk: Desk) -> None:
+    live, name, moved, last = Live(), next(iter(desk.attributes)), False, Frame()
+    for frame in run(desk, live, PROMPT, DeckValue(), "keep", params(), 0, by(desk, f"2*base - {name}")):
+        if not moved and text(frame):
+            move(desk, live, 1, 1.0)
+            moved = True
+        last = frame
+    assert moved
+    assert [label for label, _ in last.mix] == [""]
+    assert text(last) == desk.generate(PROMPT, params=params(), formula=f"2*base - {name}").text
+
+
+def test_what_a_ban_takes_back_leaves_the_frame(desk: Desk) -> None:
+    plain = desk.generate(PROMPT, params=params(40)).text
+    word = next(word for word in plain.split() if len(word) > 3 and word.isalpha())
+    formula = f'sliders + ban("{word}")'
+    *_, last = run(desk, Live(), PROMPT, DeckValue(), "keep", params(40), 0, by(desk, formula))
+    assert text(last) == desk.generate(PROMPT, params=params(40), formula=formula).text != plain
+    assert word not in text(last)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.text(max_size=4)), max_size=5), st.integers(0, 24))
+def test_shortening_takes_characters_off_the_end(pieces: list[tuple[str, str]], characters: int) -> None:
+    whole, left = "".join(piece for _, piece in pieces), shortened(pieces, characters)
+    assert "".join(piece for _, piece in left) == whole[: max(0, len(whole) - characters)]
+    assert [label for label, _ in left] == [label for label, _ in pieces][: len(left)]
+
+
+def test_a_formula_that_fails_while_it_writes_names_the_place(desk: Desk) -> None:
+    live, name = Live(), next(iter(desk.attributes))
+    formula = f"indicator(base - {name}) * base - 0.5*base"
+    *_, last = run(desk, live, PROMPT, DeckValue(), "keep", params(), 0, by(desk, formula))
+    assert (last.state, live.busy) == ("error", False)
+    assert last.fault is not None
+    assert last.fault["text"] == formula
+    assert last.fault["message"] in last.error
 
 
 @pytest.mark.parametrize("prompt", ["", "   \n", "word " * 20_000])

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer.errors import MixerError
-from mixer.ui.value import LIMIT, MAX_SEQ, DeckValue, describe, read_positions, read_value
+from mixer.ui.value import (
+    LIMIT,
+    MAX_SEQ,
+    BoxValue,
+    DeckValue,
+    describe,
+    read_box,
+    read_positions,
+    read_question,
+    read_value,
+)
 
 NAMES = ("formality", "humor", "poetry")
 names = st.sampled_from(NAMES)
@@ -38,6 +48,35 @@ def test_any_json_is_read_or_refused_in_words(posted: Any) -> None:
         assert 0 <= value.seq <= MAX_SEQ
         assert value.positions.keys() <= set(NAMES)
         assert all(math.isfinite(x) and 0 < abs(x) <= LIMIT for x in value.positions.values())
+
+
+@given(json | st.fixed_dictionaries({"text": json, "typed": json}))
+def test_any_json_is_a_box_value_or_is_refused_in_words(posted: Any) -> None:
+    try:
+        value = read_box(posted)
+    except MixerError as error:
+        assert 0 < len(str(error)) < 400
+    else:
+        assert isinstance(value.text, str)
+        assert value.typed in (True, False)
+        value.text.encode()  # can be sent back
+
+
+@given(json | st.fixed_dictionaries({"seq": json, "text": json, "positions": json}))
+def test_any_json_is_a_question_or_is_refused_in_words(posted: Any) -> None:
+    try:
+        seq, text, positions = read_question(posted, NAMES)
+    except MixerError as error:
+        assert 0 < len(str(error)) < 400
+    else:
+        assert 0 <= seq <= MAX_SEQ
+        text.encode()
+        assert positions is None or positions.keys() <= set(NAMES)
+
+
+def test_an_empty_box_value_is_the_default_formula_and_halves_of_letters_are_replaced() -> None:
+    assert read_box(None) == read_box("") == BoxValue("sliders", False)
+    assert read_box({"text": "a\ud800"}) == BoxValue("a?", False)
 
 
 @given(names, outside | st.just(math.nan) | st.booleans() | st.text() | st.none())
