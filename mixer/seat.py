@@ -80,12 +80,12 @@ class Seat:
         self.lines = [Line(reading, row) for reading, row in zip(session.readings, rows, strict=True)]
         self.step: Step | None = None
         self.error: Exception | None = None
-        self.seconds = 0.0  # of the round's passes over what was guessed
         self._underway = False
         self._ahead: deque[Drawn] = deque()
         self._guess: list[int] = []
         self._length = 0  # guesses that this round is to have
         self._drawn: list[Drawn] = []
+        self._seconds = 0.0  # of this round's passes of the formula itself
 
     @property
     def ready(self) -> bool:
@@ -126,11 +126,12 @@ class Seat:
                 if known:
                     line.filled = min(known, line.last(len(session.token_ids)))
                     line.reading.model.network.restore(line.row, snapshot, line.filled)
-        self._guess, self._drawn, self.seconds = [], [], 0.0
-        self._length = session.speculation.length(session.room - 1) if session.speculation else 0
-        if self._length and session.speculation and session.speculation.draft is None:
-            self._guess = repeated([*session.prompt_ids, *session.token_ids], self._length)
-            self._length = len(self._guess)
+        self._guess, self._drawn, self._length, self._seconds = [], [], 0, 0.0
+        if session.speculation and session.token_ids:  # the first token is wanted soon
+            self._length = session.speculation.length(session.room - 1)
+            if session.speculation.draft is None:
+                self._guess = repeated([*session.prompt_ids, *session.token_ids], self._length)
+                self._length = len(self._guess)
         self._underway = True
 
     def _write_gates(self, wanted: Sequence[tuple[Mix, tuple[float, ...]]]) -> None:
@@ -173,9 +174,10 @@ class Seat:
 
     def passed(self, seconds: float) -> None:
         """A pass that brought these rows on took so long."""
-        if self.session.speculation and self.drafting:
+        if self.drafting and self.session.speculation:
             self.session.speculation.saw_draft(seconds)
-        self.seconds += seconds
+        else:
+            self._seconds += seconds
 
     @property
     def read_up(self) -> bool:
@@ -231,8 +233,8 @@ class Seat:
         for line in self.lines:
             line.filled = min(line.filled, line.last(len(self.session.token_ids)) + 1 + accepted)
             line.logits = []
-        if self.session.speculation:
-            self.session.speculation.saw(len(self._guess), accepted, self.seconds)
+        if self.session.speculation and self.session.token_ids:
+            self.session.speculation.saw(len(self._guess), accepted, self._seconds)
         self._ahead.extend(self._drawn)
         self._underway = False
 
