@@ -60,7 +60,8 @@ def formulas(
 
     The sum of weights of every distribution in them is above 0 and never small beside the weights it is made of, since
     weights are only taken from others that are larger, or as differences of two of weight 1. What `top` cuts off is
-    never subtracted. Functions of all kinds occur, and up to three definitions.
+    never subtracted; where several cut at once, now and then no token is left. Functions of all kinds occur, `reward`
+    apart, and up to three definitions.
 
     Args:
         depth: how deep the tree may get.
