@@ -10,6 +10,7 @@ Knows token ids and seconds; no text, no network.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 from mixer.formula.bind import Bound
@@ -96,11 +97,13 @@ class Costs:
 
 
 def repeated(ids: Sequence[int], most: int) -> list[int]:
-    """What followed the last few tokens where they occurred before, latest occurrence and longest match first."""
-    ids = list(ids)
+    """What followed the last few tokens where they occurred before, longest match and latest occurrence first."""
+    data = array("q", ids).tobytes()  # in which a search is quick
     for size in range(min(LONGEST, len(ids) - 1), SHORTEST - 1, -1):
-        tail = ids[-size:]
-        for at in range(len(ids) - size - 1, -1, -1):
-            if ids[at : at + size] == tail:
-                return ids[at + size : at + size + most]
+        tail, end = data[-8 * size :], len(data) - 1
+        while (at := data.rfind(tail, 0, end)) >= 0:
+            if at % 8 == 0:
+                start = at // 8 + size
+                return list(ids[start : start + most])
+            end = at + len(tail) - 1
     return []
