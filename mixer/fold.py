@@ -10,6 +10,7 @@ Knows networks and costs; no sessions.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mixer.network import Network
@@ -64,21 +65,21 @@ class AutoFold:
 
     def _measure(self, coefficients: tuple[float, ...]) -> Costs:
         gate, zero = self._network.gate, (0.0,) * len(coefficients)
-        passes = {}
+        passes = []
         for mix in (coefficients, zero):
             gate[self._scratch] = mix
-            passes[mix] = min(
-                self._timed(lambda: self._network.forward([0], [self._scratch], [0], [0])) for _ in range(4)
-            )
+            passes.append(_least(lambda: self._network.forward([0], [self._scratch], [0], [0]), times=12))
         gate[self._scratch] = None
-        folds = []
-        for _ in range(2):
-            folds.append(self._timed(lambda: self._network.fold(coefficients)))
-            self._network.fold(zero)
-        return Costs(passes[coefficients] - passes[zero], min(folds))
+        fold = _least(lambda: self._network.fold(coefficients), times=2, after=lambda: self._network.fold(zero))
+        return Costs(passes[0] - passes[1], fold)
 
-    @staticmethod
-    def _timed(work) -> float:
+
+def _least(work: Callable[[], object], times: int, after: Callable[[], object] = lambda: None) -> float:
+    """Seconds that the quickest of so many runs takes; `after` follows each, untimed."""
+    seconds = []
+    for _ in range(times):
         start = time.perf_counter()
         work()
-        return time.perf_counter() - start
+        seconds.append(time.perf_counter() - start)
+        after()
+    return min(seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 
 from mixer import Desk, Mix, SamplingParams
 from mixer.errors import Unsupported
-from mixer.fold import Costs
+from mixer.fold import Costs, _least
+from mixer.native.fold import GROUPS, wide
 from mixer.native.network import NativeNetwork
 from tests.factory import make_desk_folders
 
@@ -82,10 +84,8 @@ def packed(desk: Desk) -> dict[str, np.ndarray]:
     network = desk._model.network
     assert isinstance(network, NativeNetwork)
     result = {}
-    for name in ("qkv", "o", "gate_up", "down"):
-        weights = getattr(network._live_weights, name)
-        wide = (weights.astype(np.uint32) << 16).view(np.float32) if weights.dtype == np.uint16 else weights
-        result[name] = wide.copy()
+    for name in GROUPS:
+        result[name] = wide(getattr(network._live_weights, name)).copy()
     return result
 
 
@@ -173,8 +173,17 @@ def test_a_mix_that_all_texts_share_is_folded_where_that_pays(tiny: Path):
 def test_costs_are_measured_when_a_fold_comes_into_question(tiny: Path):
     desk = Desk.load(tiny / "base", tiny / "anchors", device="cpu")
     assert desk._fold.costs is None
+    before = desk.logprobs(PROMPT)
     desk.generate(PROMPT, desk.mix(formality=0.8), SamplingParams(max_new_tokens=20, min_new_tokens=20, seed=1))
     assert desk._fold.costs is not None and desk._fold.costs.fold > 0
+    desk.unfold()
+    assert torch.equal(desk.logprobs(PROMPT), before)
+
+
+def test_the_least_time_counts_the_work_alone():
+    waits = [0.03, 0.001, 0.03]
+    assert 0.001 <= _least(lambda: time.sleep(waits.pop()), times=3, after=lambda: time.sleep(0.002)) < 0.03
+    assert not waits
 
 
 def test_a_quantized_base_is_not_folded_and_says_why(tiny: Path):

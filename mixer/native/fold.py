@@ -14,7 +14,7 @@ import torch
 from mixer.native.lanes import SOURCES, WIDTH, append, outer
 from mixer.native.layout import Lora, Weights
 
-GROUPS = ("qkv", "o", "gate_up", "down")
+GROUPS = Weights._fields[:-1]  # all but the head, which nobody adapts
 REFRESH = 256  # moves after which the sum is computed anew, so that rounding errors do not add up
 
 
@@ -100,12 +100,12 @@ class Folder:
         first = 0
         for a, b in zip(getattr(self._lora, f"{group}_a"), getattr(self._lora, f"{group}_b"), strict=True):
             if a.shape[1] and ranks:
-                factors = np.ascontiguousarray((_wide(a[:, ranks]) * factor[:, None]).swapaxes(1, 2))
-                add_products(delta, first, factors, _wide(b[:, :, ranks]))
+                factors = np.ascontiguousarray((wide(a[:, ranks]) * factor[:, None]).swapaxes(1, 2))
+                add_products(delta, first, factors, wide(b[:, :, ranks]))
             first += b.shape[1]
 
 
-def _wide(array: np.ndarray) -> np.ndarray:
+def wide(array: np.ndarray) -> np.ndarray:
     """float32, from float32 or bfloat16 as uint16; contiguous."""
     array = np.ascontiguousarray(array)
     return (array.astype(np.uint32) << 16).view(np.float32) if array.dtype == np.uint16 else array
