@@ -18,7 +18,8 @@ from numba import extending, njit, types
 from numba.core import cgutils
 
 LANES, WIDTH, STRETCH = 16, 64, 64
-AHEAD = STRETCH * WIDTH  # weights to fetch while earlier ones are multiplied with many rows
+# Weights to fetch while earlier ones are multiplied with many rows: else a step of 8 rows took a sixth longer.
+AHEAD = STRETCH * WIDTH
 VECTORS = WIDTH // LANES
 # Rows that share one walk over a panel: as many as the registers hold. It changes the speed and no sum.
 BLOCK = 4 if llvm.get_host_cpu_features().get("avx512f") else 1
@@ -33,8 +34,7 @@ ZERO = ir.Constant(VECTOR, [0.0] * LANES)
 
 
 # numba's decorators change signatures in ways that type checkers do not follow, hence Any. `inner` functions are called
-# by compiled code alone: without ways in from Python and C they compile in half the time. `outer` ones are kept on
-# disk.
+# by compiled code alone: without ways in from Python and C they compile a fifth sooner. `outer` ones are kept on disk.
 intrinsic: Any = extending.intrinsic
 inner: Any = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # pyright: ignore
 outer: Any = njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, cache=True)  # pyright: ignore
@@ -118,34 +118,40 @@ class _Code:
         return results
 
 
-def _shared(name: str, body: Any, arrays: tuple[types.Array, ...]):
-    """Code that calls a function of its own, compiled once however often it is used.
+def _kernel(name: str, body: Any):
+    """What compiled code calls as `(out, out_at, out_stride, x, x_at, x_stride, w, w_at, depth)`.
 
-    `body(code, to, to_stride, from, from_stride, weights, depth)` writes it; the first, third and fifth are addresses.
+    It is a machine function of its own, compiled once however often it is used.
+    `body(code, half, to, out_stride, source, x_stride, weights, depth)` writes it, for bfloat16 weights where `half` is
+    true; `to`, `source` and `weights` are addresses.
     """
 
     def address(context: Any, builder: ir.IRBuilder, kind: Any, array: Any, offset: Any) -> Any:
         data = context.make_array(kind)(context, builder, array).data
         return builder.add(builder.ptrtoint(data, I64), builder.mul(offset, I64(kind.dtype.bitwidth // 8)))
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [I64] * 6)
-        function = cgutils.get_or_insert_function(builder.module, kind, f"mixer_{name}")
-        if function.is_declaration:
-            function.linkage = "linkonce_odr"
-            function.attributes.add("noinline")
-            own = ir.IRBuilder(function.append_basic_block())
-            body(_Code(own), *function.args)
-            own.ret_void()
-        out, out_at, out_stride, x, x_at, x_stride, w, w_at, depth = arguments
-        to, source, weights = (
-            address(context, builder, kind, array, at)
-            for kind, array, at in zip(arrays, (out, x, w), (out_at, x_at, w_at), strict=True)
-        )
-        builder.call(function, [to, out_stride, source, x_stride, weights, depth])
-        return context.get_dummy_value()
+    @intrinsic
+    def kernel(typing, out, out_at, out_stride, x, x_at, x_stride, w, w_at, depth):
+        half = w.dtype == types.uint16
 
-    return generate
+        def generate(context, builder, signature, arguments):
+            kind = ir.FunctionType(ir.VoidType(), [I64] * 6)
+            function = cgutils.get_or_insert_function(builder.module, kind, f"mixer_{name}_{half}")
+            if function.is_declaration:
+                function.linkage = "linkonce_odr"
+                function.attributes.add("noinline")
+                own = ir.IRBuilder(function.append_basic_block())
+                body(_Code(own), half, *function.args)
+                own.ret_void()
+            places = zip((out, x, w), arguments[::3], arguments[1::3], strict=True)
+            to, source, weights = (address(context, builder, *place) for place in places)
+            out_stride, x_stride, depth = arguments[2::3]
+            builder.call(function, [to, out_stride, source, x_stride, weights, depth])
+            return context.get_dummy_value()
+
+        return types.void(out, *[types.int64] * 2, x, *[types.int64] * 2, w, *[types.int64] * 2), generate
+
+    return kernel
 
 
 def _product(rows: int, fresh: bool):
@@ -154,69 +160,55 @@ def _product(rows: int, fresh: bool):
     Fresh sums begin at zero and are added to `out` at the end; others go on from what is there.
     """
 
-    @intrinsic
-    def product(typing, out, out_at, out_stride, x, x_at, x_stride, w, w_at, depth):
-        half = w.dtype == types.uint16
-        signature = types.void(out, *[types.int64] * 2, x, *[types.int64] * 2, w, *[types.int64] * 2)
+    def body(code, half, to, out_stride, source, x_stride, panel, depth):
+        builder = code.builder
+        sums = [
+            code.at(to, builder.add(builder.mul(out_stride, I64(m)), I64(v * LANES)), VECTOR, 4)
+            for m in range(rows)
+            for v in range(VECTORS)
+        ]
 
-        def body(code, to, out_stride_, source, x_stride_, panel, depth_):
-            builder = code.builder
-            sums = [
-                code.at(to, builder.add(builder.mul(out_stride_, I64(m)), I64(v * LANES)), VECTOR, 4)
-                for m in range(rows)
-                for v in range(VECTORS)
-            ]
+        def walk(k, values):
+            first = builder.mul(k, I64(WIDTH))
+            if rows > 1:
+                code.prefetch(panel, builder.add(first, I64(AHEAD)), 2 if half else 4)
+            weights = [code.weights(panel, builder.add(first, I64(v * LANES)), half) for v in range(VECTORS)]
+            results = []
+            for m in range(rows):
+                element = code.at(source, builder.add(builder.mul(x_stride, I64(m)), k), F32, 4)
+                factor = code.everywhere(builder.load(element, align=4))
+                results += [code.fma(factor, weights[v], values[m * VECTORS + v]) for v in range(VECTORS)]
+            return results
 
-            def walk(k, values):
-                first = builder.mul(k, I64(WIDTH))
-                if rows > 1:
-                    code.prefetch(panel, builder.add(first, I64(AHEAD)), 2 if half else 4)
-                weights = [code.weights(panel, builder.add(first, I64(v * LANES)), half) for v in range(VECTORS)]
-                results = []
-                for m in range(rows):
-                    element = code.at(source, builder.add(builder.mul(x_stride_, I64(m)), k), F32, 4)
-                    factor = code.everywhere(builder.load(element, align=4))
-                    results += [code.fma(factor, weights[v], values[m * VECTORS + v]) for v in range(VECTORS)]
-                return results
+        start = [ZERO if fresh else builder.load(pointer, align=4) for pointer in sums]
+        for pointer, value in zip(sums, code.loop(depth, 1, start, walk), strict=True):
+            total = builder.fadd(builder.load(pointer, align=4), value) if fresh else value
+            builder.store(total, pointer, align=4)
 
-            start = [ZERO if fresh else builder.load(pointer, align=4) for pointer in sums]
-            for pointer, value in zip(sums, code.loop(depth_, 1, start, walk), strict=True):
-                total = builder.fadd(builder.load(pointer, align=4), value) if fresh else value
-                builder.store(total, pointer, align=4)
-
-        return signature, _shared(f"product_{rows}_{fresh}_{half}", body, (out, x, w))
-
-    return product
+    return _kernel(f"product_{rows}_{fresh}", body)
 
 
 def _dot(rows: int, ranks: int):
     """`out[m, j] = x[m, :depth] @ w[j, :depth]` for `rows` rows m and `ranks` rows j: 16 sums each, added by halves."""
 
-    @intrinsic
-    def dot(typing, out, out_at, out_stride, x, x_at, x_stride, w, w_at, depth):
-        half = w.dtype == types.uint16
-        signature = types.void(out, *[types.int64] * 2, x, *[types.int64] * 2, w, *[types.int64] * 2)
+    def body(code, half, to, out_stride, source, x_stride, weights, depth):
+        builder = code.builder
+        pairs = [(m, j) for m in range(rows) for j in range(ranks)]
 
-        def body(code, to, out_stride_, source, x_stride_, weights, depth_):
-            builder = code.builder
-            pairs = [(m, j) for m in range(rows) for j in range(ranks)]
+        def walk(k, values):
+            own = [code.weights(weights, builder.add(builder.mul(depth, I64(j)), k), half) for j in range(ranks)]
+            inputs = [
+                builder.load(code.at(source, builder.add(builder.mul(x_stride, I64(m)), k), VECTOR, 4), align=4)
+                for m in range(rows)
+            ]
+            return [code.fma(inputs[m], own[j], value) for (m, j), value in zip(pairs, values, strict=True)]
 
-            def walk(k, values):
-                own = [code.weights(weights, builder.add(builder.mul(depth_, I64(j)), k), half) for j in range(ranks)]
-                inputs = [
-                    builder.load(code.at(source, builder.add(builder.mul(x_stride_, I64(m)), k), VECTOR, 4), align=4)
-                    for m in range(rows)
-                ]
-                return [code.fma(inputs[m], own[j], value) for (m, j), value in zip(pairs, values, strict=True)]
+        sums = code.loop(depth, LANES, [ZERO] * len(pairs), walk)
+        for (m, j), total in zip(pairs, code.totals(sums), strict=True):
+            place = code.at(to, builder.add(builder.mul(out_stride, I64(m)), I64(j)), F32, 4)
+            builder.store(total, place, align=4)
 
-            sums = code.loop(depth_, LANES, [ZERO] * len(pairs), walk)
-            for (m, j), total in zip(pairs, code.totals(sums), strict=True):
-                place = code.at(to, builder.add(builder.mul(out_stride_, I64(m)), I64(j)), F32, 4)
-                builder.store(total, place, align=4)
-
-        return signature, _shared(f"dot_{rows}_{ranks}_{half}", body, (out, x, w))
-
-    return dot
+    return _kernel(f"dot_{rows}_{ranks}", body)
 
 
 _sum_1, _sum_block = _product(1, fresh=True), _product(BLOCK, fresh=True)

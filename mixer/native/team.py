@@ -27,7 +27,7 @@ from mixer.native.lanes import inner, intrinsic
 # first of the present call, the end of the present call; and whether helpers are to leave.
 NEXT, DONE, START, END, LEAVE = 0, 8, 16, 24, 32
 PLACES = 40
-PATIENCE = 20_000  # looks before a helper goes to sleep: about a millisecond
+PATIENCE = 20_000  # looks before a helper goes to sleep: 0.5 ms, or more where processors pause for longer
 POLITE = 2_000  # looks at unfinished work before the processor is offered to others
 
 _X86 = llvm.get_process_triple().startswith("x86_64")
