@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixer.native.draw import draw
+from mixer.native.draw import GOLDEN, MIX_1, MIX_2, draw
 from mixer.params import SamplingParams
 
 COLD = 1e-4  # below this temperature float32 overflows, and the likeliest token is certain anyway
-GOLDEN, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def warp(logits: Tensor, params: SamplingParams) -> Tensor:

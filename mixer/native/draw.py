@@ -10,6 +10,8 @@ from mixer.native.lanes import SOURCES, exp, inner, outer
 
 # Shares of the likeliest token's probability, tried in turn until enough tokens lie above to truncate among them.
 CUTS = (*(10.0 ** (-k / 2) for k in range(2, 17)), 0.0)
+# SplitMix64's increment and the factors of its mixing function.
+GOLDEN, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 @inner
@@ -153,9 +155,9 @@ def race(tokens, probs, count, key):
     best, least = tokens[0], np.inf
     for i in range(count):
         token = tokens[i]
-        bits = np.uint64(key) + np.uint64(token + 1) * np.uint64(0x9E3779B97F4A7C15)
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        bits = np.uint64(key) + np.uint64(token + 1) * np.uint64(GOLDEN)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(MIX_1)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(MIX_2)
         bits = bits ^ (bits >> np.uint64(31))
         uniform = (np.float64(bits >> np.uint64(40)) + 0.5) * 2.0**-24
         if probs[token] > 0:
