@@ -29,6 +29,28 @@ class LowRank:
     scaling: float
 
 
+def ranks_of(adapters: Sequence[Mapping[str, LowRank]]) -> list[int]:
+    """The width of each anchor's slot, `(K,)`: its largest rank on any module."""
+    return [max(part.a.shape[0] for part in parts.values()) for parts in adapters]
+
+
+def stacked(
+    name: str, adapters: Sequence[Mapping[str, LowRank]], ranks: Sequence[int], d_in: int, d_out: int
+) -> tuple[Tensor, Tensor]:
+    """All anchors' parts on one module: A `(R, D_in)` and B `(D_out, R)`, float32, with the scaling inside B.
+
+    Args:
+        name: of the module; where an anchor lacks it or has a smaller rank there, its slot is filled with zeros.
+        ranks: width of each anchor's slot, `(K,)`.
+    """
+    a, b = torch.zeros(sum(ranks), d_in), torch.zeros(d_out, sum(ranks))
+    for (start, _), parts in zip(pairwise(accumulate(ranks, initial=0)), adapters, strict=True):
+        if part := parts.get(name):
+            own = slice(start, start + part.a.shape[0])
+            a[own], b[:, own] = part.a.float(), part.b.float() * part.scaling
+    return a, b
+
+
 class Gate:
     """The live coefficients of all rows, `(rows, R)` float32 in host memory.
 
@@ -97,21 +119,20 @@ class LoRAStack:
 
     Args:
         model: the base model; its modules get a forward hook each.
-        adapters: each anchor's parts by module name, in coefficient order. Where an anchor lacks a module or has a
-            smaller rank there, its slot is filled with zeros.
+        adapters: each anchor's parts by module name, in coefficient order.
         dtype: of the stacked matrices; the model's.
     """
 
     def __init__(self, model: nn.Module, adapters: Sequence[Mapping[str, LowRank]], dtype: torch.dtype) -> None:
-        self.ranks = [max(part.a.shape[0] for part in parts.values()) for parts in adapters]
+        self.ranks = ranks_of(adapters)
         self._gate: Tensor | None = None
-        names = dict.fromkeys(name for parts in adapters for name in parts)
-        for name in names:
+        sizes = {name: (part.a.shape[1], part.b.shape[0]) for parts in adapters for name, part in parts.items()}
+        for name, (d_in, d_out) in sizes.items():
             module = model.get_submodule(name)
-            a_t, b_t = self._stacked(name, adapters)
+            a, b = stacked(name, adapters, self.ranks, d_in, d_out)
             # Where accelerate spreads a model over several devices, the stack lies with its module.
             home = next(module.parameters()).device
-            module.register_forward_hook(self._hook(a_t.to(home, dtype), b_t.to(home, dtype)))
+            module.register_forward_hook(self._hook(a.T.to(home, dtype), b.T.to(home, dtype)))
 
     @contextmanager
     def applied(self, gate: Tensor | None):
@@ -121,20 +142,6 @@ class LoRAStack:
             yield
         finally:
             self._gate = None
-
-    def _stacked(self, name: str, adapters: Sequence[Mapping[str, LowRank]]) -> tuple[Tensor, Tensor]:
-        """A transposed `(D_in, R)` and B transposed `(R, D_out)`, float32, scaling inside B."""
-        first = next(parts[name] for parts in adapters if name in parts)
-        a = torch.zeros(sum(self.ranks), first.a.shape[1])
-        b_t = torch.zeros(sum(self.ranks), first.b.shape[0])
-        start = 0
-        for rank, parts in zip(self.ranks, adapters, strict=True):
-            if part := parts.get(name):
-                own = part.a.shape[0]
-                a[start : start + own] = part.a.float()
-                b_t[start : start + own] = part.b.float().T * part.scaling
-            start += rank
-        return a.T, b_t
 
     def _hook(self, a_t: Tensor, b_t: Tensor):
         def add_delta(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

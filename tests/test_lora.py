@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from mixer import Desk, Mix, SamplingParams
 from mixer.anchors import load_anchors
-from mixer.lora import Gate, LoRAStack
+from mixer.lora import Gate, LoRAStack, LowRank, ranks_of, stacked
 from tests.factory import ARCHITECTURES, VOCAB, make_desk_folders, merged_reference
 
 PROMPT = "The doctor took off his glasses"
@@ -99,6 +99,29 @@ def weights_hash(desk: Desk) -> str:
     for name, weight in desk._model.lm.state_dict().items():
         digest.update(name.encode() + weight.numpy().tobytes())
     return digest.hexdigest()
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 3), st.sampled_from([0.5, 1.0, 1.5])), min_size=1, max_size=4),
+    st.data(),
+)
+def test_a_stack_is_the_sum_of_its_anchors_parts(shapes: list[tuple[int, int, float]], data: st.DataObject):
+    """Where an anchor's rank is smaller on this module than elsewhere, or 0, which is none, its slot ends in zeros."""
+    torch.manual_seed(0)
+    adapters, expected = [], torch.zeros(5, 7)
+    gates = [data.draw(st.sampled_from([0.0, -1.0, 2.0])) for _ in shapes]
+    for (widest, own, scaling), gate in zip(shapes, gates, strict=True):
+        parts = {"other": LowRank(torch.zeros(widest, 2), torch.zeros(2, widest), 1.0)}
+        if own := min(own, widest):
+            part = LowRank(torch.randn(own, 7), torch.randn(5, own), scaling)
+            parts["module"] = part
+            expected += gate * scaling * (part.b @ part.a)
+        adapters.append(parts)
+    ranks = ranks_of(adapters)
+    assert ranks == [widest for widest, _, _ in shapes]
+    a, b = stacked("module", adapters, ranks, d_in=7, d_out=5)
+    live = torch.tensor([gate for gate, rank in zip(gates, ranks, strict=True) for _ in range(rank)])
+    assert torch.allclose(b @ (live[:, None] * a), expected, atol=1e-5)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.tuples(*[st.sampled_from([0.0, -1.0, 0.5])] * 3)), max_size=12))
