@@ -5,18 +5,18 @@ Knows tensors and module names, no tokenizer, no disk, no sessions.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixer.lora import Gate, LowRank
+from mixer.lora import Gate, LowRank, ranks_of, stacked
 from mixer.native import layout
-from mixer.native.fold import Folder
+from mixer.native.fold import Folder, wide
 from mixer.native.lanes import LANES, WIDTH
 from mixer.native.step import run
 from mixer.native.team import Team
@@ -30,7 +30,6 @@ MODULES = {
     "down": ("mlp.down_proj",),
 }
 CHUNK = 64  # tokens of one call; more are cut into several
-PARTS = 1  # of a phase, for each thread: none waits long for another
 NEVER = 2**62
 
 
@@ -99,7 +98,7 @@ class NativeNetwork:
         groups = {group: self._packed(names) for group, names in MODULES.items()}
         self._weights = layout.Weights(**groups, head=_panels(lm.get_output_embeddings().weight)[None])
         self._small_parts = self._read_small()
-        self._ranks = [max(part.a.shape[0] for part in parts.values()) for parts in adapters]
+        self._ranks = ranks_of(adapters)
         self.gate = Gate(self._ranks, rows)
         self._lora = self._stacked(adapters)
         ends = [0, *accumulate(self._ranks)]
@@ -137,13 +136,15 @@ class NativeNetwork:
         )
         self._work = self._buffers(tokens, columns)
         self._small = self._with_angles(columns)
-        self._live: np.ndarray | None = None
         self._bind()
 
     def forward(
         self, ids: Sequence[int], rows: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
     ) -> Tensor:
-        """See `mixer.network.Network`."""
+        """See `mixer.network.Network`; room for the tokens is made where it is lacking."""
+        if not ids:
+            return torch.zeros(0, self.vocab)
+        self.reserve(max(rows) + 1, max(positions) + 1)
         pieces = [self._piece(ids, rows, positions, wanted, at) for at in range(0, len(ids), self._call.rows.size)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
@@ -178,16 +179,11 @@ class NativeNetwork:
         count = stop - at
         own = [index - at for index in wanted if at <= index < stop]
         live = self.gate.live(rows[at:stop])
-        if live is not self._live:
-            self._live = live
-            call.live[: live.size] = live
         call.counts[:] = count, len(own), live.size
+        call.live[: live.size] = live
         call.rows[:count], call.positions[:count] = rows[at:stop], positions[at:stop]
         call.wanted[: len(own)] = own
-        embedded = self._embedding[np.asarray(ids[at:stop])]
-        if self._half:
-            embedded = (embedded.astype(np.uint32) << 16).view(np.float32)
-        self._work.x[:count] = embedded
+        self._work.x[:count] = wide(self._embedding[np.asarray(ids[at:stop])])
         self._team.run(self._arguments)
         return torch.from_numpy(self._work.logits[: len(own), : self.vocab].copy())
 
@@ -255,15 +251,12 @@ class NativeNetwork:
     ) -> tuple[np.ndarray, np.ndarray]:
         """A `(L, R, D_in)` and B in panels `(L, panels, R, 64)`, scaling inside B; R is 0 where nobody adapts it."""
         module = self._module(0, name)
-        full_names = {f"model.layers.{layer}.{name}" for layer in range(self.layers)}
-        ranks = sum(self._ranks) if any(full_names & parts.keys() for parts in adapters) else 0
+        full_names = [f"model.layers.{layer}.{name}" for layer in range(self.layers)]
+        adapted = any(full_name in parts for parts in adapters for full_name in full_names)
+        used, ranks = (adapters, self._ranks) if adapted else ([], [])
         all_a, all_b = [], []
-        for layer in range(self.layers):
-            a, b = torch.zeros(ranks, module.in_features), torch.zeros(module.out_features, ranks)
-            for parts, start in zip(adapters, accumulate(self._ranks, initial=0), strict=False):
-                if part := parts.get(f"model.layers.{layer}.{name}"):
-                    own = slice(start, start + part.a.shape[0])
-                    a[own], b[:, own] = part.a.float(), part.b.float() * part.scaling
+        for full_name in full_names:
+            a, b = stacked(full_name, used, ranks, module.in_features, module.out_features)
             all_a.append(_array(a.to(dtype)))
             all_b.append(_panels(b.to(dtype)))
         return np.stack(all_a), np.stack(all_b)
@@ -271,14 +264,14 @@ class NativeNetwork:
     def _buffers(self, tokens: int, columns: int) -> layout.Work:
         shape, weights = self._shape, self._weights
         hidden = self._embedding.shape[1]
-        parts = 1 if self.threads == 1 else PARTS * self.threads
+        parts = self.threads
         sizes = {
             "x": (tokens, hidden),
-            "normed": (parts, tokens, hidden),
+            "normed": (tokens, hidden),
             "qkv": (tokens, weights.qkv.shape[1] * WIDTH),
             "attended": (tokens, shape.heads * shape.head_size),
             "gate_up": (tokens, weights.gate_up.shape[1] * WIDTH),
-            "active": (parts, tokens, shape.ff_size),
+            "active": (tokens, shape.ff_size),
             "low": (3, tokens, sum(self._ranks)),
             "scores": (parts, columns),
             "head_out": (parts, -(-shape.head_size // WIDTH) * WIDTH),
@@ -331,8 +324,9 @@ def _panels(weight: Tensor) -> np.ndarray:
 
 
 def _free_memory() -> int:
-    """Bytes that could be taken now; plenty where the system does not tell."""
+    """Bytes that could be taken now, with what files are cached in; plenty where the system does not tell."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
         return NEVER
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), NEVER)

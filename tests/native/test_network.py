@@ -204,6 +204,25 @@ def test_a_model_that_fits_says_nothing():
     assert isinstance(asked.network, TorchNetwork) and asked.slow_because
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_call_makes_the_room_that_it_needs(threads: int):
+    model = make_model("qwen")
+    parts = random_parts(model, 3)
+    network = NativeNetwork(model, parts, rows=9, threads=threads)
+    network.gate[5] = MIX
+    assert (network.rows, network.columns) == (1, 64)
+    got = [network.forward(IDS[:60], [5] * 60, range(60), range(60))]
+    got += [network.forward([IDS[at]], [5], [at], [0]) for at in range(60, 70)]
+    got.append(network.forward(IDS[70:], [5] * 80, range(70, 150), range(80)))
+    assert network.rows > 5 and network.columns >= 150
+    assert torch.equal(torch.cat(got), logits(model, parts, MIX))
+
+
+def test_a_call_without_tokens_gives_no_logits():
+    network = NativeNetwork(make_model("llama"), [], rows=1)
+    assert network.forward([], [], [], []).shape == (0, VOCAB)
+
+
 def test_cleared_room_is_given_back():
     network = NativeNetwork(make_model("llama"), [], rows=9, threads=2)
     network.reserve(9, 500)
