@@ -33,7 +33,4 @@ def make_plan(text: str, vocabulary: Vocabulary) -> Plan:
     """
     formula = parse(text)
     report = check(formula)
-    bound = bind(formula, vocabulary)
-    if bound.draft:
-        check(bound.draft.formula)
-    return Plan(bound, report)
+    return Plan(bind(formula, vocabulary), report)
