@@ -125,6 +125,7 @@ function mount(element, trigger, props, watch, server) {
 
   box.addEventListener("input", () => {
     edition += 1;
+    waiting = null; // what the sliders still wanted was for another text
     written = box.value;
     alert.textContent = "";
     keep(true);

@@ -35,7 +35,7 @@ _TEMPLATE = """
     <span><select aria-label="Examples of formulas"><option value="">Examples…</option></select></span>
   </div>
   <textarea id="formula-text" rows="2" spellcheck="false" autocomplete="off" autocapitalize="off"
-    aria-describedby="formula-fault"></textarea>
+    aria-describedby="formula-fault" aria-keyshortcuts="Control+Enter" title="Control+Enter generates"></textarea>
   <div class="report" tabindex="0" role="group" aria-label="What the formula comes to">
     <div class="fault" id="formula-fault" hidden><pre aria-hidden="true"></pre><p></p></div>
     <p class="sum" role="status"></p>

@@ -25,6 +25,11 @@ def test_the_endpoint_writes_what_the_desk_writes(server: Server, desk: Desk) ->
         with pytest.raises(AppError) as refused:
             client.predict("The door was", bad, 12, 0.8, 3, api_name="/generate")
         assert "Traceback" not in str(refused.value)
+    formula = f"1.5*sliders - 0.5*[{next(iter(desk.attributes))}]"
+    text = client.predict("The door was", settings, 12, 0.8, 3, formula, api_name="/generate")
+    assert text == desk.generate("The door was", desk.mix(settings), params, formula).text
+    with pytest.raises(AppError, match="Line 1, column 11"):
+        client.predict("The door was", settings, 12, 0.8, 3, "sliders + plite", api_name="/generate")
     with pytest.raises(AppError, match="prompt is empty"):
         client.predict("", {}, 12, 0.8, 3, api_name="/generate")
 
@@ -44,3 +49,36 @@ def test_a_hostile_deck_value_changes_nothing_and_the_server_lives(server: Serve
     live = server.registry.find("hostile")
     assert live is None or not live.value.positions
     assert httpx.get(server.url).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        None,
+        [],
+        "x",
+        {"seq": 1},
+        {"seq": "1", "text": "base"},
+        {"seq": 1, "text": "[base]", "positions": {"__class__": 1}},
+    ],
+)
+def test_a_hostile_question_about_a_formula_is_refused_in_words(server: Server, question: object) -> None:
+    answer = ask(server, question)
+    assert answer["seq"] == 0
+    assert answer["refused"]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "x" * 100_000, "(" * 4000, "a=b;" * 900 + "a", "[[[", "<b>&\0\u202e"])
+def test_a_hostile_formula_is_answered_with_its_place(server: Server, text: str) -> None:
+    assert ask(server, {"seq": 1, "text": text})["error"]["message"]
+
+
+def ask(server: Server, question: object) -> dict:
+    config = httpx.get(f"{server.url}config").json()
+    (box,) = [c["id"] for c in config["components"] if c["props"].get("elem_id") == "formula"]
+    body = json.dumps({"data": question, "component_id": box, "fn_name": "look", "session_hash": "hostile"})
+    answer = httpx.post(
+        f"{server.url}gradio_api/component_server/", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 200
+    return answer.json()
