@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from mixer import Desk
+from mixer import Attribute, Desk, Mix, SamplingParams
 from mixer.cli import main
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
+from mixer.evals.bench import formula
 from mixer.evals.bench.cost import cost
 from mixer.evals.bench.gates import coefficient_reached, judge, slope
 from mixer.evals.bench.moves import TRACES
@@ -26,7 +27,11 @@ from mixer.evals.bench.peers import merged
 from mixer.evals.bench.plan import Plan, adapters_in, coefficients, lay_out, poles, prompt_of
 from mixer.evals.bench.rig import Rig
 from mixer.evals.bench.tables import markdown, p50_p95, percent, ratio, shown
+from mixer.evals.bench.terms import OneByOne, acceptance, overlap
 from mixer.evals.bench.worker import Worker, WorkerFailed
+from mixer.formula.bind import Vocabulary
+from mixer.formula.plan import make_plan
+from mixer.sampling import noise
 
 PROMPT = "Dear neighbor, it is 7 o'clock"
 MIX = [0.7, -0.4, 1.0, 0.5]
@@ -177,8 +182,55 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path):
             worker.ask("facts")
 
 
+@settings(deadline=None)
+@given(st.integers(0, 1000), st.floats(0, 3))
+def test_shared_noise_agrees_as_often_as_the_formula_says(seed: int, apart: float):
+    """4,000 draws: four standard errors are at most 0.032."""
+    generator = torch.Generator().manual_seed(seed)
+    p = torch.randn(8, generator=generator).mul(2).softmax(0)
+    q = (p.log() + apart * torch.randn(8, generator=generator)).softmax(0)
+    p[0] = 0.0
+    gumbel = noise(range(4000), [seed] * 4000, torch.arange(8)[None].expand(4000, 8))
+    same = ((p.log() + gumbel).argmax(1) == (q.log() + gumbel).argmax(1)).float().mean()
+    best, coupled = overlap(p / p.sum(), q)
+    assert coupled == pytest.approx(float(same), abs=0.032)
+    assert coupled <= best + 1e-6
+
+
+def test_guesses_from_the_same_formula_always_hold(desk: Desk):
+    params = SamplingParams(max_new_tokens=6, min_new_tokens=6, seed=3)
+    found = acceptance(desk, "[0.5*humor]", "[0.5*humor]", PROMPT, [5, 6, 7, 8, 9, 10], params)
+    assert found == pytest.approx({"best": 1.0, "coupled": 1.0})
+
+
+def test_a_pass_a_term_writes_the_text_that_one_pass_writes(desk: Desk):
+    text = '2*[0.5*humor.positive] - [base] @ "Dear" + 0.5*[formality.negative]'
+    params = SamplingParams(max_new_tokens=12, min_new_tokens=12, seed=3)
+    first = desk.logprobs(PROMPT, formula=text)
+    with OneByOne(desk, text, PROMPT, 12) as terms:
+        assert torch.allclose(terms.logprobs(0, [])[0], first, atol=1e-4)
+        tokens = terms.write(params)["tokens"]
+        along = terms.along(tokens)
+    output = desk.generate(PROMPT, params=params, formula=text)
+    assert tokens == list(output.token_ids) and along.shape == (12, desk._model.vocab)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.125, -0.75, 1.5]), min_size=4, max_size=4).filter(any))
+def test_a_term_is_written_so_that_it_is_read_as_the_mix_it_was(mix: list[float]):
+    attributes = {f"slider{i:02}": Attribute(f"slider{i:02}", None, None, (f"n{i}", f"p{i}")) for i in range(2)}
+    (branch,) = make_plan(formula.written(mix), Vocabulary(attributes)).bound.rows
+    names = [f"slider{i:02}.{pole}" for i in range(2) for pole in ("negative", "positive")]
+    assert branch.mix == Mix(raw=dict(zip(names, mix, strict=True))) and not branch.follows
+
+
+def test_a_row_of_guesses_counts_what_a_pass_yields():
+    texts = [{"typical": 0.002, "tokens": [1] * 10, "acceptance": 0.5, "guessed": 5}] * 2
+    row = formula.row_of(formula.Way(2, formula.NGRAM, "", {}), texts)
+    assert (row["tokens_per_second"], row["acceptance"], row["tokens_a_pass"]) == (500, 0.5, 2)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["decode", "batch", "moves"])
+@pytest.mark.parametrize("what", ["decode", "batch", "moves", "formula"])
 def test_a_quick_run_gates_and_reports(tiny: Path, capsys: pytest.CaptureFixture[str], what: str):
     words = ["--quick", "--threads", "1", "--base", str(tiny / "base"), "--anchors", str(tiny / "anchors")]
     chosen = ["--peers", "transformers", "peft", *(["llama.cpp"] if peers else [])]
@@ -191,5 +243,8 @@ def test_a_quick_run_gates_and_reports(tiny: Path, capsys: pytest.CaptureFixture
         gates = report["gates"]
         assert gates["reached_right"] and gates["same_weights"] and gates["recompiles"] == 0
         assert {row["rows"] for row in report["grid"]} == {1, 8} and len(report["traces"]) == 6
+    elif what == "formula":
+        (part,) = report["sections"]
+        assert {row["terms"] for row in part["rows"]} == {1, 2, 4, 8} and len(part["rows"]) == 19
     else:
         assert report["missing"] == {} and "times as fast" in text

@@ -1,6 +1,6 @@
 """The desk under measurement, through its public interface alone; runs in a worker process.
 
-Every text is greedy and ends at its length, so that all systems do the same work.
+Every text ends at its length, and is greedy but for formulas', so that all systems do the same work.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any
 import torch
 import transformers
 
-from mixer.desk import Desk
+from mixer.desk import Desk, Draft
 from mixer.engine import Session, Step
+from mixer.evals.bench.terms import OneByOne, acceptance
 from mixer.gguf import export_gguf_base, export_gguf_lora
 from mixer.mix import Mix
 from mixer.params import SamplingParams
@@ -87,6 +88,40 @@ class Host:
             "first": times[0] - begin,
             "steps": [b - a for a, b in pairwise(times)],
         }
+
+    def formula_logprobs(self, prompt: str, anchors: int, formula: str, by_term: bool = False) -> list[float]:
+        """A formula's next-token log-probabilities `(V,)`: in the desk's way, or with a forward pass a term."""
+        desk = self._desk(anchors)
+        if not by_term:
+            return desk.logprobs(prompt, formula=formula).tolist()
+        with OneByOne(desk, formula, prompt, 1) as terms:
+            return terms.logprobs(0, [])[0].tolist()
+
+    def write_formula(
+        self, prompt: str, anchors: int, formula: str, tokens: int, seed: int, draft: Draft, by_term: bool = False
+    ) -> dict[str, Any]:
+        """One text by a formula, drawn and not greedy: as `write`, and the share of guesses that held."""
+        desk, params = self._desk(anchors), _drawn(tokens, seed)
+        if by_term:
+            with OneByOne(desk, formula, prompt, tokens) as terms:
+                return terms.write(params)
+        begin = perf_counter()
+        session = desk.session(prompt, params=params, formula=formula, draft=draft)
+        steps = [(perf_counter(), step.guessed) for step in session]
+        times = [at for at, _ in steps]
+        return {
+            "tokens": session.token_ids,
+            "first": times[0] - begin,
+            "steps": [b - a for a, b in pairwise(times)],
+            "acceptance": session.stats.acceptance,
+            "guessed": sum(guessed for _, guessed in steps),
+        }
+
+    def acceptance(
+        self, prompt: str, anchors: int, formula: str, draft: str, tokens: Sequence[int], seed: int
+    ) -> dict[str, float]:
+        """How likely guesses by a draft formula hold along a text; see `terms.acceptance`."""
+        return acceptance(self._desk(anchors), formula, draft, prompt, list(tokens), _drawn(len(tokens), seed))
 
     def write_batch(self, prompt: str, mixes: Sequence[Sequence[float]], tokens: int) -> dict[str, Any]:
         """One text a mix, all in lockstep: token ids of each, seconds in all and without the first step."""
@@ -229,6 +264,10 @@ def _folded(desk: Any, mix: Mix | None) -> Iterator[None]:
 
 def _greedy(tokens: int) -> SamplingParams:
     return SamplingParams(max_new_tokens=tokens, min_new_tokens=tokens, temperature=0)
+
+
+def _drawn(tokens: int, seed: int) -> SamplingParams:
+    return SamplingParams(max_new_tokens=tokens, min_new_tokens=tokens, seed=seed)
 
 
 def _moved(mix: Mix, positions: Mapping[str, float]) -> Mix:

@@ -1,0 +1,90 @@
+"""Laws of the report on formulas, on a tiny random desk with the judges that ship."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixer import Desk
+from mixer.errors import InvalidValue, UnknownName
+from mixer.evals.control import base_loglikelihoods
+from mixer.evals.formulas import BESIDE, MEANT, Effect, FormulaReport, Texts, Trial, _scores, formulas
+from mixer.presets import Preset, load_presets
+
+PROMPTS = ["Once upon", "The boat", "A dog"]
+GUIDANCE = Preset("Classifier-free guidance", '1.5*sliders - 0.5*[sliders] @ only("It")', "", "", None, {"humor": 0.5})
+PERSONA = Preset("Persona", "[formal] - 0.5*[informal] + judge(humorous, k=3)", "", "")
+
+
+@pytest.fixture(scope="module")
+def desk(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """With the poles' names that the shipped anchors have."""
+    anchors = shutil.copytree(tiny / "anchors", tmp_path_factory.mktemp("named") / "anchors")
+    for attribute, labels in (("formality", "informal, positive: formal"), ("humor", "plain, positive: humorous")):
+        (anchors / attribute / "attribute.yaml").write_text(f"labels: {{negative: {labels}}}\n", encoding="utf-8")
+    return Desk.load(tiny / "base", anchors, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def report(desk: Desk, tiny: Path) -> FormulaReport:
+    presets = [GUIDANCE, PERSONA]
+    return formulas(desk, presets, PROMPTS, tokens=6, loglikelihoods=base_loglikelihoods(tiny / "base"))
+
+
+def test_every_technique_that_is_measured_ships():
+    assert MEANT.keys() <= {preset.name for preset in load_presets()} and BESIDE.keys() <= MEANT.keys()
+
+
+def test_a_report_repeats(desk: Desk, report: FormulaReport):
+    (again,) = formulas(desk, [PERSONA], PROMPTS, tokens=6).trials
+    assert again.effects == report.trials[1].effects and again.without.perplexity is None
+
+
+def test_every_trial_has_its_scores_and_figures(report: FormulaReport):
+    assert [[effect.score for effect in trial.effects] for trial in report.trials] == [
+        ["prompt"],
+        ["formality", "humor"],
+    ]
+    assert [trial.beside for trial in report.trials] == [None, "[formal]"]
+    for trial in report.trials:
+        for texts in (trial.without, trial.under):
+            assert texts.perplexity and texts.perplexity > 1 and 0 < texts.distinct <= 1 < texts.tokens_per_second
+        for effect in trial.effects:
+            assert effect.difference == pytest.approx(effect.under - effect.without, abs=2e-4) and effect.error >= 0
+    assert json.loads(report.to_json())["trials"][0]["settings"] == {"humor": 0.5}
+
+
+def test_a_formula_that_is_what_it_stands_beside_changes_nothing(desk: Desk):
+    same = Preset("FUDGE", "2*sliders", "", "", None, {"formality": 0.7})
+    (trial,) = formulas(desk, [same], PROMPTS, tokens=6).trials
+    assert trial.effects[0].difference == trial.effects[0].error == 0 and not trial.effects[0].works
+
+
+def test_the_table_has_a_row_a_score_and_says_what_shows_no_effect():
+    effects = (Effect("formality", 0.2, 0.9, 0.7, 0.05), Effect("humor", 0.5, 0.55, 0.05, 0.04))
+    trial = Trial("Persona", "f", "[formal]", {}, effects, Texts(12.3, 0.8, 2000.0), Texts(15.6, 0.75, 900.0))
+    lines = FormulaReport(50, 60, 7, 0.8, 0.95, (trial,)).table().splitlines()
+    assert lines[2].startswith(
+        "| Persona | formality | 0.20 | 0.90 | +0.70 ± 0.05 | 0.80 → 0.75 | 12 → 16 | 2,000 → 900"
+    )
+    assert lines[3].startswith("|  | humor | 0.50 | 0.55 | +0.05 ± 0.04 (no) |")
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_what_cannot_be_measured_is_refused(desk: Desk):
+    with pytest.raises(InvalidValue):
+        formulas(desk, [PERSONA], ["A"])
+    with pytest.raises(UnknownName, match="Personna"):
+        formulas(desk, [Preset("Personna", "base", "", "")], PROMPTS)
+
+
+def test_a_text_that_fits_its_prompt_scores_above_one_that_does_not(desk: Desk):
+    def likes_first_letter(prompts, texts):
+        return np.array([float(prompt[0] == text[0]) for prompt, text in zip(prompts, texts, strict=True)])
+
+    scores = _scores(desk, "prompt", ["a", "b", "c"], ["a", "c", " "], likes_first_letter)
+    assert scores[:2].tolist() == [1.0, -1.0] and np.isnan(scores[2])
