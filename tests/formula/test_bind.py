@@ -14,7 +14,7 @@ from mixer.formula.nodes import Expr, Formula, Term
 from mixer.formula.parse import parse
 from mixer.mix import COEFFICIENT_LIMIT, Mix, Setting
 from tests.formula.test_parse import TECHNIQUES, place
-from tests.formula.trees import NAMES, VOCABULARY, formulas, terms
+from tests.formula.trees import NAMES, VOCABULARY, formulas, patient, terms
 
 
 def bound(text: str) -> Bound:
@@ -44,6 +44,7 @@ def nodes(formula: Formula) -> list[Expr]:
     return found
 
 
+@patient
 @given(formulas(depth=4))
 def test_every_needed_name_is_known(formula: Formula):
     found, everything = bind(formula, VOCABULARY), nodes(formula)
@@ -54,6 +55,7 @@ def test_every_needed_name_is_known(formula: Formula):
         assert any(node == id(own) for own in everything)
 
 
+@patient
 @given(terms(), terms())
 def test_two_terms_are_one_branch_only_if_all_about_them_agrees(a: Term, b: Term):
     found = bind(Formula(a + b), VOCABULARY)
@@ -63,12 +65,14 @@ def test_two_terms_are_one_branch_only_if_all_about_them_agrees(a: Term, b: Term
     assert len(found.rows) == 2 - (first == second)
 
 
+@patient
 @given(terms([name for name in NAMES if name != "sliders"]), st.floats(-1, 1))
 def test_without_sliders_a_branch_is_what_it_is(term: Term, position: float):
     own = bind(Formula(term), VOCABULARY).branches[term]
     assert own.under(Mix({"humor": Setting.at(position)})) == own.mix
 
 
+@patient
 @given(terms(), st.floats(-3, 3), st.floats(-100, 100))
 def test_a_branch_follows_the_sliders_by_its_share_and_adds_the_rest(term: Term, position: float, lambda_: float):
     own, sliders = bind(Formula(term), VOCABULARY).branches[term], Mix({"humor": Setting.at(position, lambda_)})

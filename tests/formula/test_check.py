@@ -15,7 +15,7 @@ from mixer.formula.facts import Examiner
 from mixer.formula.nodes import Expr, Formula, Neg, Number, Part, Product, Quotient, Ref, Sum, Term
 from mixer.formula.parse import parse
 from tests.formula.test_parse import TECHNIQUES, place
-from tests.formula.trees import formulas
+from tests.formula.trees import formulas, patient
 
 BASE = Term((Part(1.0, "base"),))
 plain = formulas(depth=3, ban=False)
@@ -36,11 +36,13 @@ def changed(formula: Formula, result: Expr) -> Formula:
     return Formula(result, formula.definitions)
 
 
+@patient
 @given(formulas(depth=4))
 def test_sound_formulas_are_sound_and_say_the_same_as_trees_and_as_text(formula: Formula):
     assert check(formula) == check(parse(str(formula)))
 
 
+@patient
 @given(formulas(depth=3, strength=False))
 def test_the_weights_of_the_summands_add_up(formula: Formula):
     found, examiner = check(formula), Examiner(formula)
@@ -52,6 +54,7 @@ def test_the_weights_of_the_summands_add_up(formula: Formula):
         assert math.isclose(total, found.weight, rel_tol=1e-9)
 
 
+@patient
 @given(plain, st.floats(0.1, 10))
 def test_a_common_factor_changes_the_weight_and_no_exponent(formula: Formula, factor: float):
     once, scaled = check(formula), check(changed(formula, Product((Number(factor), formula.result))))
@@ -66,12 +69,14 @@ def test_a_common_factor_changes_the_weight_and_no_exponent(formula: Formula, fa
             assert before.exponent == after.exponent or math.isclose(before.exponent, after.exponent)  # type: ignore
 
 
+@patient
 @given(plain)
 def test_a_definition_weighs_what_it_stands_for(formula: Formula):
     named = Formula(Ref("whole"), (*formula.definitions, ("whole", formula.result)))
     assert check(named).weight == check(formula).weight
 
 
+@patient
 @given(untouched, st.floats(0, 10))
 def test_weights_that_add_up_to_nothing_or_less_are_refused(formula: Formula, less: float):
     weight = check(formula).weight
@@ -83,6 +88,7 @@ def test_weights_that_add_up_to_nothing_or_less_are_refused(formula: Formula, le
         check(changed(formula, Sum((formula.result, Neg(Product((Number(weight / 2), BASE)))))))
 
 
+@patient
 @given(untouched, st.booleans())
 def test_what_top_cuts_off_is_never_taken_away(formula: Formula, cut: bool):
     taken = fn.Norm(fn.Top(formula.result, k=5)) if cut else fn.Norm(formula.result)

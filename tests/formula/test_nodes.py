@@ -12,7 +12,7 @@ from mixer.errors import InvalidValue
 from mixer.formula import functions as fn
 from mixer.formula.nodes import Formula, Neg, Number, Part, Product, Quotient, Ref, Sum, Term, expr, number
 from mixer.formula.parse import parse
-from tests.formula.trees import expressions, formulas
+from tests.formula.trees import expressions, formulas, patient
 
 
 def term(name: str, weight: float = 1.0, **options) -> Term:
@@ -22,11 +22,13 @@ def term(name: str, weight: float = 1.0, **options) -> Term:
 A, B, C = term("a"), term("b"), term("c")
 
 
+@patient
 @given(expressions())
 def test_trees_of_every_shape_read_back_from_what_they_print(tree):
     assert parse(str(tree)).result == tree
 
 
+@patient
 @given(expressions(depth=2), expressions(depth=3, defined=["a"]), expressions(depth=3, defined=["a", "größe"]))
 def test_definitions_read_back_too(first, second, result):
     formula = Formula(result, (("a", first), ("größe", second)))
@@ -34,12 +36,14 @@ def test_definitions_read_back_too(first, second, result):
     assert parse(str(formula)) == formula
 
 
+@patient
 @given(formulas(depth=4))
 def test_sound_formulas_read_back_and_print_the_same_again(formula):
     again = parse(str(formula))
     assert again == formula and hash(again) == hash(formula) and str(again) == str(formula)
 
 
+@patient
 @given(st.floats(0, allow_infinity=False))
 def test_numbers_print_without_an_exponent_and_without_loss(value):
     assert float(number(value)) == value and "e" not in number(value)
@@ -51,6 +55,7 @@ def test_a_number_is_finite_and_not_negative(bad):
         Number(bad)
 
 
+@patient
 @given(expressions(depth=3))
 def test_nodes_can_be_changed_from_inside(tree):
     def same(node):

@@ -17,7 +17,7 @@ from mixer.formula.nodes import Call, Expr, Formula, Neg, Number, Part, Product,
 from mixer.formula.parse import MOST_NODES, parse
 from mixer.formula.reader import DEEPEST
 from mixer.formula.tokens import LONGEST, LONGEST_TEXT
-from tests.formula.trees import VOCABULARY, formulas
+from tests.formula.trees import VOCABULARY, formulas, patient
 
 TECHNIQUES = (
     '1.5*sliders - 0.5*[sliders] @ only("")',
@@ -116,6 +116,7 @@ def test_a_name_is_a_definition_from_where_it_is_defined():
     assert formula.result == Sum((Ref("b"), Neg(Ref("polite"))))
 
 
+@patient
 @given(formulas(depth=4))
 def test_every_node_knows_its_place(formula: Formula):
     text = str(formula)
@@ -315,6 +316,7 @@ def understood(text: str) -> float:
 LIMIT = 0.05  # seconds, for any text
 
 
+@patient
 @given(st.integers(0, 2**32).map(lambda seed: scrambled(random.Random(seed))) | st.text(max_size=80))
 def test_whatever_is_typed_either_reads_or_says_why_not(text: str):
     understood(text)
