@@ -14,6 +14,7 @@ function mount(element, trigger, props, watch) {
     });
   }
   let state = "idle";
+  let pressed = -Infinity; // when Generate was, until its first frame comes
 
   // Leaves alone what stays as it is, so that a selection survives; what was taken back goes from the end.
   function write(pane, prompt, parts) {
@@ -94,6 +95,7 @@ function mount(element, trigger, props, watch) {
 
   function show(frame) {
     if (!frame || !frame.state) return;
+    pressed = -Infinity;
     const error = frame.fault ? "" : frame.error; // an error in the formula is shown in its box
     alert.hidden = !error;
     alert.textContent = error;
@@ -124,10 +126,15 @@ function mount(element, trigger, props, watch) {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && state === "running") document.querySelector("#stop")?.click();
   });
-  // Generate in mid-text begins again: Gradio keeps the press until this text has ended.
-  document.addEventListener("click", (event) => {
-    if (event.target.closest("#generate") && state === "running") document.querySelector("#stop")?.click();
-  });
+  // Generate in mid-text begins again: Gradio keeps the press until this text has ended. The second press of a double
+  // click is not one.
+  const again = (event) => {
+    if (state === "running") document.querySelector("#stop")?.click();
+    else if (event.timeStamp - pressed < 500) event.stopImmediatePropagation();
+    pressed = event.timeStamp;
+  };
+  document.addEventListener("click", (event) => event.target.closest("#generate") && again(event), true);
+  document.addEventListener("keydown", (event) => event.key === "Enter" && event.shiftKey && event.target.closest("#prompt") && again(event), true);
   watch("value", () => show(props.value));
   show(props.value);
 }

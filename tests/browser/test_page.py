@@ -140,6 +140,32 @@ def test_double_click_and_reset_all_bring_sliders_to_rest(visit: Visit) -> None:
     assert text(page) == text(page, "base")
 
 
+def test_generate_in_mid_text_begins_again_and_a_double_click_begins_once(visit: Visit) -> None:
+    page = visit()
+    page.evaluate(
+        """() => {
+            window.begun = 0;
+            document.addEventListener("desk:frame", ({detail}) => {
+                begun += detail.state === "running" && !detail.status.tokens && !detail.mix.length;
+            });
+        }"""
+    )
+    generate(page)
+    assert page.evaluate("begun") == 1
+    page.locator("#prompt textarea").fill("My dear")
+    page.click("#generate")
+    wait(page, lambda: text(page).startswith("My dear") and len(text(page)) > 20)
+    assert page.evaluate("begun") == 2
+    stop(page)
+    option(page, "tokens", "8")
+    page.wait_for_timeout(600)
+    page.dblclick("#generate")
+    finish(page)
+    page.wait_for_timeout(700)
+    assert state(page) == "done"
+    assert page.evaluate("begun") == 3
+
+
 def test_stop_ends_the_writing_and_frees_the_rows(visit: Visit, server: Server) -> None:
     page = visit()
     generate(page)
