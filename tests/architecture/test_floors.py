@@ -35,6 +35,7 @@ FLOORS = [
         "mixer.network",
         "mixer.prefix",
         "mixer.fold",
+        "mixer.rewards",
     ],
     [
         "mixer.load",
@@ -67,6 +68,7 @@ FLOORS = [
         "mixer.training.judge",
         "mixer.training.rows",
         "mixer.training.anchor",
+        "mixer.training.rad",
         "mixer.evals",
     ],
     ["mixer.cli", "mixer.ui"],

@@ -1,0 +1,424 @@
+"""RAD's reward model: the base model's own network with one number as its output, read after every token.
+
+    loss = sum_t 2 t / (L (L + 1)) (r(x_1 .. x_t) - y)^2        y the label of the whole text, 0 or 1
+
+Every prefix regresses on what the text will turn out to be, later ones with more weight. At a place in a text, k next
+tokens are k positions of one pass: they share the prefix and do not see each other. Knows nothing of students,
+sliders or generation.
+
+Source: Deng and Raffel, "Reward-Augmented Decoding", EMNLP 2023, arXiv 2310.09520, section 2.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from mixer.anchors import base_fingerprint
+from mixer.errors import BadArtifact, InvalidValue, UnknownName
+from mixer.training.anchor import MasterAdamW, load_base, portable_name
+from mixer.training.data import (
+    ATTRIBUTES,
+    POLES,
+    attributes_with_pairs,
+    find_pairs,
+    is_clean,
+    offensive_words,
+    read_attribute,
+    split_of,
+    split_pairs,
+)
+
+TOXICITY = "toxicity"
+NAMES = (*ATTRIBUTES, TOXICITY)
+# Most unpaired texts of each pole. Where style shows in every sentence, the pairs should count as much; sentiment and
+# toxicity lie in single words, of which pairs have too few.
+UNPAIRED = {"formality": 1000, "politeness": 1000, "simplicity": 1000, "humor": 500, "poetry": 1000}
+WEIGHTS, REPORT, CHECKPOINT = "teacher.safetensors", "teacher.json", "checkpoint.safetensors"
+Part = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """How a reward model is trained; with `lora`, adapters of that rank are trained instead of all weights."""
+
+    minutes: float = 8.0
+    lora: int = 0
+    lr: float = 1e-4
+    batch_tokens: int = 1024
+    warmup: float = 0.05
+    pair_epochs: int = 2  # the pairs count this often in one pass over all texts
+    longest: int = 96
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.minutes > 0 and self.lr > 0 and self.lora >= 0 and self.batch_tokens > 0 and self.longest > 1):
+            raise InvalidValue("minutes, lr, batch_tokens and longest must be positive.", "Raise the one that is not.")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """One text as token ids, and its label."""
+
+    ids: tuple[int, ...]
+    label: float
+
+
+class RewardModel(nn.Module):
+    """A causal network with a scalar head.
+
+    Args:
+        backbone: gives a hidden state for every token, `(B, L, D)`.
+    """
+
+    def __init__(self, backbone: nn.Module, size: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.weight = nn.Parameter(torch.zeros(size))
+        self.bias = nn.Parameter(torch.tensor([0.5]))
+
+    def forward(self, ids: Tensor, **options: Any) -> Tensor:
+        """Rewards of every prefix, `(B, L)` float32, of token ids `(B, L)`."""
+        hidden = self.backbone(input_ids=ids, **options).last_hidden_state
+        return hidden.float() @ self.weight + self.bias
+
+    def after(self, ids: Tensor, places: Tensor, candidates: Tensor) -> Tensor:
+        """Rewards of texts cut off at many places, each with many next tokens, in one pass.
+
+        Args:
+            ids: `(B, L)`; what lies behind a text's last place may be padding.
+            places: the last token of each prefix, `(B, P)`.
+            candidates: tokens that may follow there, `(B, P, k)`.
+
+        Returns:
+            `(B, P, k)` float32: entry (b, p, i) is the reward of `ids[b, : places[b, p] + 1]` with its candidate i.
+        """
+        batch, length = ids.shape
+        _, count, k = candidates.shape
+        ends = places.repeat_interleave(k, dim=1)  # (B, P k)
+        positions = torch.arange(length, device=ids.device).expand(batch, -1)
+        own = torch.eye(count * k, dtype=torch.bool, device=ids.device).expand(batch, -1, -1)
+        prefix = positions[:, None, :] <= torch.cat([positions, ends], dim=1)[:, :, None]  # (B, L + P k, L)
+        branches = torch.cat([torch.zeros_like(own[:, :1]).expand(-1, length, -1), own], dim=1)
+        mask = _additive(torch.cat([prefix, branches], dim=2), self._dtype)
+        tokens = torch.cat([ids, candidates.flatten(1)], dim=1)
+        where = torch.cat([positions, ends + 1], dim=1)
+        rewards = self(tokens, attention_mask=mask[:, None], position_ids=where, use_cache=False)
+        return rewards[:, length:].view(batch, count, k)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.backbone.parameters()).dtype
+
+
+class RewardReader:
+    """The reward model along one text that grows: k candidates in one pass, of which one is then kept.
+
+    Its keys and values are kept too, so that a token costs one pass of k positions and no more.
+    """
+
+    def __init__(self, model: RewardModel, ids: Sequence[int]) -> None:
+        self._model, self._cache, self._length = model, DynamicCache(), len(ids)
+        with torch.inference_mode():
+            model(torch.tensor([list(ids)]), past_key_values=self._cache, use_cache=True)
+
+    @torch.inference_mode()
+    def score(self, candidates: Sequence[int]) -> Tensor:
+        """Rewards of the text with each of these tokens after it, `(k,)` float32."""
+        k, n = len(candidates), self._length
+        self._keep(range(n))  # what the former call left
+        seen = torch.cat([torch.ones(k, n, dtype=torch.bool), torch.eye(k, dtype=torch.bool)], dim=1)
+        return self._model(
+            torch.tensor([list(candidates)]),
+            attention_mask=_additive(seen, self._model._dtype)[None, None],
+            position_ids=torch.full((1, k), n),
+            past_key_values=self._cache,
+            use_cache=True,
+        )[0]
+
+    def accept(self, index: int) -> None:
+        """The text grows by this one of the candidates that were scored last."""
+        self._keep([*range(self._length), self._length + index])
+        self._length += 1
+
+    def _keep(self, places: Sequence[int]) -> None:
+        layers: Any = self._cache.layers
+        if layers[0].keys.shape[2] == len(places):
+            return
+        kept = torch.tensor(list(places))
+        for layer in layers:
+            layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask as attention adds it to its scores: 0 where `seen`, far below everything elsewhere."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+def prefix_loss(rewards: Tensor, lengths: Tensor, labels: Tensor) -> Tensor:
+    """RAD's loss of each text, `(B,)`.
+
+    Args:
+        rewards: of the prefixes that end at the 1st, 2nd, .. token, `(B, L)`; behind a text's length is padding.
+        lengths, labels: `(B,)`.
+    """
+    order = torch.arange(1, rewards.shape[1] + 1, device=rewards.device)
+    weights = 2 * order / (lengths * (lengths + 1))[:, None] * (order <= lengths[:, None])
+    return (weights * (rewards - labels[:, None]) ** 2).sum(1)
+
+
+def labelled_texts(
+    data: Path | None, attribute: str, part: Part, tokenizer: PreTrainedTokenizerBase, config: TeacherConfig
+) -> list[Labelled]:
+    """Texts of both poles: pairs, and unpaired texts where `data` has them.
+
+    Training and validation share the anchors' split, so that judges have seen none of them; the test split is for
+    figures alone. Toxic texts are in lower case: half of that set gets a capital, and other attributes' pairs come in
+    as neutral texts, so that case tells nothing.
+
+    Raises:
+        UnknownName: there are no texts for this attribute. BadArtifact: none of them falls into this part.
+    """
+    if attribute not in NAMES and attribute not in attributes_with_pairs(data):
+        raise UnknownName("attribute with labelled texts", attribute, NAMES)
+    rng = np.random.default_rng([config.seed, zlib.crc32(f"{attribute}.{part}".encode())])
+    found: list[tuple[str, float]] = []
+    sources = ATTRIBUTES if attribute == TOXICITY else (attribute,)
+    for source in sources:
+        pairs = [pair for pair in _of_part(find_pairs(data, source), part)]
+        for pair in pairs if attribute != TOXICITY else pairs[:: len(sources)]:
+            texts = [(pair.negative, 0.0), (pair.positive, 0.0 if attribute == TOXICITY else 1.0)]
+            found += texts * (config.pair_epochs if part == "train" and attribute != TOXICITY else 1)
+    unpaired = [
+        [t for t in read_attribute(data, attribute, pole) if len(t.split()) >= 4 and _part_of(t) == part]
+        if data
+        else []
+        for pole in POLES
+    ]
+    if attribute == "humor" and data:  # some of its jokes are in poor taste
+        offensive = offensive_words(data)
+        unpaired = [[text for text in texts if is_clean(text, offensive)] for texts in unpaired]
+    most = min(UNPAIRED.get(attribute, sys.maxsize), *map(len, unpaired))
+    for label, texts in enumerate(unpaired):
+        for index in rng.permutation(len(texts))[:most]:
+            text = texts[index]
+            if attribute == TOXICITY and rng.random() < 0.5:
+                text = text[:1].upper() + text[1:]
+            found.append((text, float(label)))
+    if not found:
+        raise BadArtifact(f"There are no {part} texts for {attribute}.", "Point --data at a folder that has them.")
+    encoded = tokenizer([text for text, _ in found], truncation=True, max_length=config.longest)["input_ids"]
+    rows = [Labelled(tuple(ids), label) for ids, (_, label) in zip(encoded, found, strict=True)]  # type: ignore[arg-type]
+    return [row for row in rows if len(row.ids) > 1]
+
+
+def _part_of(key: str) -> Part | None:
+    split = split_of(key)
+    if split == "anchor":
+        return "validation" if zlib.crc32(key.encode(), 11) % 10 == 0 else "train"
+    return "test" if split == "test" else None
+
+
+def _of_part(pairs: list, part: Part) -> list:
+    chosen = split_pairs(pairs, "test" if part == "test" else "anchor")
+    return [pair for pair in chosen if _part_of(pair.opening) == part]
+
+
+def padded(rows: Sequence[Labelled]) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids `(B, L)` padded on the right, how many belong to each text, and labels, `(B,)` each."""
+    ids = torch.zeros(len(rows), max(len(r.ids) for r in rows), dtype=torch.long)
+    for i, r in enumerate(rows):
+        ids[i, : len(r.ids)] = torch.tensor(r.ids)
+    return ids, torch.tensor([len(r.ids) for r in rows]), torch.tensor([r.label for r in rows])
+
+
+def text_batches(rows: Sequence[Labelled], batch_tokens: int, rng: np.random.Generator) -> list[list[Labelled]]:
+    """All rows once, like lengths together, the batches in random order."""
+    order = rng.permutation(len(rows))
+    order = order[np.argsort([len(rows[i].ids) + 4 * rng.random() for i in order], kind="stable")]
+    made: list[list[Labelled]] = [[]]
+    for index in order:
+        if made[-1] and (len(made[-1]) + 1) * len(rows[index].ids) > batch_tokens:
+            made.append([])
+        made[-1].append(rows[index])
+    return [made[i] for i in rng.permutation(len(made))]
+
+
+def new_teacher(base: Path | str, lora: int = 0) -> tuple[RewardModel, PreTrainedTokenizerBase, str]:
+    """A reward model on a base's network, its tokenizer, and the base's fingerprint."""
+    lm, tokenizer = load_base(base, "cpu")
+    fingerprint = base_fingerprint(lm)
+    backbone: Any = lm.base_model
+    if lora:
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear")
+        backbone = get_peft_model(backbone, config, autocast_adapter_dtype=False)
+    else:
+        backbone.requires_grad_(True)
+    return RewardModel(backbone, lm.get_output_embeddings().weight.shape[1]), tokenizer, fingerprint
+
+
+@torch.inference_mode()
+def measure(model: RewardModel, rows: Sequence[Labelled], batch_tokens: int = 4096) -> dict[str, float | int]:
+    """RAD's loss, and the last token's error, accuracy at 0.5 and area under the ROC curve, on whole texts."""
+    losses, last, labels = [], [], []
+    for batch in text_batches(rows, batch_tokens, np.random.default_rng(0)):
+        ids, lengths, targets = padded(batch)
+        rewards = model(ids, use_cache=False)[:, 1:]
+        losses.append(prefix_loss(rewards, lengths - 1, targets))
+        last.append(rewards.gather(1, lengths[:, None] - 2)[:, 0])
+        labels.append(targets)
+    score, label = torch.cat(last), torch.cat(labels)
+    above = (score[label == 1][:, None] > score[label == 0]).float().mean()
+    return {
+        "texts": len(label),
+        "prefix_loss": round(float(torch.cat(losses).mean()), 4),
+        "error": round(float(((score - label) ** 2).mean()), 4),
+        "accuracy": round(float(((score > 0.5) == (label == 1)).float().mean()), 4),
+        "auc": round(float(above), 4),
+    }
+
+
+def train_teacher(
+    base: Path | str, attribute: str, data: Path | None, out: Path, config: TeacherConfig | None = None
+) -> dict:
+    """Train a reward model into `out`, resuming an unfinished run; returns its report, also in `out/teacher.json`.
+
+    The weights that did best on the validation texts, measured after every pass and at the end, are the ones kept.
+    """
+    config = config or TeacherConfig()
+    made_from = {
+        "attribute": attribute,
+        "base": portable_name(base),
+        "data": data is not None,
+        "config": asdict(config),
+    }
+    if (report := finished(out, made_from)) is not None:
+        return report
+    torch.manual_seed(config.seed)
+    model, tokenizer, fingerprint = new_teacher(base, config.lora)
+    train, validation, test = (
+        labelled_texts(data, attribute, part, tokenizer, config) for part in ("train", "validation", "test")
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = MasterAdamW(list(trained.values()), config.lr)
+    step, spent, best = _resume(out / CHECKPOINT, optimizer)
+    saved = time.perf_counter()
+    with tqdm(total=100, bar_format="{desc} |{bar}| {n:.1f} % {postfix}", desc=attribute, file=sys.stderr) as bar:
+        while spent < 60 * config.minutes:
+            # Dropping the batches that an unfinished pass has seen would need its order; a new one serves as well.
+            for batch in text_batches(train, config.batch_tokens, np.random.default_rng([config.seed, step])):
+                begin = time.perf_counter()
+                ids, lengths, labels = padded(batch)
+                loss = prefix_loss(model(ids, use_cache=False)[:, 1:], lengths - 1, labels).mean()
+                loss.backward()
+                done = spent / (60 * config.minutes)
+                optimizer.step(max(0.0, min((step + 1) / 50, (1 - done) / (1 - config.warmup), 1.0)))
+                step, spent = step + 1, spent + time.perf_counter() - begin
+                bar.n = min(100.0, 100 * spent / (60 * config.minutes))
+                bar.set_postfix_str(f"step {step} · loss {loss.item():.3f}")
+                if time.perf_counter() - saved > 60:
+                    _save_checkpoint(out / CHECKPOINT, optimizer, step, spent, best)
+                    saved = time.perf_counter()
+                if spent >= 60 * config.minutes:
+                    break
+            loss = float(measure(model, validation)["prefix_loss"])
+            if loss < best:
+                best = loss
+                save_file({name: p.detach().contiguous() for name, p in trained.items()}, out / WEIGHTS)
+    model.load_state_dict(load_file(out / WEIGHTS), strict=False)
+    report = {
+        "made_from": made_from,
+        "base_fingerprint": fingerprint,
+        "train_texts": len(train),
+        "steps": step,
+        "minutes": round(spent / 60, 2),
+        "validation": measure(model, validation),
+        "test": measure(model, test),
+        "test_pairs": _measure_pairs(model, data, attribute, tokenizer, config),
+    }
+    (out / REPORT).write_text(json.dumps(report, indent=2) + "\n")
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return report
+
+
+def load_teacher(base: Path | str, folder: Path, dtype: torch.dtype = torch.float32) -> RewardModel:
+    """A trained reward model, ready to score.
+
+    Raises:
+        BadArtifact: there is none, or it was trained on another base.
+    """
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS)
+        lora = int(report["made_from"]["config"]["lora"])
+        fingerprint = report["base_fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        hint = "Train it with `python -m mixer train reward ATTRIBUTE --kind rad`."
+        raise BadArtifact(f"There is no reward model in {folder}: {error}.", hint) from error
+    model, _, own = new_teacher(base, lora)
+    if own != fingerprint:
+        raise BadArtifact(f"The reward model in {folder} was trained on another base model.", "Train it again.")
+    model.load_state_dict(tensors, strict=False)
+    return model.to(dtype).requires_grad_(False).eval()
+
+
+def finished(folder: Path, made_from: dict) -> dict | None:
+    """The report of a former run that ended with the same settings."""
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        return report if report["made_from"] == made_from and (folder / WEIGHTS).is_file() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _measure_pairs(
+    model: RewardModel, data: Path | None, attribute: str, tokenizer: PreTrainedTokenizerBase, config: TeacherConfig
+) -> dict[str, float | int] | None:
+    """Measures on the test pairs alone, which differ in nothing but the attribute; None where there are none."""
+    if attribute == TOXICITY:
+        return None
+    alone = labelled_texts(
+        None if data is None or attribute in ATTRIBUTES else data, attribute, "test", tokenizer, config
+    )
+    return measure(model, alone)
+
+
+def _save_checkpoint(path: Path, optimizer: MasterAdamW, step: int, spent: float, best: float) -> None:
+    tensors = {"progress": torch.tensor([step, spent, best], dtype=torch.float64)}
+    for index, master in enumerate(optimizer.masters):
+        state = optimizer.inner.state[master]
+        tensors |= {f"{index}.master": master} | {f"{index}.{name}": value for name, value in state.items()}
+    save_file(tensors, path.with_suffix(".new"))
+    path.with_suffix(".new").replace(path)
+
+
+def _resume(path: Path, optimizer: MasterAdamW) -> tuple[int, float, float]:
+    """Steps, seconds and the best validation loss so far, after putting the optimizer where a former run left it."""
+    if not path.is_file():
+        return 0, 0.0, float("inf")
+    tensors = load_file(path)
+    with torch.no_grad():
+        for index, (master, weight) in enumerate(zip(optimizer.masters, optimizer.weights, strict=True)):
+            master.copy_(tensors[f"{index}.master"])
+            weight.copy_(master)
+            names = ("step", "exp_avg", "exp_avg_sq")
+            optimizer.inner.state[master] = {name: tensors[f"{index}.{name}"] for name in names}
+    step, spent, best = tensors["progress"].tolist()
+    return int(step), spent, best
