@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mixer import Desk, SamplingParams
+from mixer.formula.evaluate import evaluate
 from mixer.sampling import warp
 from mixer.speculate import MOST, Costs, Speculation, repeated
 from tests.factory import make_adapter
@@ -62,12 +63,16 @@ def options(seed: int | None = None, length: int = LENGTH, temperature: float = 
 
 def exact(desk: Desk, formula: str) -> dict[tuple[int, ...], float]:
     """The probability of every text, from full passes over each of its beginnings."""
+    session = desk.session(PROMPT, desk.mix(MIX), options(), formula=formula)
     known: dict[tuple[int, ...], list[float]] = {}
 
     def after(ids: tuple[int, ...]) -> list[float]:
         if ids not in known:
-            text = " ".join([PROMPT, *(WORDS[i] for i in ids)])
-            known[ids] = warp(desk.logprobs(text, desk.mix(MIX), formula), options()).double().exp().tolist()
+            logprobs = {}
+            for reading in session.readings:
+                logits = reading.model.logits([*reading.prompt_ids, *ids], reading.under(session.mix)[1])
+                logprobs[reading.branch] = torch.log_softmax(logits, dim=-1)
+            known[ids] = warp(evaluate(session.bound, logprobs), options()).double().exp().tolist()
         return known[ids]
 
     found = {}
