@@ -68,7 +68,8 @@ class FormulaError(MixerError):
     @property
     def caret(self) -> str:
         """The offending line, and a line that points at the place."""
-        return f"{self.text}\n{' ' * (self.column - 1)}{'^' * self.length}"
+        pad = "".join("\t" if letter == "\t" else " " for letter in self.text[: self.column - 1])
+        return f"{self.text}\n{pad}{'^' * self.length}"
 
     def __str__(self) -> str:
         return f"Line {self.line}, column {self.column}: {super().__str__()}"
