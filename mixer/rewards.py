@@ -12,7 +12,7 @@ Generation", arXiv 2407.04615; the steering follows Deng and Raffel, "Reward-Aug
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +90,37 @@ class RewardHead:
             `(..., V)` or `(..., k)`.
         """
         return (embedding @ self.shift(h)[..., None])[..., 0] + self.baseline(h)[..., None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What makes heads comparable, measured on held-out prefixes.
+
+    Attributes:
+        sigma: root mean square of `r - E_p[r]` over likely tokens.
+        clip: of advantages, in units of sigma.
+        betas: by budget: nats for an advantage of 1 at which the mean of `KL(p' || p)` over prefixes and both
+            directions reaches the budget, on likely tokens, with the clip.
+        fused_betas: the same for a head that is fused: on all tokens, without a clip.
+    """
+
+    sigma: float
+    clip: float
+    betas: Mapping[float, float]
+    fused_betas: Mapping[float, float]
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward head with its name and its calibration."""
+
+    attribute: str
+    head: RewardHead
+    calibration: Calibration
+
+    def fused_strength(self, position: float, budget: float) -> float:
+        """What `fused_matrix` takes for a slider at `position`, -1 to 1, where 1 spends a calibrated budget."""
+        return position * self.calibration.fused_betas[budget] / self.calibration.sigma
 
 
 def fused_matrix(heads: Sequence[RewardHead], strengths: Sequence[float], like: Tensor | None = None) -> Tensor:

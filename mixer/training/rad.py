@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from mixer.anchors import base_fingerprint
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
@@ -34,6 +34,7 @@ from mixer.training.anchor import MasterAdamW, load_base, portable_name
 from mixer.training.data import (
     ATTRIBUTES,
     POLES,
+    Pair,
     attributes_with_pairs,
     find_pairs,
     is_clean,
@@ -199,7 +200,7 @@ def labelled_texts(
     found: list[tuple[str, float]] = []
     sources = ATTRIBUTES if attribute == TOXICITY else (attribute,)
     for source in sources:
-        pairs = [pair for pair in _of_part(find_pairs(data, source), part)]
+        pairs = of_part(find_pairs(data, source), part)
         for pair in pairs if attribute != TOXICITY else pairs[:: len(sources)]:
             texts = [(pair.negative, 0.0), (pair.positive, 0.0 if attribute == TOXICITY else 1.0)]
             found += texts * (config.pair_epochs if part == "train" and attribute != TOXICITY else 1)
@@ -233,7 +234,8 @@ def _part_of(key: str) -> Part | None:
     return "test" if split == "test" else None
 
 
-def _of_part(pairs: list, part: Part) -> list:
+def of_part(pairs: list[Pair], part: Part) -> list[Pair]:
+    """The pairs of one part, keyed by their opening."""
     chosen = split_pairs(pairs, "test" if part == "test" else "anchor")
     return [pair for pair in chosen if _part_of(pair.opening) == part]
 
@@ -376,7 +378,8 @@ def load_teacher(base: Path | str, folder: Path, dtype: torch.dtype = torch.floa
     if own != fingerprint:
         raise BadArtifact(f"The reward model in {folder} was trained on another base model.", "Train it again.")
     model.load_state_dict(tensors, strict=False)
-    return model.to(dtype).requires_grad_(False).eval()
+    model.backbone.to(dtype)
+    return model.requires_grad_(False).eval()
 
 
 def finished(folder: Path, made_from: dict) -> dict | None:

@@ -40,6 +40,7 @@ FLOORS = [
     [
         "mixer.load",
         "mixer.anchors",
+        "mixer.rewardfile",
         "mixer.features",
         "mixer.judges",
         "mixer.classifier",
@@ -69,6 +70,8 @@ FLOORS = [
         "mixer.training.rows",
         "mixer.training.anchor",
         "mixer.training.rad",
+        "mixer.training.places",
+        "mixer.training.reward",
         "mixer.evals",
     ],
     ["mixer.cli", "mixer.ui"],

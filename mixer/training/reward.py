@@ -1,0 +1,325 @@
+"""Training of reward heads: from labelled texts, or from a reward model that scored every likely token (distillation).
+
+    responses:  w_t (r(x_t+1 | x) - y)^2                     the observed token alone, y the label of its text
+    rad:        (mean difference)^2 / s_b + (centred difference)^2 / s_c      over the likely tokens of a prefix
+    both:       + regularizer * <W h, e(u)>^2 / s_c          u random tokens, of which neither says anything
+
+A reward model's scores differ far more between prefixes than between the tokens after one; only the latter steers. So
+distillation weighs both parts by their own variances, s_b and s_c. Knows nothing of decoding.
+
+Source: Troshin, Niculae and Fokkens, arXiv 2407.04615, sections 3 and 4; the weighing is this project's.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mixer.anchors import AnchorSet, load_anchors
+from mixer.desk import ANCHORS, Desk
+from mixer.errors import InvalidValue
+from mixer.rewardfile import FOLDER, save_reward
+from mixer.rewards import Calibration, Reward, RewardHead, Trunk, advantage, divergence, likely
+from mixer.training.anchor import load_base, portable_name
+from mixer.training.data import ATTRIBUTES, find_pairs
+from mixer.training.places import LIKELY, MixedBase, Places, collect, written
+from mixer.training.rad import (
+    Labelled,
+    Part,
+    TeacherConfig,
+    labelled_texts,
+    load_teacher,
+    new_teacher,
+    of_part,
+)
+
+Source = Literal["rad", "responses"]
+Reads = Literal["final", "layers", "trunk"]
+BUDGETS = (0.1, 0.5)  # nats a token
+CLIP = 4.0
+SHARES = {"train": 1.0, "validation": 0.1, "test": 0.15}
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Shape of a head, what it learns from, and for how long.
+
+    Attributes:
+        reads: `final`, the model's own final state, which can be fused; `layers`, a learned mix of all layers' states;
+            `trunk`, with one hidden layer of `inner` on top.
+        texts: to take places from, of which half are the attribute's own; `a_text` places each.
+    """
+
+    source: Source = "rad"
+    rank: int = 16
+    reads: Reads = "final"
+    inner: int = 128
+    regularizer: float = 0.0
+    texts: int = 1600
+    a_text: int = 6
+    epochs: int = 40
+    rows: int = 512
+    lr: float = 3e-3
+    decay: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.rank, self.inner, self.a_text, self.epochs, self.rows) < 1 or self.texts < 20:
+            raise InvalidValue("rank, inner, a_text, epochs and rows must be positive, texts 20 or more.", "Raise it.")
+        if not (self.lr > 0 and self.regularizer >= 0 and self.decay >= 0):
+            raise InvalidValue("lr must be above zero, regularizer and decay not below.", "Raise the one that is not.")
+
+
+class Student(torch.nn.Module):
+    """A head in training, on states and embeddings brought to unit size, whatever the base's are."""
+
+    def __init__(self, places: Places, embedding: Tensor, config: HeadConfig) -> None:
+        super().__init__()
+        count, size = places.states.shape[1:]
+        self.embedding = embedding / embedding.std()
+        self.reads, self.e_scale = config.reads, float(embedding.std())
+        final = places.states[:, -1].float()
+        self.h_scale = float(final.square().mean().sqrt()) if config.reads == "final" else 1.0
+        self.down = torch.nn.Parameter(torch.randn(config.rank, size) / size**0.5)
+        self.up = torch.nn.Parameter(torch.zeros(size, config.rank))
+        self.weight = torch.nn.Parameter(torch.zeros(size))
+        self.bias = torch.nn.Parameter(torch.tensor(0.5))
+        if config.reads != "final":
+            self.mix = torch.nn.Parameter(torch.full((count,), 1 / count))
+        if config.reads == "trunk":
+            self.inner = torch.nn.Parameter(torch.randn(config.inner, size) / size**0.5)
+            self.outer = torch.nn.Parameter(torch.zeros(size, config.inner))
+
+    def trunk(self) -> Trunk | None:
+        if self.reads == "final":
+            return None
+        return Trunk(self.mix, *((self.inner, self.outer) if self.reads == "trunk" else ()))
+
+    def parts(self, states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Baselines `(n,)` and the other part of the rewards of `tokens`, `(n, k)`; states `(n, S, D)`."""
+        trunk = self.trunk()
+        h = states[:, -1] / self.h_scale if trunk is None else trunk(states)
+        shift = (h @ self.down.T) @ self.up.T
+        return h @ self.weight + self.bias, (self.embedding[tokens] @ shift[..., None])[..., 0]
+
+    @torch.no_grad()
+    def head(self) -> RewardHead:
+        """The head for states and embeddings as the model has them."""
+        trunk = self.trunk()
+        if trunk is not None:
+            inner, outer = (None if part is None else part.detach().clone() for part in (trunk.inner, trunk.outer))
+            trunk = Trunk(trunk.mix.detach().clone(), inner, outer)
+        up = self.up.detach() / self.e_scale
+        return RewardHead(self.down / self.h_scale, up, self.weight / self.h_scale, float(self.bias), trunk)
+
+
+def centred(values: Tensor) -> Tensor:
+    """Rows less their means, `(..., k)`."""
+    return values - values.mean(-1, keepdim=True)
+
+
+def losses(student: Student, places: Places, rows: Tensor, config: HeadConfig) -> Tensor:
+    """Loss of each of these places, `(n,)`."""
+    states, tokens = places.states[rows].float(), places.candidates[rows]
+    unit = 1.0
+    if config.source == "rad":
+        targets = places.rewards[rows]
+        unit = float(centred(places.rewards).square().mean())
+        base, shift = student.parts(states, tokens)
+        errors = base[:, None] + shift - targets
+        means = errors.mean(-1)
+        result = means.square() / float(places.rewards.mean(-1).var()) + centred(errors).square().mean(-1) / unit
+    else:
+        base, shift = student.parts(states, tokens[:, -1:])
+        result = places.weights[rows] * (base + shift[:, 0] - places.labels[rows]).square()
+    if config.regularizer:
+        others = torch.randint(len(student.embedding), (len(rows), LIKELY))
+        result = result + config.regularizer * student.parts(states, others)[1].square().mean(-1) / unit
+    return result
+
+
+def fit(train: Places, validation: Places, embedding: Tensor, config: HeadConfig, title: str = "head") -> RewardHead:
+    """The head that does best on the validation places, measured after every pass.
+
+    Args:
+        embedding: the base's output embedding, `(V, D)` float32.
+    """
+    torch.manual_seed(config.seed)
+    if config.source == "responses":
+        train, validation = (_labelled(places) for places in (train, validation))
+    student = Student(train, embedding, config)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.decay)
+    steps = config.epochs * -(-len(train) // config.rows)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.lr, total_steps=steps, pct_start=0.1)
+    best, head = float("inf"), student.head()
+    with tqdm(range(config.epochs), desc=title, unit="pass", file=sys.stderr, leave=False) as bar:
+        for _ in bar:
+            for rows in torch.randperm(len(train)).split(config.rows):
+                optimizer.zero_grad()
+                losses(student, train, rows, config).mean().backward()
+                optimizer.step()
+                schedule.step()
+            with torch.no_grad():
+                parts = [
+                    losses(student, validation, rows, config) for rows in torch.arange(len(validation)).split(2048)
+                ]
+            loss = float(torch.cat(parts).mean())
+            bar.set_postfix_str(f"validation {loss:.4f}")
+            if loss < best:
+                best, head = loss, student.head()
+    return head
+
+
+def _labelled(places: Places) -> Places:
+    """The places of texts that have a label."""
+    kept = places.labels.isfinite()
+    empty = places.rewards[kept] if len(places.rewards) else places.rewards
+    parts = (places.states, places.candidates, places.logprobs, places.labels, places.weights)
+    return Places(*(part[kept] for part in parts), empty)
+
+
+@torch.inference_mode()
+def calibrate(head: RewardHead, places: Places, embedding: Tensor, most: int = 400) -> Calibration:
+    """Sigma, and the strengths that spend each budget, on at most `most` of these places."""
+    states = places.states[:most].float()
+    h, final = head.state(states), states[:, -1]
+    logprobs = torch.log_softmax(final @ embedding.T, dim=-1)
+    rewards = head.rewards(h, embedding)
+    some = likely(logprobs)
+    probs = torch.where(some, logprobs.exp(), 0.0)
+    sigma = max(float(advantage(rewards, probs)[some].square().mean().sqrt()), 1e-8)
+    steering = torch.where(some, advantage(rewards, probs, sigma, CLIP), 0.0)
+    fused = advantage(rewards, logprobs.exp(), sigma)
+    betas = [{b: round(strength(logprobs, bias, b), 4) for b in BUDGETS} for bias in (steering, fused)]
+    return Calibration(sigma, CLIP, *betas)
+
+
+def strength(logprobs: Tensor, bias: Tensor, budget: float, both: bool = True, highest: float = 256.0) -> float:
+    """The factor on a bias at which the mean divergence over rows reaches a budget; `highest` where none does.
+
+    Args:
+        logprobs, bias: `(N, V)`.
+        both: the mean over the bias and its opposite.
+    """
+    low, high = 0.0, highest
+    for _ in range(30):
+        middle = (low + high) / 2
+        moved = divergence(logprobs, bias, middle).mean()
+        if both:
+            moved = (moved + divergence(logprobs, -bias, middle).mean()) / 2
+        low, high = (middle, high) if moved <= budget else (low, middle)
+    return low
+
+
+class Bench:
+    """What the heads of one base share: the mixed base, texts it wrote, and caches of places in `work`."""
+
+    def __init__(
+        self, base: Path | str, anchors: Path | None, data: Path | None, work: Path, config: HeadConfig
+    ) -> None:
+        self.base, self.data, self.work, self.config = base, data, work, config
+        self._anchors = anchors
+        self.lm, self.tokenizer = load_base(base, "cpu")
+        found = load_anchors(anchors, self.lm, str(base)) if anchors else AnchorSet({}, (), ())
+        self.mixed = MixedBase(self.lm, found, config.seed)
+        self.embedding: Tensor = self.lm.get_output_embeddings().weight.detach().float()
+
+    def teacher_folder(self, attribute: str) -> Path:
+        return self.work / attribute
+
+    def places(self, attribute: str, part: Part, source: Source) -> Places:
+        """The places of one part, from the cache if they were collected before."""
+        config = self.config
+        name = f"{part}-{source}-{config.texts}x{config.a_text}-{config.seed}.safetensors"
+        path = self.work / attribute / name
+        if not path.is_file():
+            teacher = None
+            if source == "rad":
+                teacher = load_teacher(self.base, self.teacher_folder(attribute), torch.bfloat16)
+            collect(
+                self.mixed, self._texts(attribute, part), config.a_text, teacher, config.seed, title=path.stem
+            ).save(path)
+        return Places.load(path)
+
+    def _texts(self, attribute: str, part: Part) -> list[Labelled]:
+        """Half are the attribute's own; a quarter each are other attributes' pairs and what the base writes."""
+        total, rng = round(self.config.texts * SHARES[part]), np.random.default_rng([self.config.seed, len(part)])
+        settings = TeacherConfig(pair_epochs=1, seed=self.config.seed)
+        own = labelled_texts(self.data, attribute, part, self.tokenizer, settings)
+        others = [
+            Labelled(text.ids, float("nan"))
+            for name in ATTRIBUTES
+            if name != attribute
+            for text in labelled_texts(None, name, part, self.tokenizer, settings)
+        ]
+        chosen = [
+            texts[i] for texts, n in ((own, total // 2), (others, total // 4)) for i in rng.permutation(len(texts))[:n]
+        ]
+        return chosen + self._written(part, total // 4)
+
+    def _written(self, part: Part, count: int) -> list[Labelled]:
+        """Texts under random mixes, kept in `work` for all attributes."""
+        path = self.work / f"written-{part}-{count}.json"
+        if not path.is_file():
+            desk = Desk.load(self.base, self._anchors or ANCHORS, device="cpu", strict=False)
+            openings = [pair.opening for name in ATTRIBUTES for pair in of_part(find_pairs(None, name), part)]
+            prompts = [openings[i % len(openings)] for i in range(count)]
+            texts = written(desk, prompts, [self.mixed.random_mix() for _ in prompts], self.config.seed)
+            path.write_text(json.dumps([text.ids for text in texts]))
+        return [Labelled(tuple(ids), float("nan")) for ids in json.loads(path.read_text())]
+
+
+def fidelity(head: RewardHead, places: Places, embedding: Tensor) -> dict[str, float]:
+    """How well a head gives a reward model's scores of the `LIKELY` likeliest tokens: shares of variance explained."""
+    states = places.states.float()
+    tokens = places.candidates[:, :LIKELY]
+    with torch.inference_mode():
+        ours = head.rewards(head.state(states), embedding[tokens])
+    theirs = places.rewards[:, :LIKELY]
+    return {
+        "r2": round(float(1 - (ours - theirs).square().sum() / (theirs - theirs.mean()).square().sum()), 4),
+        "centred_r2": round(explained(centred(ours), centred(theirs)), 4),
+        "centred_correlation": round(float((centred(ours) * centred(theirs)).sum() / _norms(ours, theirs)), 4),
+        "argmax_agreement": round(float((ours.argmax(-1) == theirs.argmax(-1)).float().mean()), 4),
+    }
+
+
+def explained(ours: Tensor, theirs: Tensor) -> float:
+    """Share of the squares of `theirs` that `ours` gives."""
+    return float(1 - (ours - theirs).square().sum() / theirs.square().sum())
+
+
+def _norms(ours: Tensor, theirs: Tensor) -> Tensor:
+    return (centred(ours).norm() * centred(theirs).norm()).clamp(min=1e-12)
+
+
+def train_head(attribute: str, bench: Bench, out: Path) -> dict:
+    """Train, calibrate and measure one head, and write it to `out/ATTRIBUTE/reward/`; returns its report.
+
+    Raises:
+        BadArtifact: it is to be distilled and there is no reward model in `bench.work/ATTRIBUTE`.
+    """
+    config = bench.config
+    train, validation = (bench.places(attribute, part, config.source) for part in ("train", "validation"))
+    head = fit(train, validation, bench.embedding, config, attribute)
+    reward = Reward(attribute, head, calibrate(head, validation, bench.embedding))
+    facts: dict[str, Any] = {
+        "base": portable_name(bench.base),
+        "kind": "arm",
+        "source": config.source,
+        "places": len(train),
+        "config": asdict(config),
+    }
+    if config.source == "rad":
+        facts["held_out"] = fidelity(head, bench.places(attribute, "test", "rad"), bench.embedding)
+    _, _, fingerprint = new_teacher(bench.base)
+    save_reward(reward, out / attribute / FOLDER, fingerprint, facts)
+    return json.loads((out / attribute / FOLDER / "reward.json").read_text(encoding="utf-8"))

@@ -1,0 +1,136 @@
+"""Laws of RAD's reward model: many tokens in one pass are what each is alone; its loss; a run that resumes."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixer.errors import BadArtifact, InvalidValue, UnknownName
+from mixer.training.rad import (
+    CHECKPOINT,
+    RewardModel,
+    RewardReader,
+    TeacherConfig,
+    labelled_texts,
+    load_teacher,
+    new_teacher,
+    prefix_loss,
+    train_teacher,
+)
+from tests.factory import VOCAB, make_base
+
+CONFIG = TeacherConfig(minutes=0.04, lr=1e-2, batch_tokens=512, longest=48)
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen", "gpt2"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RewardModel:
+    base = make_base(tmp_path_factory.mktemp(request.param) / "base", request.param)
+    model, _, _ = new_teacher(base)
+    model.backbone.float()
+    model.weight.data = torch.randn(32, generator=torch.Generator().manual_seed(3))
+    return model.requires_grad_(False).eval()
+
+
+def sequentially(model: RewardModel, prefix: list[int], tokens: list[int]) -> torch.Tensor:
+    """RAD as it is written down: each token in a pass of its own, from the first token on."""
+    return torch.stack([model(torch.tensor([[*prefix, token]]), use_cache=False)[0, -1] for token in tokens])
+
+
+ids = st.lists(st.integers(0, VOCAB - 1), min_size=2, max_size=20)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(ids, min_size=1, max_size=3), st.data())
+def test_many_places_in_one_pass_are_what_each_token_is_alone(model: RewardModel, texts: list[list[int]], data):
+    longest = max(map(len, texts))
+    batch = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
+    places = torch.tensor([[data.draw(st.integers(0, len(text) - 1)) for _ in range(2)] for text in texts])
+    candidates = torch.randint(VOCAB, (len(texts), 2, 4))
+    found = model.after(batch, places, candidates)
+    for text, own, tokens, rewards in zip(texts, places.tolist(), candidates.tolist(), found, strict=True):
+        for place, some, got in zip(own, tokens, rewards, strict=True):
+            assert torch.allclose(got, sequentially(model, text[: place + 1], some), atol=1e-4)
+
+
+@settings(deadline=None, max_examples=15)
+@given(ids, st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=6), min_size=1, max_size=5), st.data())
+def test_a_text_that_grows_is_scored_as_from_the_start(model: RewardModel, prefix: list[int], steps, data):
+    reader, text = RewardReader(model, prefix), list(prefix)
+    for tokens in steps:
+        assert torch.allclose(reader.score(tokens), sequentially(model, text, tokens), atol=1e-4)
+        if data.draw(st.booleans()):  # asked again, it says the same
+            assert torch.allclose(reader.score(tokens[:1]), sequentially(model, text, tokens[:1]), atol=1e-4)
+            tokens = tokens[:1]
+        chosen = data.draw(st.integers(0, len(tokens) - 1))
+        reader.accept(chosen)
+        text.append(tokens[chosen])
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.floats(-2, 2))
+def test_a_text_s_prefixes_weigh_one_together_and_padding_nothing(lengths: list[int], error: float):
+    labels = torch.ones(len(lengths))
+    rewards = torch.full((len(lengths), 30), 99.0)
+    for row, length in enumerate(lengths):
+        rewards[row, :length] = 1 + error
+    assert torch.allclose(prefix_loss(rewards, torch.tensor(lengths), labels), torch.tensor(error**2), atol=1e-5)
+    late = torch.ones(1, 3)
+    late[0, 2] = 0
+    assert float(prefix_loss(late, torch.tensor([3]), torch.ones(1))) == pytest.approx(3 / 6)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs of which one text says "aaab" and the other "zzzy"."""
+    folder = tmp_path_factory.mktemp("data") / "pairs"
+    folder.mkdir()
+    with lzma.open(folder / "humor.jsonl.xz", "wt") as file:
+        for i in range(80):
+            opening = f"T {i} says"
+            pair = {"opening": opening, "positive": opening + " aaab" * 3, "negative": opening + " zzzy" * 3}
+            file.write(json.dumps(pair) + "\n")
+    return folder.parent
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_it_learns_resumes_and_loads(base: Path, data: Path, tmp_path: Path, lora: int):
+    config = replace(CONFIG, lora=lora)
+    report = train_teacher(base, "humor", data, tmp_path, config)
+    assert report["test"]["auc"] > 0.95 and report["test"]["prefix_loss"] < 0.2
+    assert report["validation"]["texts"] and not (tmp_path / CHECKPOINT).exists()
+    assert train_teacher(base, "humor", data, tmp_path, config) == report
+    model = load_teacher(base, tmp_path)
+    tokenizer = new_teacher(base)[1]
+    high, low = (model(torch.tensor([tokenizer(f"T 3 says{word * 3}")["input_ids"]]))[0, -1] for word in (" aaab", " zzzy"))
+    assert float(high - low) > 0.3
+    with pytest.raises(BadArtifact, match="another base"):
+        load_teacher(make_base(tmp_path / "other", seed=5), tmp_path)
+
+
+def test_the_parts_share_no_text(base: Path, data: Path):
+    tokenizer = new_teacher(base)[1]
+    parts = [
+        {text.ids for text in labelled_texts(data, "humor", part, tokenizer, CONFIG)}
+        for part in ("train", "validation", "test")
+    ]
+    assert all(parts) and not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+
+
+def test_what_is_not_there_is_said(base: Path, data: Path, tmp_path: Path):
+    with pytest.raises(UnknownName, match="humour"):
+        labelled_texts(data, "humour", "train", new_teacher(base)[1], CONFIG)
+    with pytest.raises(BadArtifact, match="no reward model"):
+        load_teacher(base, tmp_path)
+    with pytest.raises(InvalidValue):
+        TeacherConfig(minutes=0)
