@@ -170,6 +170,15 @@ def test_the_larger_and_the_smaller_of_two_are_both(a, b, seed):
     assert near(one, same)
 
 
+@pytest.mark.parametrize("kind", [fn.Max, fn.Min])
+def test_of_equals_the_first_counts_with_its_weight(kind):
+    heavy, light = BASE, -fn.Abs(BASE)  # equal totals, with weight 1 and 0
+    one, same = values(BASE, kind((heavy, light)))
+    assert near(one, same)
+    with pytest.raises(FormulaError, match="add up to 0"):
+        values(kind((light, heavy)))
+
+
 @law
 @given(trees, trees, seeds)
 def test_nothing_times_anything_is_nothing(a, b, seed):
