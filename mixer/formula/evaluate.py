@@ -96,10 +96,12 @@ class _Evaluation:
         if value.normal:
             return value.total
         least = float(value.weight.min()) if isinstance(value.weight, Tensor) else value.weight
-        if not least > max(TOLERANCE * value.size, SMALLEST):
+        lowest = max(TOLERANCE * value.size, SMALLEST)
+        if not least > lowest:
+            shown = "0" if least >= -lowest else f"{least:.6g}"
             where = " for some tokens" if isinstance(value.weight, Tensor) else ""
             hint = "It has to be more than 0: add a term, such as base, or let what is taken away weigh less."
-            raise self._formula.error(f"The weights here add up to {least:.6g}{where}.", hint, node)
+            raise self._formula.error(f"The weights here add up to {shown}{where}.", hint, node)
         logprobs = torch.log_softmax(value.total / value.weight, dim=-1)
         # Where every token is cut off or one is infinite, the sum of all is no number, and no token's share is one.
         if logprobs[..., 0].isnan().any():

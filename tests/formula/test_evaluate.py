@@ -331,5 +331,5 @@ def test_a_factor_above_nothing_lets_cut_tokens_pass():
 def test_weights_that_come_to_nothing_are_refused_however_they_are_rounded(tree):
     """0.1 + 0.2 - 0.3 is 5.6e-17: divided by it, one token would have it all."""
     for part in (tree, fn.Norm(tree), fn.Union((BASE, tree)), BASE + fn.Top(tree, k=1)):
-        with pytest.raises(FormulaError, match="add up to"):
+        with pytest.raises(FormulaError, match=r"add up to (0|-0\.92)( for some tokens)?\."):
             values(part)
