@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mixer.desk import Desk
 
 ROOT = Path(__file__).resolve().parents[2]
+REWARDS = ROOT / "runs" / "rewards"  # reward models and caches; nothing of these ships
 
 
 def command(

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mixer.cli.command import ROOT, command, load_desk
+from mixer.cli.command import REWARDS, ROOT, command, load_desk
 from mixer.mix import RULES
 
 
@@ -33,6 +33,14 @@ def add(commands: Any) -> None:
     command(
         evaluate, "card", evaluate_card, "write anchors/MODEL_CARD.md from the reports, with fresh samples", desk=True
     )
+
+    rewards = command(evaluate, "rewards", evaluate_rewards, "how closely reward heads follow their reward model")
+    rewards.add_argument("attributes", nargs="+")
+    rewards.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
+    rewards.add_argument("--work", type=Path, default=REWARDS, help="reward models and caches")
+    rewards.add_argument("--texts", type=int, default=1600, help="that the heads learn from")
+    rewards.add_argument("--sweep", action="store_true", help="also other ranks, and the regularizer")
+    rewards.add_argument("--out", type=Path, help="write the reports there as JSON")
 
 
 def evaluate_control(options: argparse.Namespace) -> dict:
@@ -72,6 +80,24 @@ def evaluate_formulas(options: argparse.Namespace) -> dict:
     if options.out:
         options.out.write_text(report.to_json() + "\n", encoding="utf-8")
     return json.loads(report.to_json())
+
+
+def evaluate_rewards(options: argparse.Namespace) -> dict:
+    """Reward heads against their reward models, at held-out places."""
+    from mixer.evals.rewards import rewards
+    from mixer.training.reward import Bench, HeadConfig
+
+    config = HeadConfig(texts=options.texts)
+    bench = Bench(ROOT / "assets" / "base", ROOT / "anchors", options.data, options.work, config)
+    found = {}
+    for attribute in options.attributes:
+        report = rewards(attribute, bench, options.sweep)
+        found[attribute] = json.loads(report.to_json())
+        if not options.json:
+            print(report.table(), end="\n\n")
+        if options.out:
+            options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return found
 
 
 def evaluate_card(options: argparse.Namespace) -> dict:

@@ -1,4 +1,4 @@
-"""Commands that train: a base, anchors, judges."""
+"""Commands that train: a base, anchors, judges, reward heads."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mixer.cli.command import ROOT, command
+from mixer.cli.command import REWARDS, ROOT, command
 from mixer.errors import InvalidValue
 from mixer.mix import POLES
 
 
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
-    train = commands.add_parser("train", help="train a base, anchors or judges").add_subparsers(
+    train = commands.add_parser("train", help="train a base, anchors, judges or reward heads").add_subparsers(
         required=True, metavar="WHAT"
     )
     base = command(train, "base", train_base, "a small language model from scratch")
@@ -49,6 +49,22 @@ def add(commands: Any) -> None:
         judge.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
         judge.add_argument("--out", type=Path, default=ROOT / "assets" / "judges")
 
+    reward = command(train, "reward", train_reward, "a reward head, or the reward model that it learns from")
+    reward.add_argument("attribute")
+    reward.add_argument("--kind", choices=("rad", "arm"), default="arm", help="the reward model, or the head")
+    reward.add_argument("--from", dest="source", choices=("rad", "responses"), default="rad", help="what a head learns")
+    reward.add_argument("--base", help="folder or hub id of a causal LM; the embedded one by default")
+    reward.add_argument("--anchors", type=Path, help="whose mixes a head is to bear; the shipped ones by default")
+    reward.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
+    reward.add_argument("--work", type=Path, default=REWARDS, help="reward models, unfinished runs and caches")
+    reward.add_argument("--out", type=Path, help="the shipped anchors' folder by default, for the embedded base alone")
+    reward.add_argument("--minutes", type=float, help="of a reward model's training")
+    reward.add_argument("--lora", type=int, help="a reward model by adapters of this rank, not by all weights")
+    reward.add_argument("--rank", type=int, help="of a head")
+    reward.add_argument("--reads", choices=("final", "layers", "trunk"), help="what a head reads; `final` can be fused")
+    reward.add_argument("--regularizer", type=float, help="how much a head is held to zero on random tokens")
+    reward.add_argument("--texts", type=int, help="that a head learns from")
+
 
 def train_base(options: argparse.Namespace) -> dict:
     """Train a base model."""
@@ -80,3 +96,22 @@ def train_judges(options: argparse.Namespace) -> dict:
     if hasattr(options, "attribute"):
         return judge.train_judge(options.attribute, options.data, options.out)
     return judge.train_judges(options.data, options.out)
+
+
+def train_reward(options: argparse.Namespace) -> dict:
+    """Train a reward model, or a reward head."""
+    from mixer.training import rad, reward
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+    base = options.base or ROOT / "assets" / "base"
+    if options.kind == "rad":
+        config = rad.TeacherConfig(**given("minutes", "lora"))
+        return rad.train_teacher(base, options.attribute, options.data, options.work / options.attribute, config)
+    if options.base and not options.out:
+        raise InvalidValue("Heads for another base would replace those that are shipped.", "Give --out a folder.")
+    anchors = options.anchors or (None if options.base else ROOT / "anchors")
+    config = reward.HeadConfig(**given("source", "rank", "reads", "regularizer", "texts"))
+    bench = reward.Bench(base, anchors, options.data, options.work, config)
+    return reward.train_head(options.attribute, bench, options.out or ROOT / "anchors")

@@ -45,6 +45,7 @@ Source = Literal["rad", "responses"]
 Reads = Literal["final", "layers", "trunk"]
 BUDGETS = (0.1, 0.5)  # nats a token
 CLIP = 4.0
+MOST_RESPONSES = 6000  # texts
 SHARES = {"train": 1.0, "validation": 0.1, "test": 0.15}
 
 
@@ -65,7 +66,7 @@ class HeadConfig:
     regularizer: float = 0.0
     texts: int = 1600
     a_text: int = 6
-    epochs: int = 40
+    epochs: int = 20
     rows: int = 512
     lr: float = 3e-3
     decay: float = 0.01
@@ -79,13 +80,14 @@ class HeadConfig:
 
 
 class Student(torch.nn.Module):
-    """A head in training, on states and embeddings brought to unit size, whatever the base's are."""
+    """A head in training. States and embeddings are brought to sizes at which one learning rate serves all bases."""
 
     def __init__(self, places: Places, embedding: Tensor, config: HeadConfig) -> None:
         super().__init__()
         count, size = places.states.shape[1:]
-        self.embedding = embedding / embedding.std()
-        self.reads, self.e_scale = config.reads, float(embedding.std())
+        self.reads = config.reads
+        self.e_scale = float(embedding.square().sum(-1).mean().sqrt())
+        self.embedding = embedding / self.e_scale
         final = places.states[:, -1].float()
         self.h_scale = float(final.square().mean().sqrt()) if config.reads == "final" else 1.0
         self.down = torch.nn.Parameter(torch.randn(config.rank, size) / size**0.5)
@@ -108,7 +110,9 @@ class Student(torch.nn.Module):
         trunk = self.trunk()
         h = states[:, -1] / self.h_scale if trunk is None else trunk(states)
         shift = (h @ self.down.T) @ self.up.T
-        return h @ self.weight + self.bias, (self.embedding[tokens] @ shift[..., None])[..., 0]
+        return h @ self.weight / len(self.weight) ** 0.5 + self.bias, (self.embedding[tokens] @ shift[..., None])[
+            ..., 0
+        ]
 
     @torch.no_grad()
     def head(self) -> RewardHead:
@@ -118,7 +122,8 @@ class Student(torch.nn.Module):
             inner, outer = (None if part is None else part.detach().clone() for part in (trunk.inner, trunk.outer))
             trunk = Trunk(trunk.mix.detach().clone(), inner, outer)
         up = self.up.detach() / self.e_scale
-        return RewardHead(self.down / self.h_scale, up, self.weight / self.h_scale, float(self.bias), trunk)
+        weight = self.weight.detach() / len(self.weight) ** 0.5 / self.h_scale
+        return RewardHead(self.down.detach() / self.h_scale, up, weight, float(self.bias), trunk)
 
 
 def centred(values: Tensor) -> Tensor:
@@ -153,8 +158,6 @@ def fit(train: Places, validation: Places, embedding: Tensor, config: HeadConfig
         embedding: the base's output embedding, `(V, D)` float32.
     """
     torch.manual_seed(config.seed)
-    if config.source == "responses":
-        train, validation = (_labelled(places) for places in (train, validation))
     student = Student(train, embedding, config)
     optimizer = torch.optim.AdamW(student.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.decay)
     steps = config.epochs * -(-len(train) // config.rows)
@@ -178,31 +181,32 @@ def fit(train: Places, validation: Places, embedding: Tensor, config: HeadConfig
     return head
 
 
-def _labelled(places: Places) -> Places:
-    """The places of texts that have a label."""
-    kept = places.labels.isfinite()
-    empty = places.rewards[kept] if len(places.rewards) else places.rewards
-    parts = (places.states, places.candidates, places.logprobs, places.labels, places.weights)
-    return Places(*(part[kept] for part in parts), empty)
-
-
 @torch.inference_mode()
 def calibrate(head: RewardHead, places: Places, embedding: Tensor, most: int = 400) -> Calibration:
-    """Sigma, and the strengths that spend each budget, on at most `most` of these places."""
-    states = places.states[:most].float()
-    h, final = head.state(states), states[:, -1]
+    """Sigma, and the strengths that spend each budget, on `most` of these places drawn at random."""
+    drawn = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))[:most]
+    states = places.states[drawn].float()
+    final, rewards = states[:, -1], head.rewards(head.state(states), embedding)
     logprobs = torch.log_softmax(final @ embedding.T, dim=-1)
-    rewards = head.rewards(h, embedding)
     some = likely(logprobs)
     probs = torch.where(some, logprobs.exp(), 0.0)
     sigma = max(float(advantage(rewards, probs)[some].square().mean().sqrt()), 1e-8)
     steering = torch.where(some, advantage(rewards, probs, sigma, CLIP), 0.0)
-    fused = advantage(rewards, logprobs.exp(), sigma)
-    betas = [{b: round(strength(logprobs, bias, b), 4) for b in BUDGETS} for bias in (steering, fused)]
-    return Calibration(sigma, CLIP, *betas)
+    # All tokens that are not steered count as one.
+    order = steering.abs().masked_fill(some, torch.inf).topk(int(some.sum(-1).max())).indices
+    rest = torch.log1p(-torch.gather(logprobs, 1, order).exp().sum(-1, keepdim=True).clamp(max=1 - 1e-6))
+    short = torch.cat([logprobs.gather(1, order), rest], dim=-1)
+    push = torch.cat([steering.gather(1, order), torch.zeros_like(rest)], dim=-1)
+    fused, few = advantage(rewards, logprobs.exp(), sigma), slice(most // 4)
+    return Calibration(
+        sigma,
+        CLIP,
+        betas={b: round(strength(short, push, b), 4) for b in BUDGETS},
+        fused_betas={b: round(strength(logprobs[few], fused[few], b), 4) for b in BUDGETS},
+    )
 
 
-def strength(logprobs: Tensor, bias: Tensor, budget: float, both: bool = True, highest: float = 256.0) -> float:
+def strength(logprobs: Tensor, bias: Tensor, budget: float, both: bool = True, highest: float = 64.0) -> float:
     """The factor on a bias at which the mean divergence over rows reaches a budget; `highest` where none does.
 
     Args:
@@ -210,7 +214,7 @@ def strength(logprobs: Tensor, bias: Tensor, budget: float, both: bool = True, h
         both: the mean over the bias and its opposite.
     """
     low, high = 0.0, highest
-    for _ in range(30):
+    for _ in range(24):
         middle = (low + high) / 2
         moved = divergence(logprobs, bias, middle).mean()
         if both:
@@ -245,25 +249,30 @@ class Bench:
             if source == "rad":
                 teacher = load_teacher(self.base, self.teacher_folder(attribute), torch.bfloat16)
             collect(
-                self.mixed, self._texts(attribute, part), config.a_text, teacher, config.seed, title=path.stem
+                self.mixed, self.texts(attribute, part, source), config.a_text, teacher, config.seed, title=path.stem
             ).save(path)
         return Places.load(path)
 
-    def _texts(self, attribute: str, part: Part) -> list[Labelled]:
-        """Half are the attribute's own; a quarter each are other attributes' pairs and what the base writes."""
-        total, rng = round(self.config.texts * SHARES[part]), np.random.default_rng([self.config.seed, len(part)])
+    def texts(self, attribute: str, part: Part, source: Source = "rad") -> list[Labelled]:
+        """For distillation half are the attribute's own, a quarter each other attributes' pairs and what the base
+        writes; for responses all are its own, `MOST_RESPONSES` at most, since these need no reward model's time."""
         settings = TeacherConfig(pair_epochs=1, seed=self.config.seed)
+        rng = np.random.default_rng([self.config.seed, len(part)])
+
+        def some(texts: list[Labelled], count: int) -> list[Labelled]:
+            return [texts[i] for i in rng.permutation(len(texts))[:count]]
+
         own = labelled_texts(self.data, attribute, part, self.tokenizer, settings)
+        if source == "responses":
+            return some(own, MOST_RESPONSES)
+        total = round(self.config.texts * SHARES[part])
         others = [
             Labelled(text.ids, float("nan"))
             for name in ATTRIBUTES
             if name != attribute
             for text in labelled_texts(None, name, part, self.tokenizer, settings)
         ]
-        chosen = [
-            texts[i] for texts, n in ((own, total // 2), (others, total // 4)) for i in rng.permutation(len(texts))[:n]
-        ]
-        return chosen + self._written(part, total // 4)
+        return some(own, total // 2) + some(others, total // 4) + self._written(part, total // 4)
 
     def _written(self, part: Part, count: int) -> list[Labelled]:
         """Texts under random mixes, kept in `work` for all attributes."""

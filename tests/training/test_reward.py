@@ -1,0 +1,138 @@
+"""Laws of reward heads in training, on a tiny random model: they learn what a head can say, and strengths are true."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixer.anchors import load_anchors
+from mixer.errors import BadArtifact, InvalidValue
+from mixer.mix import Mix
+from mixer.rewardfile import load_reward
+from mixer.rewards import RewardHead, divergence
+from mixer.training.anchor import load_base
+from mixer.training.places import CANDIDATES, LIKELY, MixedBase, Places, collect
+from mixer.training.rad import Labelled, TeacherConfig, new_teacher, train_teacher
+from mixer.training.reward import Bench, HeadConfig, calibrate, fidelity, fit, strength, train_head
+
+D, V, S = 16, 120, 3
+CONFIG = HeadConfig(rank=2, epochs=30, rows=128, texts=40, a_text=4, lr=1e-2, decay=0.0)
+HEAD = RewardHead(torch.randn(2, D) / 4, torch.randn(D, 2) / 4, torch.randn(D) / 4)
+EMBEDDING = torch.randn(V, D, generator=torch.Generator().manual_seed(1))
+
+
+def places(seed: int, count: int, head: RewardHead = HEAD) -> Places:
+    """Random places that a head of rank 2 explains entirely."""
+    generator = torch.Generator().manual_seed(seed)
+    states = torch.randn(count, S, D, generator=generator).bfloat16()
+    candidates = torch.randint(V, (count, CANDIDATES), generator=generator)
+    rewards = head.rewards(states[:, -1].float(), EMBEDDING[candidates])
+    logprobs = torch.log_softmax(states[:, -1].float() @ EMBEDDING.T, -1).gather(1, candidates)
+    labels = (rewards[:, -1] > 0).float()
+    return Places(states, candidates, logprobs, labels, torch.ones(count), rewards)
+
+
+def test_distillation_finds_a_head_that_there_is():
+    own = fit(places(1, 1500), places(2, 200), EMBEDDING, CONFIG)
+    figures = fidelity(own, places(3, 300), EMBEDDING)
+    assert figures["r2"] > 0.97 and figures["centred_r2"] > 0.97 and figures["argmax_agreement"] > 0.8
+    rough = fidelity(replace(own, up=0 * own.up), places(3, 300), EMBEDDING)
+    assert rough["centred_r2"] == pytest.approx(0, abs=1e-3) and rough["r2"] < 0.9
+
+
+@pytest.mark.parametrize("reads", ["layers", "trunk"])
+def test_heads_may_read_other_layers(reads):
+    own = fit(places(1, 600), places(2, 100), EMBEDDING, replace(CONFIG, reads=reads, inner=8))
+    assert own.trunk is not None and (own.trunk.inner is None) == (reads == "layers")
+    assert fidelity(own, places(3, 300), EMBEDDING)["centred_r2"] > 0.6
+
+
+def test_responses_teach_the_direction():
+    config = replace(CONFIG, source="responses", epochs=40)
+    own = fit(places(1, 3000), places(2, 300), EMBEDDING, config)
+    assert fidelity(own, places(3, 300), EMBEDDING)["centred_correlation"] > 0.5
+
+
+def test_a_regularizer_holds_a_head_back():
+    free, held = (fit(places(1, 600), places(2, 100), EMBEDDING, replace(CONFIG, regularizer=r)) for r in (0.0, 30.0))
+    assert held.shift(torch.ones(D)).norm() < free.shift(torch.ones(D)).norm()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 1000), st.floats(0.01, 1))
+def test_a_strength_spends_its_budget(seed: int, budget: float):
+    generator = torch.Generator().manual_seed(seed)
+    logprobs = torch.log_softmax(torch.randn(5, 40, generator=generator), -1)
+    bias = torch.randn(5, 40, generator=generator)
+    beta = strength(logprobs, bias, budget, both=False)
+    assert float(divergence(logprobs, bias, beta).mean()) == pytest.approx(budget, rel=1e-3)
+
+
+def test_calibration_is_the_same_for_a_head_of_any_scale():
+    own = calibrate(HEAD, places(5, 200), EMBEDDING)
+    double = calibrate(replace(HEAD, up=2 * HEAD.up, bias=7.0), places(5, 200), EMBEDDING)
+    assert double.sigma == pytest.approx(2 * own.sigma, rel=1e-3)
+    assert double.betas == pytest.approx(own.betas, rel=1e-2)
+    assert double.fused_betas == pytest.approx(own.fused_betas, rel=1e-2)
+    assert own.betas[0.1] < own.betas[0.5]
+
+
+def test_places_are_the_base_s_own_states_where_all_sliders_rest(tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    lm, _ = load_base(tiny / "base", "cpu")
+    base = MixedBase(lm, load_anchors(tiny / "anchors", lm, str(tiny / "base")), seed=3)
+    mixes = [base.random_mix() for _ in range(200)]
+    assert 60 < sum(mix == Mix() for mix in mixes) < 140
+    ids = torch.randint(1, 200, (6, 9))
+    plain = torch.stack(lm.base_model(ids, output_hidden_states=True).hidden_states, dim=2)
+    monkeypatch.setattr(base, "random_mix", Mix)
+    assert torch.allclose(base.states(ids), plain, atol=1e-5)
+    monkeypatch.setattr(base, "random_mix", lambda: Mix(raw={"humor.positive": 1.0}))
+    assert not torch.allclose(base.states(ids), plain, atol=1e-2)
+
+
+def test_places_hold_what_the_reward_model_says(tiny: Path, tmp_path: Path):
+    lm, _ = load_base(tiny / "base", "cpu")
+    teacher, _, _ = new_teacher(tiny / "base")
+    teacher.backbone.float()
+    teacher.weight.data.normal_()
+    rows = [Labelled(tuple(range(1, n)), float(n % 2)) for n in (3, 9, 30, 17)]
+    found = collect(MixedBase(lm, load_anchors(tiny / "anchors", lm, str(tiny / "base")), 0), rows, 3, teacher)
+    assert found.states.shape == (9, 3, 32) and found.rewards.shape == found.candidates.shape == (9, CANDIDATES)
+    assert (found.logprobs[:, : LIKELY - 1] >= found.logprobs[:, 1:LIKELY]).all()
+    for candidates, rewards in zip(found.candidates, found.rewards, strict=True):
+        prefix = list(range(1, int(candidates[-1])))  # these texts count upward
+        expected = [teacher(torch.tensor([[*prefix, int(token)]]))[0, -1] for token in candidates]
+        assert torch.allclose(rewards, torch.stack(expected), atol=1e-3)
+    found.save(tmp_path / "places.safetensors")
+    assert torch.equal(Places.load(tmp_path / "places.safetensors").rewards, found.rewards)
+
+
+def test_a_head_is_trained_from_end_to_end(tiny: Path, tmp_path: Path):
+    data = tmp_path / "pairs"
+    data.mkdir()
+    with lzma.open(data / "humor.jsonl.xz", "wt") as file:
+        for i in range(120):
+            opening = f"T {i} says"
+            pair = {"opening": opening, "positive": opening + " aaab" * 3, "negative": opening + " zzzy" * 3}
+            file.write(json.dumps(pair) + "\n")
+    bench = Bench(tiny / "base", tiny / "anchors", tmp_path, tmp_path / "work", replace(CONFIG, texts=24, epochs=3))
+    with pytest.raises(BadArtifact, match="--kind rad"):
+        train_head("humor", bench, tmp_path / "out")
+    train_teacher(tiny / "base", "humor", tmp_path, tmp_path / "work" / "humor", TeacherConfig(minutes=0.02))
+    report = train_head("humor", bench, tmp_path / "out")
+    found = load_reward(tmp_path / "out" / "humor" / "reward", report["base_fingerprint"])
+    assert found.attribute == "humor" and found.head.rank == 2 and report["held_out"]
+    assert not any(str(part).startswith("/") for part in (report["base"], report["kind"]))
+
+
+def test_settings_out_of_range_are_refused():
+    for bad in ({"rank": 0}, {"lr": 0.0}, {"texts": 3}, {"regularizer": -1.0}):
+        with pytest.raises(InvalidValue):
+            HeadConfig(**bad)
