@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mixer.engine import Reading, Session, Step
+from mixer.errors import FormulaError
 from mixer.formula.bind import Bound
 from mixer.formula.evaluate import evaluate
 from mixer.formula.nodes import Term
@@ -189,26 +190,34 @@ class Seat:
 
         All at once, or one where the next depends on judges, who are asked only as far as guesses hold.
         """
-        bound, done = self._bound, len(self._guess) if self.drafting else len(self._drawn)
-        last = done if self.drafting or bound.reads_text else len(self._guess)
-        rows = {
-            line.reading.branch: torch.stack(line.logits[done : last + 1]) if last > done else line.logits[done]
-            for line in self._active
-        }
-        before = len(self.session.token_ids) + done
-        if isinstance(bound.formula.result, Term):
-            values = rows[bound.branches[bound.formula.result]]
-        else:
-            logprobs = {branch: torch.log_softmax(logits, dim=-1) for branch, logits in rows.items()}
-            reader = self.session.reader(self.tokens[:before]) if bound.reads_text else None
-            values = evaluate(bound, logprobs, reader)
-        for index, own in enumerate(values if last > done else [values], before):
+        done = len(self._guess) if self.drafting else len(self._drawn)
+        last = done if self.drafting or self._bound.reads_text else len(self._guess)
+        try:
+            values = self._evaluated(done, last)
+        except FormulaError:  # which may lie behind a guess that fails
+            if last == done:
+                raise
+            values = self._evaluated(done, done)
+        for index, own in enumerate(values, len(self.session.token_ids) + done):
             if barred := self.session.barred(index):
                 own = own.index_fill(0, torch.tensor(sorted(barred), device=own.device), -torch.inf)
                 if own.max() == -torch.inf:
                     self.session.finish_reason = "ban"
                     return
             yield index, own
+
+    def _evaluated(self, first: int, last: int) -> Sequence[Tensor]:
+        """Logits `(V,)` after the first to the last of the guesses, counted from 1; 0 is the text as it stands."""
+        bound = self._bound
+        rows = {line.reading.branch: line.logits[first : last + 1] for line in self._active}
+        if isinstance(bound.formula.result, Term):
+            return rows[bound.branches[bound.formula.result]]
+        if first < last:
+            logprobs = {branch: torch.log_softmax(torch.stack(logits), -1) for branch, logits in rows.items()}
+            return [*evaluate(bound, logprobs)]
+        tokens = self.tokens[: len(self.session.token_ids) + first]
+        logprobs = {branch: torch.log_softmax(logits[0], -1) for branch, logits in rows.items()}
+        return [evaluate(bound, logprobs, self.session.reader(tokens) if bound.reads_text else None)]
 
     def receive(self, drawn: Sequence[tuple[int, float]]) -> bool:
         """Take what was drawn from `values`; whether there is more to draw without a further pass."""

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import mixer.seat
 from mixer import Desk, SamplingParams
+from mixer.errors import FormulaError
 from mixer.formula.evaluate import evaluate
 from mixer.sampling import warp
 from mixer.speculate import MOST, Costs, Speculation, repeated
@@ -124,6 +126,20 @@ def test_a_text_is_the_same_with_and_without_guesses(desk: Desk, formula: str, t
             assert guessed.token_ids == plain.token_ids, draft
             speculation = guessed.speculation
             assert sum(step.guessed for step in steps) == (speculation.accepted if speculation else 0)
+
+
+def test_a_refusal_behind_a_guess_that_fails_breaks_no_text_off(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    """A formula may have no value at a position that the text never comes to."""
+    plain = desk.generate(PROMPT, None, options(3, 30), TERMS[1])
+
+    def one_by_one(bound, logprobs, reader=None):
+        if next(iter(logprobs.values())).ndim > 1:
+            raise FormulaError("It comes to nothing there.", "", "", 0, 1)
+        return evaluate(bound, logprobs, reader)
+
+    monkeypatch.setattr(mixer.seat, "evaluate", one_by_one)
+    session = desk.session(PROMPT, None, options(3, 30), formula=TERMS[1], draft="base")
+    assert [step.token_id for step in session] == list(plain.token_ids) and session.stats.acceptance
 
 
 def test_a_good_draft_is_accepted_and_a_text_in_a_batch_keeps_its_own(desk: Desk):
