@@ -16,6 +16,7 @@ from torch import Tensor
 from mixer.native.draw import GOLDEN, MIX_1, MIX_2, draw
 from mixer.params import SamplingParams
 
+FIRST = 512  # tokens among which top-p is looked for first
 COLD = 1e-4  # below this temperature float32 overflows, and the likeliest token is certain anyway
 
 
@@ -40,12 +41,14 @@ def warp(logits: Tensor, params: SamplingParams) -> Tensor:
         floor = logprobs.max() + torch.log(torch.tensor(params.min_p, device=logprobs.device))
         logprobs = logprobs.masked_fill(logprobs < floor, -torch.inf)
     if params.top_p < 1:
-        ordered, order = torch.log_softmax(logprobs, dim=-1).sort(descending=True)
-        before = ordered.exp().cumsum(-1) - ordered.exp()
+        logprobs = torch.log_softmax(logprobs, dim=-1)
+        ordered, order = logprobs.topk(min(FIRST, logprobs.numel()))
+        if ordered.exp().sum() < params.top_p:  # seldom; sorting all tokens takes long
+            ordered, order = logprobs.sort(descending=True)
         # The likeliest token always stays, and so does the one that crosses the threshold.
-        cut = before >= params.top_p
-        cut[0] = False
-        logprobs = logprobs.masked_fill(torch.zeros_like(cut).scatter(0, order, cut), -torch.inf)
+        kept = ordered.exp().cumsum(-1) - ordered.exp() < params.top_p
+        kept[0] = True
+        logprobs = torch.full_like(logprobs, -torch.inf).scatter(0, order[kept], ordered[kept])
     return torch.log_softmax(logprobs, dim=-1)
 
 
