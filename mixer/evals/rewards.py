@@ -187,7 +187,8 @@ def rewards(attribute: str, bench: Bench, sweep: bool = False) -> RewardReport:
     arms.append(head_arm(RANDOM, RewardHead(down, up, torch.zeros(size)), test, bench.embedding))
     for name, config in variants(bench.config, sweep).items():
         print(f"{attribute}: {name}", file=sys.stderr)
-        head = fit(*parts[config.source], bench.embedding, config, name)
+        train, validation = parts[config.source]
+        head = fit(train, validation, bench.embedding, config, name)
         arms.append(head_arm(name, head, test, bench.embedding))
     teacher = load_teacher(bench.base, bench.teacher_folder(attribute), torch.float32)
     texts = [text.ids for text in bench.texts(attribute, "test")]

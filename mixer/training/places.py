@@ -27,7 +27,7 @@ from mixer.errors import BadArtifact
 from mixer.lora import Gate, LoRAStack
 from mixer.mix import Mix, Setting
 from mixer.params import SamplingParams
-from mixer.training.rad import Labelled, RewardModel, padded, text_batches
+from mixer.training.rad import Labelled, RewardModel, output_embedding, padded, text_batches
 
 LIKELY, FURTHER, REACH = 20, 5, 100  # the likeliest tokens, and some more of those that steering can reach
 CANDIDATES = LIKELY + FURTHER + 1  # the last one is the token that the text goes on with
@@ -121,7 +121,7 @@ def collect(
     """`a_text` places of each text, drawn at random, those of very short texts more than once."""
     generator = torch.Generator().manual_seed(seed)
     rows = [r for r in rows if len(r.ids) >= 3]
-    head = base.lm.get_output_embeddings()
+    embedding = output_embedding(base.lm)
     made: list[tuple[Tensor, ...]] = []
     batches = text_batches(rows, batch_tokens, np.random.default_rng(seed))
     for batch in tqdm(batches, desc=title, file=sys.stderr, leave=False):
@@ -129,7 +129,7 @@ def collect(
         draws = torch.rand(len(batch), a_text, generator=generator)
         where = 1 + (draws * (lengths[:, None] - 2)).long()  # something precedes, something follows
         states = base.states(ids)[torch.arange(len(batch))[:, None], where]  # (B, P, S, D)
-        logprobs = torch.log_softmax(head(states[:, :, -1]).float(), dim=-1)
+        logprobs = torch.log_softmax((states[:, :, -1] @ embedding.T).float(), dim=-1)
         reach = logprobs.topk(min(REACH, logprobs.shape[-1])).indices
         ranks = torch.rand(*where.shape, reach.shape[-1] - LIKELY, generator=generator).argsort(-1)[..., :FURTHER]
         observed = ids.gather(1, where + 1)[..., None]

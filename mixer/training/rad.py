@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.anchors import base_fingerprint
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
@@ -260,6 +260,11 @@ def text_batches(rows: Sequence[Labelled], batch_tokens: int, rng: np.random.Gen
     return [made[i] for i in rng.permutation(len(made))]
 
 
+def output_embedding(lm: PreTrainedModel) -> Tensor:
+    """The matrix that final states are multiplied by for logits, `(V, D)`."""
+    return lm.get_output_embeddings().weight.detach()  # type: ignore[union-attr]
+
+
 def new_teacher(base: Path | str, lora: int = 0) -> tuple[RewardModel, PreTrainedTokenizerBase, str]:
     """A reward model on a base's network, its tokenizer, and the base's fingerprint."""
     lm, tokenizer = load_base(base, "cpu")
@@ -272,7 +277,7 @@ def new_teacher(base: Path | str, lora: int = 0) -> tuple[RewardModel, PreTraine
         backbone = get_peft_model(backbone, config, autocast_adapter_dtype=False)
     else:
         backbone.requires_grad_(True)
-    return RewardModel(backbone, lm.get_output_embeddings().weight.shape[1]), tokenizer, fingerprint
+    return RewardModel(backbone, output_embedding(lm).shape[1]), tokenizer, fingerprint
 
 
 @torch.inference_mode()

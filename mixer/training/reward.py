@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mixer.anchors import AnchorSet, load_anchors
+from mixer.anchors import AnchorSet, base_fingerprint, load_anchors
 from mixer.desk import ANCHORS, Desk
 from mixer.errors import InvalidValue
 from mixer.rewardfile import FOLDER, save_reward
@@ -37,8 +37,8 @@ from mixer.training.rad import (
     TeacherConfig,
     labelled_texts,
     load_teacher,
-    new_teacher,
     of_part,
+    output_embedding,
 )
 
 Source = Literal["rad", "responses"]
@@ -234,7 +234,7 @@ class Bench:
         self.lm, self.tokenizer = load_base(base, "cpu")
         found = load_anchors(anchors, self.lm, str(base)) if anchors else AnchorSet({}, (), ())
         self.mixed = MixedBase(self.lm, found, config.seed)
-        self.embedding: Tensor = self.lm.get_output_embeddings().weight.detach().float()
+        self.embedding: Tensor = output_embedding(self.lm).float()
 
     def teacher_folder(self, attribute: str) -> Path:
         return self.work / attribute
@@ -329,6 +329,5 @@ def train_head(attribute: str, bench: Bench, out: Path) -> dict:
     }
     if config.source == "rad":
         facts["held_out"] = fidelity(head, bench.places(attribute, "test", "rad"), bench.embedding)
-    _, _, fingerprint = new_teacher(bench.base)
-    save_reward(reward, out / attribute / FOLDER, fingerprint, facts)
+    save_reward(reward, out / attribute / FOLDER, base_fingerprint(bench.lm), facts)
     return json.loads((out / attribute / FOLDER / "reward.json").read_text(encoding="utf-8"))

@@ -132,7 +132,7 @@ def test_a_head_is_trained_from_end_to_end(tiny: Path, tmp_path: Path):
     assert not any(str(part).startswith("/") for part in (report["base"], report["kind"]))
 
 
-def test_settings_out_of_range_are_refused():
-    for bad in ({"rank": 0}, {"lr": 0.0}, {"texts": 3}, {"regularizer": -1.0}):
-        with pytest.raises(InvalidValue):
-            HeadConfig(**bad)
+@pytest.mark.parametrize("bad", [{"rank": 0}, {"lr": 0.0}, {"texts": 3}, {"regularizer": -1.0}])
+def test_settings_out_of_range_are_refused(bad: dict):
+    with pytest.raises(InvalidValue):
+        HeadConfig(**bad)
