@@ -50,6 +50,7 @@ NAMES = (*ATTRIBUTES, TOXICITY)
 # toxicity lie in single words, of which pairs have too few.
 UNPAIRED = {"formality": 1000, "politeness": 1000, "simplicity": 1000, "humor": 500, "poetry": 1000}
 WEIGHTS, REPORT, CHECKPOINT = "teacher.safetensors", "teacher.json", "checkpoint.safetensors"
+CHECKPOINT_SECONDS = 60.0
 Part = Literal["train", "validation", "test"]
 
 
@@ -340,7 +341,7 @@ def train_teacher(
                 step, spent = step + 1, spent + time.perf_counter() - begin
                 bar.n = min(100.0, 100 * spent / (60 * config.minutes))
                 bar.set_postfix_str(f"step {step} · loss {loss.item():.3f}")
-                if time.perf_counter() - saved > 60:
+                if time.perf_counter() - saved > CHECKPOINT_SECONDS:
                     _save_checkpoint(out / CHECKPOINT, optimizer, step, spent, best)
                     saved = time.perf_counter()
                 if spent >= 60 * config.minutes:

@@ -287,27 +287,29 @@ class Bench:
 
 
 def fidelity(head: RewardHead, places: Places, embedding: Tensor) -> dict[str, float]:
-    """How well a head gives a reward model's scores of the `LIKELY` likeliest tokens: shares of variance explained."""
+    """How well a head gives a reward model's scores of the `LIKELY` likeliest tokens: shares of variance explained, of
+    all scores, of their means over a place (what a thermometer shows), and of what is left (what steers)."""
     states = places.states.float()
     tokens = places.candidates[:, :LIKELY]
     with torch.inference_mode():
         ours = head.rewards(head.state(states), embedding[tokens])
     theirs = places.rewards[:, :LIKELY]
-    return {
-        "r2": round(float(1 - (ours - theirs).square().sum() / (theirs - theirs.mean()).square().sum()), 4),
-        "centred_r2": round(explained(centred(ours), centred(theirs)), 4),
-        "centred_correlation": round(float((centred(ours) * centred(theirs)).sum() / _norms(ours, theirs)), 4),
-        "argmax_agreement": round(float((ours.argmax(-1) == theirs.argmax(-1)).float().mean()), 4),
+    ours_apart, apart = centred(ours), centred(theirs)
+    level = theirs.mean()
+    product = float((ours_apart * apart).sum() / (ours_apart.norm() * apart.norm()).clamp(min=1e-12))
+    figures = {
+        "r2": explained(ours - level, theirs - level),
+        "level_r2": explained(ours.mean(-1) - level, theirs.mean(-1) - level),
+        "centred_r2": explained(ours_apart, apart),
+        "centred_correlation": product,
+        "argmax_agreement": float((ours.argmax(-1) == theirs.argmax(-1)).float().mean()),
     }
+    return {name: round(value, 4) for name, value in figures.items()}
 
 
 def explained(ours: Tensor, theirs: Tensor) -> float:
     """Share of the squares of `theirs` that `ours` gives."""
     return float(1 - (ours - theirs).square().sum() / theirs.square().sum())
-
-
-def _norms(ours: Tensor, theirs: Tensor) -> Tensor:
-    return (centred(ours).norm() * centred(theirs).norm()).clamp(min=1e-12)
 
 
 def train_head(attribute: str, bench: Bench, out: Path) -> dict:

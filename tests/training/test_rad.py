@@ -11,8 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
+from mixer.training import rad
 from mixer.training.rad import (
     CHECKPOINT,
     RewardModel,
@@ -104,7 +106,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("lora", [0, 4])
-def test_it_learns_resumes_and_loads(base: Path, data: Path, tmp_path: Path, lora: int):
+def test_it_learns_and_loads(base: Path, data: Path, tmp_path: Path, lora: int):
     config = replace(CONFIG, lora=lora)
     report = train_teacher(base, "humor", data, tmp_path, config)
     assert report["test"]["auc"] > 0.95 and report["test"]["prefix_loss"] < 0.2
@@ -112,10 +114,27 @@ def test_it_learns_resumes_and_loads(base: Path, data: Path, tmp_path: Path, lor
     assert train_teacher(base, "humor", data, tmp_path, config) == report
     model = load_teacher(base, tmp_path)
     tokenizer = new_teacher(base)[1]
-    high, low = (model(torch.tensor([tokenizer(f"T 3 says{word * 3}")["input_ids"]]))[0, -1] for word in (" aaab", " zzzy"))
+    high, low = (
+        model(torch.tensor([tokenizer(f"T 3 says{word * 3}")["input_ids"]]))[0, -1] for word in (" aaab", " zzzy")
+    )
     assert float(high - low) > 0.3
     with pytest.raises(BadArtifact, match="another base"):
         load_teacher(make_base(tmp_path / "other", seed=5), tmp_path)
+
+
+def test_a_run_goes_on_where_it_was_stopped(base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rad, "CHECKPOINT_SECONDS", 0.0)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(rad, "measure", stop)  # at the end of the first pass
+        train_teacher(base, "humor", data, tmp_path, CONFIG)
+    step, spent, *_ = load_file(tmp_path / CHECKPOINT)["progress"].tolist()
+    assert step > 1 and 0 < spent < 60 * CONFIG.minutes
+    report = train_teacher(base, "humor", data, tmp_path, CONFIG)
+    assert report["steps"] > step and report["minutes"] == pytest.approx(CONFIG.minutes, abs=0.02)
 
 
 def test_the_parts_share_no_text(base: Path, data: Path):
