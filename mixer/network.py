@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
@@ -31,11 +31,13 @@ class Network(Protocol):
         gate: the rows' coefficients; assign `gate[row]` between calls.
         chunk: how many tokens of a long prompt to bring in one call, so that other rows need not wait long.
         batch_exact: whether a row's logits are the same bit for bit whatever else a call holds.
+        states: of the last call's wanted tokens, `(len(wanted), D)` float32: what the output embedding multiplies.
     """
 
     gate: Gate
     chunk: int
     batch_exact: bool
+    states: Tensor
 
     def reserve(self, rows: int, columns: int) -> None:
         """Make room for at least so many rows of so many tokens; what rows hold stays."""
@@ -112,6 +114,11 @@ class TorchNetwork:
         self._batch: tuple[int, ...] = ()
         self._lengths: tuple[int, ...] = ()  # tokens that each row of the batch holds
         self._cache = DynamicCache()
+        self.states = self._seen = torch.zeros(0, 0)
+        lm.get_output_embeddings().register_forward_pre_hook(self._see)
+
+    def _see(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._seen = args[0]
 
     def reserve(self, rows: int, columns: int) -> None:
         """See `Network`; keys and values grow by themselves here."""
@@ -121,7 +128,7 @@ class TorchNetwork:
         self, ids: Sequence[int], rows: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
     ) -> Tensor:
         """See `Network`."""
-        results: dict[int, Tensor] = {}
+        results: dict[int, tuple[Tensor, Tensor]] = {}  # logits and state
         alike: dict[int, list[list[int]]] = {}  # rows that go on by as many tokens, as indices
         for _, group in groupby(range(len(ids)), key=lambda index: rows[index]):
             own = list(group)
@@ -129,18 +136,22 @@ class TorchNetwork:
                 alike.setdefault(len(own), []).append(own)
             else:
                 logits = self._fill(rows[own[0]], [ids[index] for index in own], positions[own[0]])
-                results |= dict(zip(own, logits, strict=True))
+                results |= dict(zip(own, zip(logits, self._seen[0], strict=True), strict=True))
         for groups in alike.values():
             logits = self._decode(
                 [[ids[index] for index in own] for own in groups],
                 tuple(rows[own[0]] for own in groups),
                 tuple(positions[own[0]] for own in groups),
             )
-            for own, row in zip(groups, logits, strict=True):
-                results |= dict(zip(own, row, strict=True))
+            for own, row, states in zip(groups, logits, self._seen, strict=True):
+                results |= dict(zip(own, zip(row, states, strict=True), strict=True))
         if not wanted:
-            return torch.zeros(0, self._lm.config.get_text_config().vocab_size)
-        return torch.stack([results[index] for index in wanted]).float()
+            config = self._lm.config.get_text_config()
+            self.states = torch.zeros(0, config.hidden_size)
+            return torch.zeros(0, config.vocab_size)
+        logits, states = zip(*(results[index] for index in wanted), strict=True)
+        self.states = torch.stack(states).float()
+        return torch.stack(logits).float()
 
     def snapshot(self, row: int, length: int) -> _Held:
         """See `Network`."""

@@ -282,3 +282,14 @@ def test_a_pass_that_breaks_off_leaves_the_rows_as_they_were():
     handle.remove()
     got = case.run((0, 21, 22), (1, 11, 12))
     assert case.same(got, torch.stack([expected[0][21], expected[1][11]]))
+
+
+def test_states_are_what_logits_are_products_of(case: Case):
+    case.begin()
+    head = case.model.get_output_embeddings().weight.detach().float()
+    for spans in ([(0, 0, 20), (1, 0, 7)], [(0, 20, 21), (1, 7, 8)], [(0, 21, 24), (1, 8, 11)]):
+        logits = case.run(*spans)
+        assert case.network.states.shape == (len(logits), head.shape[1])
+        assert torch.allclose(case.network.states @ head.T, logits, atol=1e-4)
+    case.network.forward([1, 2], [0, 0], [24, 25], [])
+    assert case.network.states.shape == (0, head.shape[1])

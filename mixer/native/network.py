@@ -74,7 +74,7 @@ class NativeNetwork:
         threads: how many threads compute; as many as torch uses if None.
 
     Attributes:
-        gate, chunk, batch_exact: see `mixer.network.Network`.
+        gate, chunk, batch_exact, states: see `mixer.network.Network`.
         rows, columns: how many rows of how many tokens there is room for at present.
     """
 
@@ -142,11 +142,13 @@ class NativeNetwork:
         self, ids: Sequence[int], rows: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
     ) -> Tensor:
         """See `mixer.network.Network`; room for the tokens is made where it is lacking."""
+        self.states = torch.zeros(0, self._embedding.shape[1])
         if not ids:
             return torch.zeros(0, self.vocab)
         self.reserve(max(rows) + 1, max(positions) + 1)
         pieces = [self._piece(ids, rows, positions, wanted, at) for at in range(0, len(ids), self._call.rows.size)]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        self.states = torch.cat([states for _, states in pieces])
+        return pieces[0][0] if len(pieces) == 1 else torch.cat([logits for logits, _ in pieces])
 
     def snapshot(self, row: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """See `mixer.network.Network`."""
@@ -174,7 +176,7 @@ class NativeNetwork:
 
     # What follows builds the arrays.
 
-    def _piece(self, ids, rows, positions, wanted, at: int) -> Tensor:
+    def _piece(self, ids, rows, positions, wanted, at: int) -> tuple[Tensor, Tensor]:
         call, stop = self._call, min(len(ids), at + self._call.rows.size)
         count = stop - at
         own = [index - at for index in wanted if at <= index < stop]
@@ -185,7 +187,11 @@ class NativeNetwork:
         call.wanted[: len(own)] = own
         self._work.x[:count] = wide(self._embedding[np.asarray(ids[at:stop])])
         self._team.run(self._arguments)
-        return torch.from_numpy(self._work.logits[: len(own), : self.vocab].copy())
+        results = (
+            self._work.logits[: len(own), : self.vocab],
+            self._work.hidden[0, : len(own)],
+        )  # all parts have the same
+        return torch.from_numpy(results[0].copy()), torch.from_numpy(results[1].copy())
 
     def _bind(self) -> None:
         weights, small, lora = self._live_weights, self._small, self._lora
@@ -267,11 +273,11 @@ class NativeNetwork:
         parts = self.threads
         sizes = {
             "x": (tokens, hidden),
-            "normed": (tokens, hidden),
+            "normed": (parts, tokens, hidden),
             "qkv": (tokens, weights.qkv.shape[1] * WIDTH),
             "attended": (tokens, shape.heads * shape.head_size),
             "gate_up": (tokens, weights.gate_up.shape[1] * WIDTH),
-            "active": (tokens, shape.ff_size),
+            "active": (parts, tokens, shape.ff_size),
             "low": (3, tokens, sum(self._ranks)),
             "scores": (parts, columns),
             "head_out": (parts, -(-shape.head_size // WIDTH) * WIDTH),
