@@ -58,11 +58,11 @@ class Work(NamedTuple):
     """Where a call's numbers pass through."""
 
     x: Any  # (N, D)
-    normed: Any  # (N, D)
+    normed: Any  # (T, N, D)
     qkv: Any  # (N, width of qkv)
     attended: Any  # (N, H E)
     gate_up: Any  # (N, width of gate_up)
-    active: Any  # (N, F)
+    active: Any  # (T, N, F)
     low: Any  # (3, N, R)
     scores: Any  # (T, C)
     head_out: Any  # (T, E in panels)

@@ -29,14 +29,18 @@ def clear(out, tokens, panels, part, parts):
         out[m, start * WIDTH : stop * WIDTH] = 0
 
 
-# The phases of a layer, in order; those that multiply by A are left out where no anchor is live.
+# The phases of a layer, in order; those that multiply by A are left out where no anchor is live. For a few tokens the
+# norms and the activation are no phases, since meeting costs more than for each part to compute them for itself.
 NORM_1, QKV_A, QKV, PLACE, ATTEND, O_A, OUT, NORM_2, GATE_UP_A, GATE_UP, ACTIVATE, DOWN_A, DOWN = range(13)
 PHASES = 13
+FEW = 4
 
 
 @inner
 def parts_of(phase, tokens, live, parts):
     """How many parts a phase is cut into."""
+    if phase in (NORM_1, NORM_2, ACTIVATE) and tokens <= FEW:
+        return 0
     if phase in (NORM_1, NORM_2):
         return min(tokens, parts)
     if phase in (QKV_A, O_A, GATE_UP_A, DOWN_A) and live == 0:
@@ -47,18 +51,25 @@ def parts_of(phase, tokens, live, parts):
 @inner
 def compute(phase, layer, part, parts, weights, small, lora, cache, work, call, shape):
     """One part of one phase of a layer."""
-    tokens = call.counts[0]
-    if phase == NORM_1:
-        normalize(tokens, work.x, small.attention_norm[layer], shape.eps, work.normed, part, parts)
-    elif phase == QKV_A:
-        down_project(layer, work.normed, lora.qkv_a, work.low, call, part, parts)
+    tokens, live = call.counts[0], call.counts[2]
+    few = tokens <= FEW  # then each part computes all of it, in the first phase that needs it
+    lead, of, own = (0, 1, part) if few else (part, parts, 0)
+    normed, active = work.normed[own], work.active[own]
+    if phase == NORM_1 or (few and phase == (QKV_A if live else QKV)):
+        normalize(tokens, work.x, small.attention_norm[layer], shape.eps, normed, lead, of)
+    elif phase == NORM_2 or (few and phase == (GATE_UP_A if live else GATE_UP)):
+        normalize(tokens, work.x, small.mlp_norm[layer], shape.eps, normed, lead, of)
+    elif phase == ACTIVATE or (few and phase == (DOWN_A if live else DOWN)):
+        activate(work.gate_up, tokens, shape.ff_size, active, lead, of)
+    if phase == QKV_A:
+        down_project(layer, normed, lora.qkv_a, work.low, call, part, parts)
     elif phase == QKV:
         clear(work.qkv, tokens, weights.qkv.shape[1], part, parts)
         if small.bias.shape[1]:
             start, stop = share(weights.qkv.shape[1], part, parts)
             for m in range(tokens):
                 work.qkv[m, start * WIDTH : stop * WIDTH] = small.bias[layer, start * WIDTH : stop * WIDTH]
-        up_project(layer, work.normed, weights.qkv, lora.qkv_b, work.low, call, work.qkv, part, parts)
+        up_project(layer, normed, weights.qkv, lora.qkv_b, work.low, call, work.qkv, part, parts)
     elif phase == PLACE:
         place(layer, small, cache, call, work, shape, part, parts)
     elif phase == ATTEND:
@@ -67,19 +78,15 @@ def compute(phase, layer, part, parts, weights, small, lora, cache, work, call, 
         down_project(layer, work.attended, lora.o_a, work.low, call, part, parts)
     elif phase == OUT:
         up_project(layer, work.attended, weights.o, lora.o_b, work.low, call, work.x, part, parts)
-    elif phase == NORM_2:
-        normalize(tokens, work.x, small.mlp_norm[layer], shape.eps, work.normed, part, parts)
     elif phase == GATE_UP_A:
-        down_project(layer, work.normed, lora.gate_up_a, work.low, call, part, parts)
+        down_project(layer, normed, lora.gate_up_a, work.low, call, part, parts)
     elif phase == GATE_UP:
         clear(work.gate_up, tokens, weights.gate_up.shape[1], part, parts)
-        up_project(layer, work.normed, weights.gate_up, lora.gate_up_b, work.low, call, work.gate_up, part, parts)
-    elif phase == ACTIVATE:
-        activate(work.gate_up, tokens, shape.ff_size, work.active, part, parts)
+        up_project(layer, normed, weights.gate_up, lora.gate_up_b, work.low, call, work.gate_up, part, parts)
     elif phase == DOWN_A:
-        down_project(layer, work.active, lora.down_a, work.low, call, part, parts)
+        down_project(layer, active, lora.down_a, work.low, call, part, parts)
     elif phase == DOWN:
-        up_project(layer, work.active, weights.down, lora.down_b, work.low, call, work.x, part, parts)
+        up_project(layer, active, weights.down, lora.down_b, work.low, call, work.x, part, parts)
 
 
 @inner
