@@ -27,7 +27,8 @@ from mixer.errors import BadArtifact
 from mixer.lora import Gate, LoRAStack
 from mixer.mix import Mix, Setting
 from mixer.params import SamplingParams
-from mixer.training.rad import Labelled, RewardModel, output_embedding, padded, text_batches
+from mixer.training.labels import Labelled, padded, text_batches
+from mixer.training.rad import RewardModel, output_embedding
 
 LIKELY, FURTHER, REACH = 20, 5, 100  # the likeliest tokens, and some more of those that steering can reach
 CANDIDATES = LIKELY + FURTHER + 1  # the last one is the token that the text goes on with

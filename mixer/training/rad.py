@@ -14,11 +14,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,29 +28,13 @@ from tqdm import tqdm
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.anchors import base_fingerprint
-from mixer.errors import BadArtifact, InvalidValue, UnknownName
+from mixer.errors import BadArtifact, InvalidValue
 from mixer.training.anchor import MasterAdamW, load_base, portable_name
-from mixer.training.data import (
-    ATTRIBUTES,
-    POLES,
-    Pair,
-    attributes_with_pairs,
-    find_pairs,
-    is_clean,
-    offensive_words,
-    read_attribute,
-    split_of,
-    split_pairs,
-)
+from mixer.training.data import ATTRIBUTES
+from mixer.training.labels import TOXICITY, Labelled, labelled_texts, padded, text_batches
 
-TOXICITY = "toxicity"
-NAMES = (*ATTRIBUTES, TOXICITY)
-# Most unpaired texts of each pole. Where style shows in every sentence, the pairs should count as much; sentiment and
-# toxicity lie in single words, of which pairs have too few.
-UNPAIRED = {"formality": 1000, "politeness": 1000, "simplicity": 1000, "humor": 500, "poetry": 1000}
 WEIGHTS, REPORT, CHECKPOINT = "teacher.safetensors", "teacher.json", "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 60.0
-Part = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -70,14 +53,6 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         if not (self.minutes > 0 and self.lr > 0 and self.lora >= 0 and self.batch_tokens > 0 and self.longest > 1):
             raise InvalidValue("minutes, lr, batch_tokens and longest must be positive.", "Raise the one that is not.")
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """One text as token ids, and its label."""
-
-    ids: tuple[int, ...]
-    label: float
 
 
 class RewardModel(nn.Module):
@@ -183,84 +158,6 @@ def prefix_loss(rewards: Tensor, lengths: Tensor, labels: Tensor) -> Tensor:
     return (weights * (rewards - labels[:, None]) ** 2).sum(1)
 
 
-def labelled_texts(
-    data: Path | None, attribute: str, part: Part, tokenizer: PreTrainedTokenizerBase, config: TeacherConfig
-) -> list[Labelled]:
-    """Texts of both poles: pairs, and unpaired texts where `data` has them.
-
-    Training and validation share the anchors' split, so that judges have seen none of them; the test split is for
-    figures alone. Toxic texts are in lower case: half of that set gets a capital, and other attributes' pairs come in
-    as neutral texts, so that case tells nothing.
-
-    Raises:
-        UnknownName: there are no texts for this attribute. BadArtifact: none of them falls into this part.
-    """
-    if attribute not in NAMES and attribute not in attributes_with_pairs(data):
-        raise UnknownName("attribute with labelled texts", attribute, NAMES)
-    rng = np.random.default_rng([config.seed, zlib.crc32(f"{attribute}.{part}".encode())])
-    found: list[tuple[str, float]] = []
-    sources = ATTRIBUTES if attribute == TOXICITY else (attribute,)
-    for source in sources:
-        pairs = of_part(find_pairs(data, source), part)
-        for pair in pairs if attribute != TOXICITY else pairs[:: len(sources)]:
-            texts = [(pair.negative, 0.0), (pair.positive, 0.0 if attribute == TOXICITY else 1.0)]
-            found += texts * (config.pair_epochs if part == "train" and attribute != TOXICITY else 1)
-    unpaired = [
-        [t for t in read_attribute(data, attribute, pole) if len(t.split()) >= 4 and _part_of(t) == part]
-        if data
-        else []
-        for pole in POLES
-    ]
-    if attribute == "humor" and data:  # some of its jokes are in poor taste
-        offensive = offensive_words(data)
-        unpaired = [[text for text in texts if is_clean(text, offensive)] for texts in unpaired]
-    most = min(UNPAIRED.get(attribute, sys.maxsize), *map(len, unpaired))
-    for label, texts in enumerate(unpaired):
-        for index in rng.permutation(len(texts))[:most]:
-            text = texts[index]
-            if attribute == TOXICITY and rng.random() < 0.5:
-                text = text[:1].upper() + text[1:]
-            found.append((text, float(label)))
-    if not found:
-        raise BadArtifact(f"There are no {part} texts for {attribute}.", "Point --data at a folder that has them.")
-    encoded = tokenizer([text for text, _ in found], truncation=True, max_length=config.longest)["input_ids"]
-    rows = [Labelled(tuple(ids), label) for ids, (_, label) in zip(encoded, found, strict=True)]  # type: ignore[arg-type]
-    return [row for row in rows if len(row.ids) > 1]
-
-
-def _part_of(key: str) -> Part | None:
-    split = split_of(key)
-    if split == "anchor":
-        return "validation" if zlib.crc32(key.encode(), 11) % 10 == 0 else "train"
-    return "test" if split == "test" else None
-
-
-def of_part(pairs: list[Pair], part: Part) -> list[Pair]:
-    """The pairs of one part, keyed by their opening."""
-    chosen = split_pairs(pairs, "test" if part == "test" else "anchor")
-    return [pair for pair in chosen if _part_of(pair.opening) == part]
-
-
-def padded(rows: Sequence[Labelled]) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids `(B, L)` padded on the right, how many belong to each text, and labels, `(B,)` each."""
-    ids = torch.zeros(len(rows), max(len(r.ids) for r in rows), dtype=torch.long)
-    for i, r in enumerate(rows):
-        ids[i, : len(r.ids)] = torch.tensor(r.ids)
-    return ids, torch.tensor([len(r.ids) for r in rows]), torch.tensor([r.label for r in rows])
-
-
-def text_batches(rows: Sequence[Labelled], batch_tokens: int, rng: np.random.Generator) -> list[list[Labelled]]:
-    """All rows once, like lengths together, the batches in random order."""
-    order = rng.permutation(len(rows))
-    order = order[np.argsort([len(rows[i].ids) + 4 * rng.random() for i in order], kind="stable")]
-    made: list[list[Labelled]] = [[]]
-    for index in order:
-        if made[-1] and (len(made[-1]) + 1) * len(rows[index].ids) > batch_tokens:
-            made.append([])
-        made[-1].append(rows[index])
-    return [made[i] for i in rng.permutation(len(made))]
-
-
 def output_embedding(lm: PreTrainedModel) -> Tensor:
     """The matrix that final states are multiplied by for logits, `(V, D)`."""
     return lm.get_output_embeddings().weight.detach()  # type: ignore[union-attr]
@@ -320,8 +217,10 @@ def train_teacher(
         return report
     torch.manual_seed(config.seed)
     model, tokenizer, fingerprint = new_teacher(base, config.lora)
-    train, validation, test = (
-        labelled_texts(data, attribute, part, tokenizer, config) for part in ("train", "validation", "test")
+    train = labelled_texts(data, attribute, "train", tokenizer, config.longest, config.pair_epochs, config.seed)
+    validation, test = (
+        labelled_texts(data, attribute, part, tokenizer, config.longest, seed=config.seed)
+        for part in ("validation", "test")
     )
     out.mkdir(parents=True, exist_ok=True)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -403,9 +302,8 @@ def _measure_pairs(
     """Measures on the test pairs alone, which differ in nothing but the attribute; None where there are none."""
     if attribute == TOXICITY:
         return None
-    alone = labelled_texts(
-        None if data is None or attribute in ATTRIBUTES else data, attribute, "test", tokenizer, config
-    )
+    source = None if attribute in ATTRIBUTES else data  # those that ship, without unpaired texts
+    alone = labelled_texts(source, attribute, "test", tokenizer, config.longest, seed=config.seed)
     return measure(model, alone)
 
 

@@ -30,16 +30,9 @@ from mixer.rewardfile import FOLDER, save_reward
 from mixer.rewards import Calibration, Reward, RewardHead, Trunk, advantage, divergence, likely
 from mixer.training.anchor import load_base, portable_name
 from mixer.training.data import ATTRIBUTES, find_pairs
+from mixer.training.labels import Labelled, Part, labelled_texts, of_part
 from mixer.training.places import LIKELY, MixedBase, Places, collect, written
-from mixer.training.rad import (
-    Labelled,
-    Part,
-    TeacherConfig,
-    labelled_texts,
-    load_teacher,
-    of_part,
-    output_embedding,
-)
+from mixer.training.rad import load_teacher, output_embedding
 
 Source = Literal["rad", "responses"]
 Reads = Literal["final", "layers", "trunk"]
@@ -256,13 +249,12 @@ class Bench:
     def texts(self, attribute: str, part: Part, source: Source = "rad") -> list[Labelled]:
         """For distillation half are the attribute's own, a quarter each other attributes' pairs and what the base
         writes; for responses all are its own, `MOST_RESPONSES` at most, since these need no reward model's time."""
-        settings = TeacherConfig(pair_epochs=1, seed=self.config.seed)
         rng = np.random.default_rng([self.config.seed, len(part)])
 
         def some(texts: list[Labelled], count: int) -> list[Labelled]:
             return [texts[i] for i in rng.permutation(len(texts))[:count]]
 
-        own = labelled_texts(self.data, attribute, part, self.tokenizer, settings)
+        own = labelled_texts(self.data, attribute, part, self.tokenizer, seed=self.config.seed)
         if source == "responses":
             return some(own, MOST_RESPONSES)
         total = round(self.config.texts * SHARES[part])
@@ -270,7 +262,7 @@ class Bench:
             Labelled(text.ids, float("nan"))
             for name in ATTRIBUTES
             if name != attribute
-            for text in labelled_texts(None, name, part, self.tokenizer, settings)
+            for text in labelled_texts(None, name, part, self.tokenizer, seed=self.config.seed)
         ]
         return some(own, total // 2) + some(others, total // 4) + self._written(part, total // 4)
 

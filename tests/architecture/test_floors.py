@@ -29,13 +29,13 @@ FLOORS = [
     ],
     [
         "mixer.lora",
+        "mixer.rewards",
         "mixer.native",
         "mixer.sampling",
         "mixer.formula.evaluate",
         "mixer.network",
         "mixer.prefix",
         "mixer.fold",
-        "mixer.rewards",
     ],
     [
         "mixer.load",
@@ -69,6 +69,7 @@ FLOORS = [
         "mixer.training.judge",
         "mixer.training.rows",
         "mixer.training.anchor",
+        "mixer.training.labels",
         "mixer.training.rad",
         "mixer.training.places",
         "mixer.training.reward",

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.training import rad
+from mixer.training.labels import labelled_texts
 from mixer.training.rad import (
     CHECKPOINT,
     RewardModel,
     RewardReader,
     TeacherConfig,
-    labelled_texts,
     load_teacher,
     new_teacher,
     prefix_loss,
@@ -140,7 +140,7 @@ def test_a_run_goes_on_where_it_was_stopped(base: Path, data: Path, tmp_path: Pa
 def test_the_parts_share_no_text(base: Path, data: Path):
     tokenizer = new_teacher(base)[1]
     parts = [
-        {text.ids for text in labelled_texts(data, "humor", part, tokenizer, CONFIG)}
+        {text.ids for text in labelled_texts(data, "humor", part, tokenizer)}
         for part in ("train", "validation", "test")
     ]
     assert all(parts) and not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
@@ -148,7 +148,7 @@ def test_the_parts_share_no_text(base: Path, data: Path):
 
 def test_what_is_not_there_is_said(base: Path, data: Path, tmp_path: Path):
     with pytest.raises(UnknownName, match="humour"):
-        labelled_texts(data, "humour", "train", new_teacher(base)[1], CONFIG)
+        labelled_texts(data, "humour", "train", new_teacher(base)[1])
     with pytest.raises(BadArtifact, match="no reward model"):
         load_teacher(base, tmp_path)
     with pytest.raises(InvalidValue):

@@ -18,8 +18,9 @@ from mixer.mix import Mix
 from mixer.rewardfile import load_reward
 from mixer.rewards import RewardHead, divergence
 from mixer.training.anchor import load_base
+from mixer.training.labels import Labelled
 from mixer.training.places import CANDIDATES, LIKELY, MixedBase, Places, collect
-from mixer.training.rad import Labelled, TeacherConfig, new_teacher, train_teacher
+from mixer.training.rad import TeacherConfig, new_teacher, train_teacher
 from mixer.training.reward import Bench, HeadConfig, calibrate, fidelity, fit, strength, train_head
 
 D, V, S = 16, 120, 3
