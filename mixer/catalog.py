@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.anchors import AnchorSet
@@ -19,6 +20,7 @@ from mixer.load import load_base
 from mixer.mix import Attribute
 from mixer.model import Model
 from mixer.reader import TextReader
+from mixer.rewards import Reward
 from mixer.text import encode_branch
 
 PROBE = "The 3 Müllers'\\n\\n  don't—say: “hello”…"
@@ -30,10 +32,17 @@ class Catalog:
     Args:
         model: the resident base with its anchors.
         judges: None where none are loaded.
+        rewards: reward heads by name.
     """
 
-    def __init__(self, model: Model, attributes: Mapping[str, Attribute], judges: Judges | None) -> None:
-        self._model, self._attributes = model, attributes
+    def __init__(
+        self,
+        model: Model,
+        attributes: Mapping[str, Attribute],
+        judges: Judges | None,
+        rewards: Mapping[str, Reward],
+    ) -> None:
+        self._model, self._attributes, self.rewards = model, attributes, rewards
         self._judges = judges or Judges({}, Words({}, np.zeros((0, 0), np.float32)))
         self._models: dict[str, Model] = {}
 
@@ -42,7 +51,7 @@ class Catalog:
         """All names."""
         judges = self._judges
         labels = {label: Opinion(*opinion) for label, opinion in judges.labels.items()}
-        return Vocabulary(self._attributes, judges.names, (), tuple(self._models), labels)
+        return Vocabulary(self._attributes, judges.names, tuple(self.rewards), tuple(self._models), labels)
 
     def add_model(self, name: str, source: str | Path) -> None:
         """Load another base model, on the device of the first.
@@ -88,9 +97,12 @@ class Catalog:
         models = {row: self._models[row.model] if row.model else self._model for row in rows}
         return [Reading(row, model, tuple(encode_branch(model, row, prompt))) for row, model in models.items()]
 
-    def reader(self, prompt: str, token_ids: Sequence[int]) -> TextReader:
-        """What judges make of a text that has these tokens."""
-        return TextReader(self._judges, self._model.backend_tokenizer, prompt, token_ids)
+    def reader(self, prompt: str, token_ids: Sequence[int], state: Tensor) -> TextReader:
+        """What judges and reward heads make of a text that has these tokens, and its voice this state, `(D,)`."""
+        model = self._model
+        return TextReader(
+            self._judges, model.backend_tokenizer, prompt, token_ids, self.rewards, model.embedding, state
+        )
 
 
 def _new(name: str, taken: Iterable[str]) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mixer.anchors import AnchorSet, load_anchors
+from mixer.anchors import AnchorSet, base_fingerprint, load_anchors
 from mixer.catalog import Catalog
 from mixer.engine import OnMixChange, Session, Stats, Step
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName, Unsupported
@@ -31,6 +31,8 @@ from mixer.load import DeviceMap, is_quantized, load_base, local_folder, pick_de
 from mixer.mix import Attribute, Mix, MixRule, Setting, bounded
 from mixer.model import SCRATCH, Model
 from mixer.params import SamplingParams
+from mixer.rewardfile import load_rewards
+from mixer.rewards import Reward
 from mixer.scheduler import Scheduler
 from mixer.speculate import Speculation
 
@@ -83,6 +85,7 @@ class Desk:
         name: str,
         problems: Sequence[str] = (),
         auto_fold: bool = True,
+        rewards: Mapping[str, Reward] | None = None,
     ) -> None:
         self._model, self._judges = model, judges
         self._fold = AutoFold(model.network, SCRATCH)
@@ -92,7 +95,7 @@ class Desk:
         self.anchors, self.context, self.name = model.anchors, model.context, name
         self.quantized = is_quantized(model.lm)
         self.problems = tuple(problems)
-        self._catalog = Catalog(model, self.attributes, judges)
+        self._catalog = Catalog(model, self.attributes, judges, rewards or {})
 
     @classmethod
     def load(
@@ -136,10 +139,14 @@ class Desk:
         name = str(base or BASE)
         lm, tokenizer = load_base(name, where, pick_dtype(dtype, where, quantize), quantize, device_map)
         problems: list[MixerError] = []
-        found, loaded_judges = AnchorSet({}, (), ()), None
+        found, loaded_judges, rewards = AnchorSet({}, (), ()), None, {}
         try:
-            found = load_anchors(local_folder(str(anchors or ANCHORS)), lm, name, any_base)
-            problems += found.problems
+            folder = local_folder(str(anchors or ANCHORS))
+            found = load_anchors(folder, lm, name, any_base)
+            rewards, odd = load_rewards(
+                folder, lm.config.get_text_config().hidden_size, None if any_base else base_fingerprint(lm)
+            )
+            problems += (*found.problems, *odd)
         except BadArtifact as error:
             problems.append(error)
         if judges or JUDGES.is_dir():
@@ -151,7 +158,13 @@ class Desk:
             raise problems[0]
         shown = Path(name).name if base else f"embedded {lm.num_parameters() / 1e6:.0f}M"
         return cls(
-            Model(lm, tokenizer, found, native), found, loaded_judges, shown, [str(p) for p in problems], auto_fold
+            Model(lm, tokenizer, found, native),
+            found,
+            loaded_judges,
+            shown,
+            [str(p) for p in problems],
+            auto_fold,
+            rewards,
         )
 
     @property
@@ -226,12 +239,13 @@ class Desk:
             FormulaError: see `formula`; or its weights come to nothing here.
         """
         bound = self._bound(formula)
-        logprobs = {}
+        logprobs, states = {}, {}
         for reading in self._catalog.readings(bound.rows, prompt):
-            _, coefficients = reading.under(mix or Mix())
-            logits = reading.model.logits(reading.prompt_ids, coefficients)[: self._model.vocab]
-            logprobs[reading.branch] = torch.log_softmax(logits, dim=-1)
-        return evaluate(bound, logprobs, self._catalog.reader(prompt, ())).cpu()
+            logits, state = reading.model.read(reading.prompt_ids, reading.under(mix or Mix())[1])
+            logprobs[reading.branch] = torch.log_softmax(logits[: self._model.vocab], dim=-1)
+            states[reading.branch] = state
+        reader = self._catalog.reader(prompt, (), states.get(bound.voice, torch.zeros(0)))
+        return evaluate(bound, logprobs, reader).cpu()
 
     def session(
         self,

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from torch import Tensor
+
 from mixer.errors import UnknownName
 from mixer.formula.bind import Bound, Branch
 from mixer.formula.evaluate import Reader
@@ -110,7 +112,7 @@ class Session:
         run: Callable[[Session], Iterator[tuple[Step | None, ...]]],
         bound: Bound,
         readings: Sequence[Reading],
-        reader: Callable[[Sequence[int]], Reader],
+        reader: Callable[[Sequence[int], Tensor], Reader],
         speculation: Speculation | None = None,
     ) -> None:
         if on_mix_change not in get_args(OnMixChange):
@@ -210,9 +212,9 @@ class Session:
         """Tokens that a ban forbids after so many."""
         return self._barred.get(index, set())
 
-    def reader(self, token_ids: Sequence[int]) -> Reader:
-        """What judges make of the text when it has these tokens."""
-        return self._reader(token_ids)
+    def reader(self, token_ids: Sequence[int], state: Tensor) -> Reader:
+        """What judges and reward heads make of the text when it has these tokens and its voice this state, `(D,)`."""
+        return self._reader(token_ids, state)
 
     @property
     def room(self) -> int:

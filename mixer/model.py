@@ -33,7 +33,8 @@ class Model:
         anchors: names in coefficient order, `(K,)`.
         context: most tokens a row can hold.
         network: what runs the tokens; only under `lock`.
-        vocab: tokens that there are logits for.
+        embedding: the output embedding, `(V, D)`, in the model's dtype.
+        vocab: tokens that there are logits for, V.
         lock: many threads may drive one model.
         order: who takes the locks of several models takes them by this number.
         slow_because: why the compiled network cannot run this model; None where it does.
@@ -58,7 +59,9 @@ class Model:
         self.slow_because = unsupported(lm, parts) if native else "not asked for"
         kind = TorchNetwork if self.slow_because else NativeNetwork
         self.network: Network = kind(lm, parts, rows=1 + MOST_ROWS)
-        self.vocab: int = lm.get_output_embeddings().weight.shape[0]
+        head: Any = lm.get_output_embeddings()
+        self.embedding: Tensor = head.weight.detach()
+        self.vocab: int = self.embedding.shape[0]
         self.lock, self.order = threading.Lock(), next(_order)
         eos = lm.generation_config.eos_token_id if lm.generation_config else None
         eos = tokenizer.eos_token_id if eos is None else eos
@@ -76,11 +79,16 @@ class Model:
 
     def logits(self, ids: Sequence[int], coefficients: tuple[float, ...]) -> Tensor:
         """Next-token logits `(V,)` float32 after `ids`, under these coefficients, `(K,)`."""
+        return self.read(ids, coefficients)[0]
+
+    def read(self, ids: Sequence[int], coefficients: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+        """The same, and the state `(D,)` that they are products of."""
         network = self.network
         with self.lock:
             network.reserve(1, len(ids))
             network.gate[SCRATCH] = coefficients
             try:
-                return network.forward(ids, [SCRATCH] * len(ids), range(len(ids)), [len(ids) - 1])[0]
+                logits = network.forward(ids, [SCRATCH] * len(ids), range(len(ids)), [len(ids) - 1])
+                return logits[0], network.states[0]
             finally:
                 network.gate[SCRATCH] = None

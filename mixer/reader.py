@@ -1,8 +1,8 @@
-"""What judges make of a text that is being written, for formulas that ask them. Knows no rows and no formulas."""
+"""What judges and reward heads make of a text that is being written, for formulas that ask them. Knows no formulas."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,22 +10,37 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from mixer.judges import Judges
+from mixer.rewards import Reward, advantage
 
 TAIL = 16  # tokens that are decoded anew with each candidate; characters never reach further back
+BUDGET = 0.5  # nats of divergence that a reward with the factor 1 spends on average
 LEAST = 1e-6  # no judge is so sure of itself that the logarithm may say minus infinity
 BROKEN = "\ufffd"  # stands for a character of which bytes are missing
 
 
 class TextReader:
-    """Asks judges about one text and its possible next tokens; see `mixer.formula.evaluate.Reader`.
+    """Asks about one text and its possible next tokens; see `mixer.formula.evaluate.Reader`.
 
     Args:
         prompt: what comes before the text, and is read with it.
         token_ids: the text's.
+        heads: reward heads by name.
+        embedding: the model's output embedding, `(V, D)`.
+        state: what it is multiplied with at the text's end, `(D,)`.
     """
 
-    def __init__(self, judges: Judges, tokenizer: Tokenizer, prompt: str, token_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        judges: Judges,
+        tokenizer: Tokenizer,
+        prompt: str,
+        token_ids: Sequence[int],
+        heads: Mapping[str, Reward],
+        embedding: Tensor,
+        state: Tensor,
+    ) -> None:
         self._judges, self._tokenizer = judges, tokenizer
+        self._heads, self._embedding, self._state = heads, embedding, state
         self._text = prompt + tokenizer.decode(list(token_ids), skip_special_tokens=True)
         self._tail = list(token_ids[-TAIL:])
 
@@ -40,6 +55,13 @@ class TextReader:
     def strength(self, judge: str, goal: float) -> float:
         """C of the text as it is."""
         return float(np.exp(self._log(judge, goal, [""])[0]))
+
+    def advantages(self, head: str, goal: float, tokens: Tensor, probs: Tensor) -> Tensor:
+        """What a reward head makes of these next tokens, `(k,)`: 1 of it moves the distribution by some `BUDGET`."""
+        reward = self._heads[head]
+        measured = reward.calibration
+        values = reward.head.rewards(self._state, self._embedding[tokens].float())
+        return (2 * goal - 1) * measured.betas[BUDGET] * advantage(values, probs, measured.sigma, measured.clip)
 
     def _log(self, judge: str, goal: float, endings: Sequence[str]) -> np.ndarray:
         scores = np.asarray(self._judges.scores_after(judge, self._text.rstrip(BROKEN), endings))

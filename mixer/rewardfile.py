@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mixer.errors import BadArtifact, MixerError
+from mixer.errors import BadArtifact, MixerError, Unsupported
 from mixer.rewards import Calibration, Reward, RewardHead, Trunk
 
 FOLDER, CONFIG, WEIGHTS = "reward", "reward.json", "head.safetensors"
@@ -92,6 +92,30 @@ def load_reward(folder: Path, fingerprint: str | None = None) -> Reward:
 def find_rewards(anchors: Path) -> dict[str, Path]:
     """The folders of all reward heads under an anchors folder, by attribute, sorted."""
     return {path.parent.parent.name: path.parent for path in sorted(anchors.glob(f"*/{FOLDER}/{CONFIG}"))}
+
+
+def load_rewards(
+    anchors: Path, hidden_size: int, fingerprint: str | None
+) -> tuple[dict[str, Reward], list[MixerError]]:
+    """All reward heads under an anchors folder that fit a base, by attribute; and what is wrong with the others.
+
+    Args:
+        hidden_size: of the base.
+        fingerprint: see `load_reward`.
+    """
+    found, problems = dict[str, Reward](), list[MixerError]()
+    for attribute, folder in find_rewards(anchors).items():
+        try:
+            reward = load_reward(folder, fingerprint)
+            if reward.head.weight.shape[0] != hidden_size:
+                raise BadArtifact(f"The reward head in {folder} is for states of another size.", HINT)
+            if reward.head.trunk is not None:
+                hint = "Train it to read the final state, which is the default."
+                raise Unsupported(f"The reward head in {folder} reads all layers, which decoding does not.", hint)
+            found[attribute] = reward
+        except MixerError as error:
+            problems.append(error)
+    return found, problems
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

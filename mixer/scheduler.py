@@ -281,13 +281,14 @@ class Scheduler:
             return
         start = time.perf_counter()
         logits = model.network.forward(ids, rows, positions, wanted)
-        seconds = time.perf_counter() - start
+        seconds, states = time.perf_counter() - start, model.network.states
         for seat in dict.fromkeys(seat for seat, *_ in read):
             seat.passed(seconds)
         at = 0
         for seat, line, stop, count in read:
             line.filled = stop
             line.logits += logits[at : at + count, : self._model.vocab]
+            line.states += states[at : at + count]
             at += count
             if count and not seat.session.token_ids:
                 self._keep_prefix(line)

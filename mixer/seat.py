@@ -23,6 +23,8 @@ from mixer.mix import Mix
 from mixer.prefix import PrefixCache
 from mixer.speculate import repeated
 
+NOTHING = torch.zeros(0)
+
 
 @dataclass(eq=False)
 class Line:
@@ -31,6 +33,7 @@ class Line:
     Attributes:
         filled: tokens whose keys and values the row holds.
         logits: `(V,)` each, after the last token of the text and after each guess, as far as they were computed.
+        states: `(D,)` each, that they are products of.
     """
 
     reading: Reading
@@ -38,6 +41,7 @@ class Line:
     mix: Mix | None = None
     filled: int = 0
     logits: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
 
     @property
     def key(self) -> str:
@@ -46,7 +50,7 @@ class Line:
 
     def begin(self, tokens: int) -> None:
         """A round of a text of so many tokens; its last token is read in this round."""
-        self.logits = []
+        self.logits, self.states = [], []
         self.filled = min(self.filled, self.last(tokens))
 
     def last(self, tokens: int) -> int:
@@ -217,7 +221,8 @@ class Seat:
             return [*evaluate(bound, logprobs)]
         tokens = self.tokens[: len(self.session.token_ids) + first]
         logprobs = {branch: torch.log_softmax(logits[0], -1) for branch, logits in rows.items()}
-        return [evaluate(bound, logprobs, self.session.reader(tokens) if bound.reads_text else None)]
+        state = next((line.states[first] for line in self._active if line.reading.branch == bound.voice), NOTHING)
+        return [evaluate(bound, logprobs, self.session.reader(tokens, state) if bound.reads_text else None)]
 
     def receive(self, drawn: Sequence[tuple[int, float]]) -> bool:
         """Take what was drawn from `values`; whether there is more to draw without a further pass."""
@@ -241,7 +246,7 @@ class Seat:
         accepted = sum(drawn.guessed for drawn in self._drawn)
         for line in self.lines:
             line.filled = min(line.filled, line.last(len(self.session.token_ids)) + 1 + accepted)
-            line.logits = []
+            line.logits, line.states = [], []
         if self.session.speculation and self.session.token_ids:
             self.session.speculation.saw(len(self._guess), accepted, self._seconds)
         self._ahead.extend(self._drawn)

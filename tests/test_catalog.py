@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_names_can_be_written_in_a_formula(desk: Desk, tmp_path: Path, name: str
 
 def test_a_classifier_is_a_judge(desk: Desk, tmp_path: Path):
     torch.manual_seed(1)
-    size = {"vocab_size": 260, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    size: dict[str, Any] = {"vocab_size": 260, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
     config = BertConfig(**size, num_hidden_layers=1, pad_token_id=0, id2label={0: "calm", 1: "cross"})
     BertForSequenceClassification(config).save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<s>").save_pretrained(root / "base")
     torch.manual_seed(2)
-    size = {"vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 16, "max_position_embeddings": 64}
+    size: dict[str, Any] = {
+        "vocab_size": len(WORDS),
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "max_position_embeddings": 64,
+    }
     config = LlamaConfig(**size, num_hidden_layers=1, num_attention_heads=2, bos_token_id=0, eos_token_id=None)
     model = LlamaForCausalLM(config)
     with torch.no_grad():

@@ -6,7 +6,7 @@ Values only; standard library only. Knows no tensors and no text being written.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -91,11 +91,19 @@ class Vocabulary:
     @property
     def opinions(self) -> Mapping[str, Opinion]:
         """What can stand in `judge` and `strength`."""
-        found = dict(self.labels)
-        for name in self.judges:
+        return self._with_poles(self.judges)
+
+    @property
+    def heads(self) -> Mapping[str, Opinion]:
+        """What can stand in `reward`; the goal says which pole is rewarded."""
+        return self._with_poles(self.rewards)
+
+    def _with_poles(self, names: Sequence[str]) -> Mapping[str, Opinion]:
+        found = {label: opinion for label, opinion in self.labels.items() if opinion.judge in names}
+        for name in names:
             if attribute := self.attributes.get(name):
                 found |= {label: Opinion(name, goal) for label, goal in zip(attribute.labels, (0.0, 1.0), strict=True)}
-        return found | {name: Opinion(name) for name in self.judges}
+        return found | {name: Opinion(name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class Bound:
 
     Attributes:
         branches: term -> its branch.
-        opinions: `judge` or `strength` -> whose, and for what.
+        opinions: `judge`, `strength` or `reward` -> whose, and for what.
         draft: the formula that guesses for this one, or None.
         bans: words that the text may not hold.
     """
@@ -123,8 +131,14 @@ class Bound:
 
     @property
     def reads_text(self) -> bool:
-        """Whether its value depends on the words of the text, through a judge."""
+        """Whether its value depends on more than its terms, through a judge or a reward head."""
         return bool(self.opinions)
+
+    @property
+    def voice(self) -> Branch | None:
+        """The row whose state reward heads read: the first of the resident base, if possible one with the sliders."""
+        resident = [row for row in self.rows if row.model is None]
+        return next((row for row in resident if row.follows), resident[0] if resident else None)
 
     @cached_property
     def numbers(self) -> Mapping[int, int]:
@@ -164,10 +178,15 @@ def bind(formula: Formula, vocabulary: Vocabulary) -> Bound:
         elif isinstance(node, Judge | Strength):
             opinions[node] = names.known("judge", node.attribute, names.opinions, node)
         elif isinstance(node, Reward):
-            names.known("reward head", node.attribute, dict.fromkeys(vocabulary.rewards), node)
+            opinions[node] = names.known("reward head", node.attribute, vocabulary.heads, node)
     bans = dict.fromkeys(word for node in needed if isinstance(node, Ban) for word in node.words)
     draft = bind(drafted(formula), vocabulary) if any(isinstance(node, Supersede) for node in needed) else None
-    return Bound(formula, branches, opinions, tuple(bans), draft)
+    bound = Bound(formula, branches, opinions, tuple(bans), draft)
+    for node in opinions:
+        if isinstance(node, Reward) and bound.voice is None:
+            hint = "Add a term of its own, such as base."
+            raise formula.error("A reward head reads the resident base, and the formula has no term of it.", hint, node)
+    return bound
 
 
 def _needed(formula: Formula) -> Iterable[Expr]:

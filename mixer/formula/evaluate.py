@@ -25,6 +25,7 @@ from mixer.formula.bind import Bound, Branch
 from mixer.formula.facts import SMALLEST, TOLERANCE
 from mixer.formula.nodes import Expr, Neg, Number, Product, Quotient, Ref, Sum, Term
 from mixer.params import SamplingParams
+from mixer.rewards import likely
 from mixer.sampling import warp
 
 
@@ -37,6 +38,10 @@ class Reader(Protocol):
 
     def strength(self, judge: str, goal: float) -> float:
         """C of the text as it is."""
+        ...
+
+    def advantages(self, head: str, goal: float, tokens: Tensor, probs: Tensor) -> Tensor:
+        """What a reward head makes of these next tokens, in nats, `(k,)`, beside what has these probabilities."""
         ...
 
 
@@ -170,6 +175,8 @@ class _Evaluation:
                 return self._value(target)
             case fn.Judge():
                 return _bias(self._judgment(node) if self._judged else torch.zeros_like(self._any))
+            case fn.Reward():
+                return _bias(self._rewarded(node) if self._judged else torch.zeros_like(self._any))
             case fn.Strength():
                 opinion = self._bound.opinions[node]
                 assert self._reader is not None
@@ -194,6 +201,14 @@ class _Evaluation:
         assert self._reader is not None
         after, before = self._reader.candidates(opinion.judge, goal, tokens.tolist())
         return torch.zeros_like(over).scatter(0, tokens, after.to(over) - before)
+
+    def _rewarded(self, node: fn.Reward) -> Tensor:
+        """The advantages of the likely tokens, 0 for all others, `(V,)`: a head knows nothing of unlikely ones."""
+        over, opinion = self._unjudged, self._bound.opinions[node]
+        tokens = likely(over).nonzero()[:, 0]
+        assert self._reader is not None
+        values = self._reader.advantages(opinion.judge, opinion.goal, tokens, over[tokens].exp())
+        return torch.zeros_like(over).scatter(0, tokens, values.to(over))
 
     @cached_property
     def _unjudged(self) -> Tensor:

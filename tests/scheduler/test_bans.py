@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from mixer import Desk, SamplingParams, Session, Step
+from mixer.text import Bans
 from tests.scheduler.conftest import PROMPTS, params
 
 FREE = SamplingParams(max_new_tokens=40, seed=3, temperature=1.5, top_p=1.0)
@@ -66,10 +67,11 @@ def test_up_to_the_word_the_text_is_the_free_one_and_then_the_next_best(desk: De
     assert free.text[5:7] not in session.text
 
 
-class _Anything:
+class _Anything(Bans):
     """Finds a piece of text wherever it is."""
 
     def __init__(self, piece: str) -> None:
+        super().__init__([])
         self.piece = piece
 
     def find(self, text: str, ended: bool) -> int | None:
