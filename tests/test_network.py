@@ -286,7 +286,7 @@ def test_a_pass_that_breaks_off_leaves_the_rows_as_they_were():
 
 def test_states_are_what_logits_are_products_of(case: Case):
     case.begin()
-    head = case.model.get_output_embeddings().weight.detach().float()
+    head = case.model.lm_head.weight.detach().float()
     for spans in ([(0, 0, 20), (1, 0, 7)], [(0, 20, 21), (1, 7, 8)], [(0, 21, 24), (1, 8, 11)]):
         logits = case.run(*spans)
         assert case.network.states.shape == (len(logits), head.shape[1])

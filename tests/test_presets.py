@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from mixer import Desk, SamplingParams
 from mixer.errors import BadArtifact
+from mixer.formula.functions import FUNCTIONS
 from mixer.presets import PRESETS, Preset, load_presets
 
 GOOD = {"name": "One", "formula": "sliders", "about": "Nothing.", "credit": "Nobody."}
@@ -51,6 +53,17 @@ def test_every_preset_writes_on_the_shipped_desk(desk: Desk, preset: Preset):
     text = desk.generate(preset.prompt, mix, params, formula=preset.formula).token_ids
     plain = desk.generate(preset.prompt, mix, params).token_ids
     assert len(text) == 8 and (text == plain) == (plan.bound.draft is not None)
+
+
+def test_the_guide_names_every_function_and_preset_and_its_examples_are_formulas(desk: Desk):
+    guide = (PRESETS.parent.parent / "docs" / "formulas.md").read_text(encoding="utf-8")
+    table = guide.split("## Operators")[1].split("\n\n")[1]
+    assert all(f"`{name}" in table for name in FUNCTIONS) and all(f"| {p.name} |" in guide for p in SHIPPED)
+    for row in table.splitlines()[2:]:
+        if example := re.fullmatch(r".*\| `(.+)` \|", row):
+            desk.formula(example[1])
+        else:
+            assert row.endswith("| |") and "reward" in row
 
 
 def test_what_was_written_comes_back(tmp_path):

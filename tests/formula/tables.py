@@ -58,6 +58,11 @@ class TableReader:
         self.asked.append((judge, goal, ()))
         return self._shown(judge, goal, None)
 
+    def advantages(self, head: str, goal: float, tokens: Tensor, probs: Tensor) -> Tensor:
+        self.asked.append((head, goal, tuple(tokens.tolist())))
+        rewards = torch.tensor([self.score(head, token) for token in tokens.tolist()])
+        return (2 * goal - 1) * (rewards - (rewards * probs).sum() / probs.sum())
+
     def _shown(self, judge: str, goal: float, token: int | None) -> float:
         score = self.score(judge, token)
         return max(goal * score + (1 - goal) * (1 - score), 1e-6)

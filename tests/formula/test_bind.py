@@ -152,8 +152,8 @@ def test_models_and_rewards_are_those_that_are_loaded():
     large = replace(VOCABULARY, models=("large one",), rewards=("calm",))
     found = bind(parse('[base, model="large one"] + base + reward(calm)'), large)
     assert found.rows == (Branch(0.0, model="large one"), Branch(0.0)) and found.voice == Branch(0.0)
-    assert "None is loaded" in fault("base + reward(calm)").hint
-    assert "None is loaded" in fault("[base, model=large]").hint
+    assert "Known: polite" in fault("base + reward(calm)").hint
+    assert "Known: polite" in fault("[base, model=large]").hint
     with pytest.raises(FormulaError, match=r"belong to the resident base.*Write \[base, model="):
         bind(parse('[formal, model="large one"]'), large)
 

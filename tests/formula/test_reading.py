@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mixer.errors import FormulaError
 from mixer.formula.evaluate import evaluate
+from mixer.rewards import likely
 from tests.formula.tables import TableReader, bound, models, near, tables, values
 
 
@@ -75,3 +76,18 @@ def test_a_judge_needs_a_reader_and_one_position():
     for logprobs, reader in [(tables([known]), None), (tables([known], rows=2), TableReader())]:
         with pytest.raises(ValueError, match="reader"):
             evaluate(known, logprobs, reader)
+
+
+def test_a_reward_head_is_asked_about_likely_tokens_beside_the_formula_without_it():
+    reader = TableReader(3)
+    formula = bound("base + [polite] + judge(rude) + 2*reward(politeness) - reward(rude)")
+    given = tables([formula], size=40, spread=3.0)
+    got = evaluate(formula, given, reader)
+    plain = evaluate(bound("base + [polite]"), given)
+    some = likely(plain).nonzero()[:, 0]
+    asked = [(head, goal) for head, goal, tokens in reader.asked if tokens == tuple(some.tolist())]
+    assert asked.count(("politeness", 1.0)) == 1 and asked.count(("politeness", 0.0)) == 1
+    without = evaluate(bound("base + [polite] + judge(rude)"), given, TableReader(3))
+    added = 3 * TableReader(3).advantages("politeness", 1.0, some, plain[some].exp())
+    assert 2 <= len(some) < 40
+    assert torch.allclose(got, torch.log_softmax(without.scatter_add(0, some, added / 2), -1), atol=1e-4)

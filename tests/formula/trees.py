@@ -25,6 +25,7 @@ POLES = {
 VOCABULARY = Vocabulary(
     attributes={name: Attribute(name, None, None, labels) for name, labels in POLES.items()},
     judges=(*POLES, "toxicity"),
+    rewards=("politeness",),
     labels={"toxic": Opinion("toxicity"), "nontoxic": Opinion("toxicity", 0.0)},
 )
 NAMES = ("sliders", "base", "formality", "humor.negative", "polite", "rude", "negative")

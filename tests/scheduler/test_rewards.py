@@ -22,12 +22,8 @@ def make_reward(folder: Path, attribute: str, fingerprint: str, trunk: Trunk | N
     generator = torch.Generator().manual_seed(5)
     down, up, weight = (torch.randn(shape, generator=generator) for shape in ((3, size), (size, 3), (size,)))
     calibration = Calibration(0.7, 2.0, {0.1: 0.5, 0.5: 1.5}, {0.1: 0.4, 0.5: 1.2})
-    save_reward(
-        Reward(attribute, RewardHead(down, up, weight, 0.1, trunk), calibration),
-        folder / attribute / "reward",
-        fingerprint,
-        {},
-    )
+    reward = Reward(attribute, RewardHead(down, up, weight, 0.1, trunk), calibration)
+    save_reward(reward, folder / attribute / "reward", fingerprint, {})
 
 
 @pytest.fixture(scope="module", params=["native", "torch"])
