@@ -153,7 +153,7 @@ def test_models_and_rewards_are_those_that_are_loaded():
     found = bind(parse('[base, model="large one"] + base + reward(calm)'), large)
     assert found.rows == (Branch(0.0, model="large one"), Branch(0.0)) and found.voice == Branch(0.0)
     assert "Known: polite" in fault("base + reward(calm)").hint
-    assert "Known: polite" in fault("[base, model=large]").hint
+    assert "None is loaded" in fault("[base, model=large]").hint
     with pytest.raises(FormulaError, match=r"belong to the resident base.*Write \[base, model="):
         bind(parse('[formal, model="large one"]'), large)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -25,8 +26,9 @@ def test_every_name_that_a_click_puts_in_is_one_of_the_language(desk: Desk) -> N
             assert name["text"] in FUNCTIONS
             assert name["title"]
     labels = {label for attribute in desk.attributes.values() for label in attribute.labels}
-    assert {name["text"] for name in found} >= {"sliders", "base", "union", "ban", *labels}
-    assert "reward" not in {name["text"] for name in found}  # none is loaded
+    assert {name["text"] for name in found} >= {"sliders", "base", "union", "ban", "reward", *labels}
+    without = names(replace(desk.vocabulary, rewards=()))
+    assert "reward" not in {name["text"] for name in without}
 
 
 def test_the_answer_has_s_and_every_exponent(desk: Desk) -> None:
