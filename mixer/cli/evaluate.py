@@ -26,6 +26,9 @@ def add(commands: Any) -> None:
     control.add_argument("--seed", type=int, default=7)
     control.add_argument("--out", type=Path, help="write the report there as JSON")
     formulas = command(evaluate, "formulas", evaluate_formulas, "what known formulas change, by judges", desk=True)
+    formulas.add_argument(
+        "--presets", type=Path, metavar="FILE", help="other formulas under the shipped presets' names"
+    )
     formulas.add_argument("--prompts", type=int, default=50, help="held-out openings to continue")
     formulas.add_argument("--tokens", type=int, default=60)
     formulas.add_argument("--seed", type=int, default=7)
@@ -67,9 +70,11 @@ def evaluate_formulas(options: argparse.Namespace) -> dict:
     """Judges' mean scores with the shipped formulas and without."""
     from mixer.evals.control import base_loglikelihoods, held_out_prompts
     from mixer.evals.formulas import formulas
+    from mixer.presets import load_presets
 
     report = formulas(
         load_desk(options),
+        load_presets(options.presets) if options.presets else None,
         prompts=held_out_prompts(count=options.prompts),
         tokens=options.tokens,
         seed=options.seed,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mixer import Desk
+from mixer.cli import main
 from mixer.errors import InvalidValue, UnknownName
 from mixer.evals.control import base_loglikelihoods
 from mixer.evals.formulas import BESIDE, MEANT, Effect, FormulaReport, Texts, Trial, _scores, formulas
@@ -52,7 +53,8 @@ def test_every_trial_has_its_scores_and_figures(report: FormulaReport):
     assert [trial.beside for trial in report.trials] == [None, "[formal]"]
     for trial in report.trials:
         for texts in (trial.without, trial.under):
-            assert texts.perplexity and texts.perplexity > 1 and 0 < texts.distinct <= 1 < texts.tokens_per_second
+            assert texts.perplexity and texts.perplexity > 1 and 0 < texts.distinct <= 1
+            assert texts.tokens_per_second > 0
         for effect in trial.effects:
             assert effect.difference == pytest.approx(effect.under - effect.without, abs=2e-4) and effect.error >= 0
     assert json.loads(report.to_json())["trials"][0]["settings"] == {"humor": 0.5}
@@ -88,3 +90,14 @@ def test_a_text_that_fits_its_prompt_scores_above_one_that_does_not(desk: Desk):
 
     scores = _scores(desk, "prompt", ["a", "b", "c"], ["a", "c", " "], likes_first_letter)
     assert scores[:2].tolist() == [1.0, -1.0] and np.isnan(scores[2])
+
+
+def test_the_command_measures_formulas_of_ones_own(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    presets, out = tmp_path / "presets.yaml", tmp_path / "report.json"
+    presets.write_text("- {name: FUDGE, formula: base + judge(politeness), about: A., credit: B.}", encoding="utf-8")
+    model = ["--base", str(tiny / "base"), "--anchors", str(tiny / "anchors")]
+    words = ["--presets", str(presets), "--prompts", "2", "--tokens", "4", "--out", str(out), "--json"]
+    assert main(["evaluate", "formulas", *model, *words]) == 0
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report == json.loads(out.read_text(encoding="utf-8")) and report["tokens"] == 4
+    assert [trial["formula"] for trial in report["trials"]] == ["base + judge(politeness)"]

@@ -99,7 +99,9 @@ def overlap(p: Tensor, q: Tensor) -> tuple[float, float]:
     That is sum_i min(p_i, q_i), which no way of drawing exceeds (arXiv 2211.17192), and
     sum_i 1 / sum_j max(p_j / p_i, q_j / q_i) (arXiv 2408.07978).
     """
-    p, q = p.double(), q.double()
-    both, any_ = (p > 0) & (q > 0), (p > 0) | (q > 0)
-    ratios = torch.maximum(p[any_] / p[both, None], q[any_] / q[both, None])
-    return float(torch.minimum(p, q).sum()), float((1 / ratios.sum(1)).sum())
+    some = (p > 0) | (q > 0)
+    p, q = p[some].double(), q[some].double()
+    order = (q / p).argsort()  # p_j / p_i is the larger one for all j up to i, q_j / q_i for those behind
+    p, q = p[order], q[order]
+    shares = 1 / (p.cumsum(0) / p + (q.sum() - q.cumsum(0)) / q)
+    return float(torch.minimum(p, q).sum()), float(shares.nan_to_num(0.0).sum())
