@@ -97,6 +97,8 @@ class Session:
         bound: the formula that it is written by.
         readings: the formula's branches, and those of the draft.
         speculation: how tokens are guessed; None where they are not.
+        models: what computes its branches.
+        most_tokens: tokens that its longest row may come to hold.
         on_close: called when the session was closed.
     """
 
@@ -125,6 +127,8 @@ class Session:
         self._model, self._run, self._reader = model, run, reader
         self._follows = any(reading.branch.follows for reading in self.readings)
         self._room = min(reading.model.context - len(reading.prompt_ids) for reading in self.readings)
+        self.most_tokens = max(len(r.prompt_ids) for r in self.readings) + min(params.max_new_tokens, self._room)
+        self.models = tuple({reading.model.order: reading.model for reading in self.readings}.values())
         self._wanted = mix, tuple(reading.under(mix) for reading in self.readings)
         self._current = mix
         self._bans = Bans(bound.bans)
@@ -220,11 +224,6 @@ class Session:
     def room(self) -> int:
         """Tokens that may still come."""
         return min(self.params.max_new_tokens, self._room) - len(self.token_ids)
-
-    @property
-    def most_tokens(self) -> int:
-        """Tokens that its longest row may come to hold."""
-        return max(len(reading.prompt_ids) for reading in self.readings) + min(self.params.max_new_tokens, self._room)
 
     @property
     def at_rest(self) -> bool:

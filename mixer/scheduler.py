@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -137,7 +136,8 @@ class Scheduler:
             live = [session for session in party.sessions if session.finish_reason is None]
             running = [seat.session for other in self._parties for seat in other.seats]
             rows = sum(len(session.readings) for session in live)
-            too_much = bool(running) and (self.rows_in_use + rows) * _longest([*running, *live]) > self.most_tokens
+            longest = max((session.most_tokens for session in [*running, *live]), default=0)
+            too_much = bool(running) and (self.rows_in_use + rows) * longest > self.most_tokens
             if too_much or rows > len(self._free):
                 return
             self._queue.popleft()
@@ -235,13 +235,14 @@ class Scheduler:
     @torch.inference_mode()
     def _tick(self, seats: list[Seat]) -> None:
         """One forward pass of each model: what every seat needs next, and a piece of every longer text."""
-        models = dict.fromkeys([self._model, *(line.reading.model for seat in seats for line in seat.lines)])
-        with ExitStack() as locks:
-            for model in sorted(models, key=lambda model: model.order):  # always alike, so that none waits in a ring
-                locks.enter_context(model.lock)
-                rows = [line.row for seat in seats for line in seat.lines if line.reading.model is model]
-                if rows:
-                    model.network.reserve(max(rows) + 1, _longest([seat.session for seat in seats]))
+        models = {model.order: model for seat in seats for model in seat.session.models}
+        held = [models[order] for order in sorted(models)]  # always alike, so that none waits in a ring
+        for model in held:
+            model.lock.acquire()
+        try:
+            rows = 1 + max(seat.last_row for seat in seats)
+            for model in held:
+                model.network.reserve(rows, max(seat.session.most_tokens for seat in seats))
             for seat in seats:
                 try:
                     seat.prepare(self.prefixes)
@@ -250,8 +251,11 @@ class Scheduler:
             seats = [seat for seat in seats if not seat.ready]
             if self._fold and seats:
                 self._fold.settle(self._shared_mix(), max(seat.session.room for seat in seats))
-            for model in models:
+            for model in held:
                 self._pass(model, seats)
+        finally:
+            for model in held:
+                model.lock.release()
         self._draw([seat for seat in seats if seat.read_up])
 
     def _pass(self, model: Model, seats: list[Seat]) -> None:
@@ -282,13 +286,16 @@ class Scheduler:
         start = time.perf_counter()
         logits = model.network.forward(ids, rows, positions, wanted)
         seconds, states = time.perf_counter() - start, model.network.states
+        if model.vocab > self._model.vocab:
+            logits = logits[:, : self._model.vocab]
         for seat in dict.fromkeys(seat for seat, *_ in read):
             seat.passed(seconds)
         at = 0
         for seat, line, stop, count in read:
             line.filled = stop
-            line.logits += logits[at : at + count, : self._model.vocab]
-            line.states += states[at : at + count]
+            for index in range(at, at + count):  # going over a tensor itself takes long
+                line.logits.append(logits[index])
+                line.states.append(states[index])
             at += count
             if count and not seat.session.token_ids:
                 self._keep_prefix(line)
@@ -338,8 +345,3 @@ class Scheduler:
             [session.may_end(before) for session, before, _ in rows],
         )
         return list(zip(tokens, logprobs, strict=True))
-
-
-def _longest(sessions: Sequence[Session]) -> int:
-    """Tokens that the longest row of these sessions may come to hold."""
-    return max((session.most_tokens for session in sessions), default=0)

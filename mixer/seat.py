@@ -78,11 +78,16 @@ class Seat:
     Attributes:
         step: the session's next step, once it is there.
         error: what made that step impossible.
+        last_row: the highest of its rows.
     """
 
     def __init__(self, session: Session, rows: Sequence[int]) -> None:
         self.session = session
         self.lines = [Line(reading, row) for reading, row in zip(session.readings, rows, strict=True)]
+        self.last_row = max(rows)
+        speculation = session.speculation
+        self._drafted = self._of(speculation.draft) if speculation and speculation.draft else []
+        self._targeted = self._of(session.bound)
         self.step: Step | None = None
         self.error: Exception | None = None
         self._underway = False
@@ -91,6 +96,10 @@ class Seat:
         self._length = 0  # guesses that this round is to have
         self._drawn: list[Drawn] = []
         self._seconds = 0.0  # of this round's passes of the formula itself
+
+    def _of(self, bound: Bound) -> list[Line]:
+        """The rows of a formula."""
+        return [line for line in self.lines if line.reading.branch in bound.rows]
 
     @property
     def ready(self) -> bool:
@@ -127,7 +136,7 @@ class Seat:
                 line.filled = 0
             line.begin(len(session.token_ids))
             if line.filled == 0:
-                known, snapshot = prefixes.find(line.key, line.ids(session.token_ids, 0, self._stop(line)))
+                known, snapshot = prefixes.find(line.key, [*line.reading.prompt_ids, *session.token_ids])
                 if known:
                     line.filled = min(known, line.last(len(session.token_ids)))
                     line.reading.model.network.restore(line.row, snapshot, line.filled)
@@ -159,23 +168,18 @@ class Seat:
     @property
     def _active(self) -> list[Line]:
         """The rows that it takes to go on."""
-        rows = self._bound.rows
-        return [line for line in self.lines if line.reading.branch in rows]
+        return self._drafted if self.drafting else self._targeted
 
     @property
     def tokens(self) -> list[int]:
         """The text's tokens, and those guessed after them."""
         return [*self.session.token_ids, *self._guess]
 
-    def _stop(self, line: Line) -> int:
-        """How far a row is to be read now."""
-        return len(line.reading.prompt_ids) + len(self.session.token_ids) + len(self._guess)
-
-    def pending(self) -> Iterator[tuple[Line, int]]:
+    def pending(self) -> list[tuple[Line, int]]:
         """Rows that are still to be read, and up to where."""
-        for line in self._active:
-            if line.filled < self._stop(line):
-                yield line, self._stop(line)
+        tokens = len(self.session.token_ids) + len(self._guess)
+        stops = [(line, len(line.reading.prompt_ids) + tokens) for line in self._active]
+        return [(line, stop) for line, stop in stops if line.filled < stop]
 
     def passed(self, seconds: float) -> None:
         """A pass that brought these rows on took so long."""
@@ -187,7 +191,7 @@ class Seat:
     @property
     def read_up(self) -> bool:
         """Whether a token can be drawn."""
-        return not any(self.pending())
+        return not self.pending()
 
     def values(self) -> Iterator[tuple[int, Tensor]]:
         """(how many tokens are before it, logits `(V,)`) of each token that can be drawn now.
@@ -213,9 +217,9 @@ class Seat:
     def _evaluated(self, first: int, last: int) -> Sequence[Tensor]:
         """Logits `(V,)` after the first to the last of the guesses, counted from 1; 0 is the text as it stands."""
         bound = self._bound
+        if isinstance(bound.formula.result, Term):  # its one row says it
+            return self._active[0].logits[first : last + 1]
         rows = {line.reading.branch: line.logits[first : last + 1] for line in self._active}
-        if isinstance(bound.formula.result, Term):
-            return rows[bound.branches[bound.formula.result]]
         if first < last:
             logprobs = {branch: torch.log_softmax(torch.stack(logits), -1) for branch, logits in rows.items()}
             return [*evaluate(bound, logprobs)]

@@ -142,13 +142,16 @@ class NativeNetwork:
         self, ids: Sequence[int], rows: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
     ) -> Tensor:
         """See `mixer.network.Network`; room for the tokens is made where it is lacking."""
-        self.states = torch.zeros(0, self._embedding.shape[1])
         if not ids:
+            self.states = torch.zeros(0, self._embedding.shape[1])
             return torch.zeros(0, self.vocab)
         self.reserve(max(rows) + 1, max(positions) + 1)
         pieces = [self._piece(ids, rows, positions, wanted, at) for at in range(0, len(ids), self._call.rows.size)]
+        if len(pieces) == 1:
+            logits, self.states = pieces[0]
+            return logits
         self.states = torch.cat([states for _, states in pieces])
-        return pieces[0][0] if len(pieces) == 1 else torch.cat([logits for logits, _ in pieces])
+        return torch.cat([logits for logits, _ in pieces])
 
     def snapshot(self, row: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """See `mixer.network.Network`."""
