@@ -74,6 +74,7 @@ class Scheduler:
         self._turn = threading.Condition()
         self._computing = self._settling = self._unsettled = False
         self._sampler = Sampler([], ())
+        self._forward = self._around = 0.0  # seconds of a tick: in the model's passes, and around them, lately
 
     @property
     def rows_in_use(self) -> int:
@@ -235,6 +236,7 @@ class Scheduler:
     @torch.inference_mode()
     def _tick(self, seats: list[Seat]) -> None:
         """One forward pass of each model: what every seat needs next, and a piece of every longer text."""
+        began, self._forward = time.perf_counter(), 0.0
         models = {model.order: model for seat in seats for model in seat.session.models}
         held = [models[order] for order in sorted(models)]  # always alike, so that none waits in a ring
         for model in held:
@@ -257,6 +259,7 @@ class Scheduler:
             for model in held:
                 model.lock.release()
         self._draw([seat for seat in seats if seat.read_up])
+        self._around += 0.1 * (time.perf_counter() - began - self._forward - self._around)
 
     def _pass(self, model: Model, seats: list[Seat]) -> None:
         """Bring one model's rows on."""
@@ -285,11 +288,12 @@ class Scheduler:
             return
         start = time.perf_counter()
         logits = model.network.forward(ids, rows, positions, wanted)
-        seconds, states = time.perf_counter() - start, model.network.states
+        states = model.network.states
+        self._forward += (seconds := time.perf_counter() - start)
         if model.vocab > self._model.vocab:
             logits = logits[:, : self._model.vocab]
         for seat in dict.fromkeys(seat for seat, *_ in read):
-            seat.passed(seconds)
+            seat.passed(seconds + self._around)
         at = 0
         for seat, line, stop, count in read:
             line.filled = stop

@@ -18,7 +18,8 @@ from mixer.formula.bind import Bound
 MOST = 8  # guesses in one block
 LONGEST, SHORTEST = 4, 2  # tokens that must have occurred before, for a guess at what follows them
 MEMORY = 0.95  # how much an observation counts when the next one comes
-RETRY = 16  # blocks without a guess until one is tried again
+FIRST = (0, 2)  # guesses in the first blocks, so that there are costs to go by
+RETRY = 32  # blocks without a guess until one is tried again
 
 
 class Speculation:
@@ -52,7 +53,7 @@ class Speculation:
         def price(k: int) -> float:
             return (k * each + self._costs.at(k)) / sum(rate**i for i in range(k + 1))
 
-        best = min(range(MOST + 1), key=price) if self._costs.known else 4
+        best = FIRST[self._costs.passes] if self._costs.passes < len(FIRST) else min(range(MOST + 1), key=price)
         self._idle = 0 if best else self._idle + 1
         if self._idle >= RETRY:
             self._idle, best = 0, 1
@@ -73,20 +74,21 @@ class Speculation:
 
 
 class Costs:
-    """Seconds of a pass as a straight line over the number of guesses; old observations fade."""
+    """Seconds of a pass as a straight line over the number of guesses; old observations fade.
+
+    Attributes:
+        passes: how many were seen.
+    """
 
     def __init__(self) -> None:
         self._sums = (0.0,) * 5
+        self.passes = 0
 
     def add(self, guesses: int, seconds: float) -> None:
         """One pass."""
+        self.passes += 1
         news = (1.0, guesses, seconds, guesses * guesses, guesses * seconds)
         self._sums = tuple(MEMORY * old + new for old, new in zip(self._sums, news, strict=True))
-
-    @property
-    def known(self) -> bool:
-        """Whether there is anything to go by."""
-        return self._sums[0] > 0
 
     def at(self, guesses: int) -> float:
         """Expected seconds; a pass over more tokens never counts as cheaper."""

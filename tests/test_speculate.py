@@ -213,4 +213,7 @@ def test_the_length_of_a_block_follows_rate_and_cost():
     assert follow(1.0, 0.0, 0.01) == MOST
     assert follow(0.9, 0.05, 0.02) > follow(0.5, 0.05, 0.02) >= 1
     assert follow(0.3, 0.9, 0.1) == 0
-    assert Speculation(None).length(2) == 2 and Speculation(None).length(0) == 0
+    fresh = Speculation(None)
+    assert fresh.length(5) == 0, "one pass without guesses, and one with some, to know what they cost"
+    fresh.saw(0, 0, 1.0)
+    assert fresh.length(5) == 2 and fresh.length(1) == 1 and fresh.length(0) == 0
