@@ -149,6 +149,7 @@ def formulas(
         if preset.name not in MEANT:
             raise UnknownName("preset with a score to measure it by", preset.name, MEANT)
     params = [SamplingParams(tokens, temperature=temperature, top_p=top_p, seed=seed + i) for i in range(len(prompts))]
+    desk.warm_up()
     plain: dict[tuple[Mix, str | None], tuple[list[str], float]] = {}
     trials = []
     for preset in tqdm(presets, unit="preset", file=sys.stderr):
