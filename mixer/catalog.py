@@ -15,6 +15,7 @@ from mixer.engine import Reading
 from mixer.errors import InvalidValue, Unsupported
 from mixer.features import Words
 from mixer.formula.bind import Branch, Opinion, Vocabulary
+from mixer.formula.nodes import is_name
 from mixer.judges import Judges
 from mixer.load import load_base
 from mixer.mix import Attribute
@@ -106,7 +107,7 @@ class Catalog:
 
 
 def _new(name: str, taken: Iterable[str]) -> None:
-    if name in taken or not name.isidentifier():
+    if name in taken or not is_name(name):
         raise InvalidValue(f"{name!r} is taken, or no name.", "Give a new one of letters, digits and underscores.")
 
 

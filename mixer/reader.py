@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class TextReader:
     ) -> None:
         self._judges, self._tokenizer = judges, tokenizer
         self._heads, self._embedding, self._state = heads, embedding, state
-        self._text = prompt + tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        self._prompt, self._token_ids = prompt, token_ids
         self._tail = list(token_ids[-TAIL:])
 
     def candidates(self, judge: str, goal: float, tokens: list[int]) -> tuple[Tensor, float]:
@@ -62,6 +63,11 @@ class TextReader:
         measured = reward.calibration
         values = reward.head.rewards(self._state, self._embedding[tokens].float())
         return (2 * goal - 1) * measured.betas[BUDGET] * advantage(values, probs, measured.sigma, measured.clip)
+
+    @cached_property
+    def _text(self) -> str:
+        """For judges alone: reward heads need no text."""
+        return self._prompt + self._tokenizer.decode(list(self._token_ids), skip_special_tokens=True)
 
     def _log(self, judge: str, goal: float, endings: Sequence[str]) -> np.ndarray:
         scores = np.asarray(self._judges.scores_after(judge, self._text.rstrip(BROKEN), endings))

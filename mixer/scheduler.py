@@ -74,7 +74,7 @@ class Scheduler:
         self._turn = threading.Condition()
         self._computing = self._settling = self._unsettled = False
         self._sampler = Sampler([], ())
-        self._forward = self._around = 0.0  # seconds of a tick: in the model's passes, and around them, lately
+        self._around = 0.0  # seconds that a tick takes besides the models' passes, lately
 
     @property
     def rows_in_use(self) -> int:
@@ -236,7 +236,9 @@ class Scheduler:
     @torch.inference_mode()
     def _tick(self, seats: list[Seat]) -> None:
         """One forward pass of each model: what every seat needs next, and a piece of every longer text."""
-        began, self._forward = time.perf_counter(), 0.0
+        if not seats:  # closed while others were waited for
+            return
+        began = time.perf_counter()
         models = {model.order: model for seat in seats for model in seat.session.models}
         held = [models[order] for order in sorted(models)]  # always alike, so that none waits in a ring
         for model in held:
@@ -253,16 +255,15 @@ class Scheduler:
             seats = [seat for seat in seats if not seat.ready]
             if self._fold and seats:
                 self._fold.settle(self._shared_mix(), max(seat.session.room for seat in seats))
-            for model in held:
-                self._pass(model, seats)
+            passes = sum([self._pass(model, seats) for model in held])
         finally:
             for model in held:
                 model.lock.release()
         self._draw([seat for seat in seats if seat.read_up])
-        self._around += 0.1 * (time.perf_counter() - began - self._forward - self._around)
+        self._around += 0.1 * (time.perf_counter() - began - passes - self._around)
 
-    def _pass(self, model: Model, seats: list[Seat]) -> None:
-        """Bring one model's rows on."""
+    def _pass(self, model: Model, seats: list[Seat]) -> float:
+        """Bring one model's rows on; seconds in its network."""
         pieces = [(seat, line, stop) for seat in seats for line, stop in seat.pending() if line.reading.model is model]
         ids: list[int] = []
         rows: list[int] = []
@@ -285,11 +286,11 @@ class Scheduler:
             wanted += range(len(ids) - max(0, stop - first), len(ids))
             read.append((seat, line, stop, max(0, stop - first)))
         if not read:
-            return
+            return 0.0
         start = time.perf_counter()
         logits = model.network.forward(ids, rows, positions, wanted)
         states = model.network.states
-        self._forward += (seconds := time.perf_counter() - start)
+        seconds = time.perf_counter() - start
         if model.vocab > self._model.vocab:
             logits = logits[:, : self._model.vocab]
         for seat in dict.fromkeys(seat for seat, *_ in read):
@@ -303,6 +304,7 @@ class Scheduler:
             at += count
             if count and not seat.session.token_ids:
                 self._keep_prefix(line)
+        return seconds
 
     def _keep_prefix(self, line: Line) -> None:
         """Keep a prompt that was just read."""

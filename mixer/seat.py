@@ -1,8 +1,9 @@
 """A text's place in the batch: a row for each branch of its formula, and what is known of its next tokens.
 
 A round begins with the text as it stands and ends with one or more drawn tokens. In between, rows are read up to the
-text's end, guesses are made and verified; the mix stays as it was when the round began. The scheduler calls all this
-under the models' locks. Knows rows and distributions; not who else is in the batch.
+text's end, guesses are made and verified; the mix stays as it was when the round began. The scheduler prepares rounds
+and reads rows under the models' locks, and draws outside them. Knows rows and distributions; not who else is in the
+batch.
 """
 
 from __future__ import annotations
@@ -199,7 +200,7 @@ class Seat:
         All at once, or one where the next depends on judges, who are asked only as far as guesses hold.
         """
         done = len(self._guess) if self.drafting else len(self._drawn)
-        last = done if self.drafting or self._bound.reads_text else len(self._guess)
+        last = done if self.drafting or self._bound.needs_reader else len(self._guess)
         try:
             values = self._evaluated(done, last)
         except FormulaError:  # which may lie behind a guess that fails
@@ -226,7 +227,7 @@ class Seat:
         tokens = self.tokens[: len(self.session.token_ids) + first]
         logprobs = {branch: torch.log_softmax(logits[0], -1) for branch, logits in rows.items()}
         state = next((line.states[first] for line in self._active if line.reading.branch == bound.voice), NOTHING)
-        return [evaluate(bound, logprobs, self.session.reader(tokens, state) if bound.reads_text else None)]
+        return [evaluate(bound, logprobs, self.session.reader(tokens, state) if bound.needs_reader else None)]
 
     def receive(self, drawn: Sequence[tuple[int, float]]) -> bool:
         """Take what was drawn from `values`; whether there is more to draw without a further pass."""

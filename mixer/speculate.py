@@ -45,7 +45,7 @@ class Speculation:
 
         The number that makes a token cheapest: a block of k guesses takes k passes of the draft and one of the formula
         over k + 1 positions, and yields (1 - a^(k+1)) / (1 - a) tokens where a guess holds with probability a
-        (arXiv 2311.14479, section 4, with the costs as measured here).
+        (arXiv 2311.14479, with the costs as measured here).
         """
         rate = self._hits / (self._hits + self._misses)
         each = 0.0 if self.draft is None else (self._draft_seconds or 0.0)

@@ -59,11 +59,7 @@ def evaluate_control(options: argparse.Namespace) -> dict:
         rule=options.rule,
         loglikelihoods=base_loglikelihoods(options.base or str(ROOT / "assets" / "base")),
     )
-    if not options.json:
-        print(report.table())
-    if options.out:
-        options.out.write_text(report.to_json() + "\n", encoding="utf-8")
-    return json.loads(report.to_json())
+    return _told(report, options)
 
 
 def evaluate_formulas(options: argparse.Namespace) -> dict:
@@ -80,11 +76,7 @@ def evaluate_formulas(options: argparse.Namespace) -> dict:
         seed=options.seed,
         loglikelihoods=base_loglikelihoods(options.base or str(ROOT / "assets" / "base")),
     )
-    if not options.json:
-        print(report.table())
-    if options.out:
-        options.out.write_text(report.to_json() + "\n", encoding="utf-8")
-    return json.loads(report.to_json())
+    return _told(report, options)
 
 
 def evaluate_rewards(options: argparse.Namespace) -> dict:
@@ -102,6 +94,16 @@ def evaluate_rewards(options: argparse.Namespace) -> dict:
             print(report.table(), end="\n\n")
         if options.out:
             options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return found
+
+
+def _told(report: Any, options: argparse.Namespace) -> dict:
+    """Show a report and write it where it was asked for."""
+    found = json.loads(report.to_json())
+    if not options.json:
+        print(report.table())
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return found
 
 

@@ -130,7 +130,7 @@ class Bound:
         return tuple(dict.fromkeys(self.branches.values())) or (BASE,)
 
     @property
-    def reads_text(self) -> bool:
+    def needs_reader(self) -> bool:
         """Whether its value depends on more than its terms, through a judge or a reward head."""
         return bool(self.opinions)
 

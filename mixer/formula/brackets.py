@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
+from mixer.formula.cursor import Cursor
 from mixer.formula.nodes import Part, Span, Term, named
-from mixer.formula.reader import Reader
 from mixer.formula.tokens import Token
 from mixer.mix import COEFFICIENT_LIMIT
 
@@ -16,7 +16,7 @@ LORA = re.compile(r"<lora:\s*([^:]*?)\s*(?::\s*([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0
 SUM = "Inside stands a sum of anchors and attributes, such as [0.7*formal + 0.3*polite]."
 
 
-class TermReader(Reader):
+class TermReader(Cursor):
     """Reads terms."""
 
     def term(self) -> Term:

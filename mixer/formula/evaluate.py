@@ -80,7 +80,7 @@ def evaluate(bound: Bound, logprobs: Mapping[Branch, Tensor], reader: Reader | N
         FormulaError: weights add up to 0 or less for some token, no token is left, or one that was cut off would become
             infinitely likely.
     """
-    if bound.reads_text and (reader is None or next(iter(logprobs.values())).ndim != 1):
+    if bound.needs_reader and (reader is None or next(iter(logprobs.values())).ndim != 1):
         raise ValueError("a formula that reads the text takes a reader and one position at a time")
     return _Evaluation(bound, logprobs, reader).normalized(bound.formula.result)
 

@@ -26,6 +26,7 @@ from dataclasses import MISSING, replace
 from typing import Any
 
 from mixer.formula.brackets import TermReader
+from mixer.formula.cursor import DEEPEST
 from mixer.formula.functions import RESERVED, Uniform
 from mixer.formula.nodes import (
     COUNT,
@@ -50,7 +51,6 @@ from mixer.formula.nodes import (
     Term,
     signature,
 )
-from mixer.formula.reader import DEEPEST
 from mixer.formula.tokens import LARGEST, Token
 
 MOST_NODES = 400

@@ -43,7 +43,7 @@ class TeacherConfig:
 
     minutes: float = 8.0
     lora: int = 0
-    lr: float = 1e-4
+    lr: float = 2e-4
     batch_tokens: int = 1024
     warmup: float = 0.05
     pair_epochs: int = 2  # the pairs count this often in one pass over all texts

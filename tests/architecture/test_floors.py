@@ -19,7 +19,7 @@ FLOORS = [
         "mixer.formula.nodes",
         "mixer.formula.functions",
         "mixer.formula.tokens",
-        "mixer.formula.reader",
+        "mixer.formula.cursor",
         "mixer.formula.brackets",
         "mixer.formula.parse",
         "mixer.formula.facts",

@@ -13,9 +13,9 @@ from mixer.errors import FormulaError
 from mixer.formula import functions as fn
 from mixer.formula.bind import bind
 from mixer.formula.check import check
+from mixer.formula.cursor import DEEPEST
 from mixer.formula.nodes import Call, Expr, Formula, Neg, Number, Part, Product, Quotient, Ref, Sum, Term
 from mixer.formula.parse import MOST_NODES, parse
-from mixer.formula.reader import DEEPEST
 from mixer.formula.tokens import LONGEST, LONGEST_TEXT
 from tests.formula.trees import VOCABULARY, formulas, patient
 

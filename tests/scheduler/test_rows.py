@@ -194,6 +194,12 @@ def test_a_text_that_is_closed_while_it_waits_leaves_the_queue(desk: Desk, pool:
     assert len(list(stream)) == 15 and len(waiting[1].result(SECONDS)) == 14
 
 
+def test_a_text_that_is_closed_while_others_are_waited_for_ends(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    (session,) = texts(desk, 1)
+    monkeypatch.setattr(desk._scheduler, "_gather", session.close)
+    assert trace(session) == [] and session.finish_reason == "closed"
+
+
 def test_a_party_s_texts_that_ended_make_room_before_the_party_ends(desk: Desk, pool: ThreadPoolExecutor):
     renew(desk, most_rows=2)
     party = desk.lockstep(desk.session("Hi", None, params(2)), desk.session("Hi", None, params(30)))

@@ -25,7 +25,7 @@ HINTS = {  # for signs that cannot follow an expression
 HINTS |= dict.fromkeys("+-*/", "Close the bracket in front of it first.")
 
 
-class Reader:
+class Cursor:
     """The words of a text one by one.
 
     Attributes:
