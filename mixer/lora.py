@@ -51,6 +51,13 @@ def stacked(
     return a, b
 
 
+def side_by_side(pairs: Sequence[tuple[Tensor, Tensor]], size: int) -> tuple[Tensor, Tensor]:
+    """Low-rank maps of one space, `(r, D)` and `(D, r)` each, as one pair `(R, D)` and `(D, R)`, float32 on the CPU."""
+    downs = [torch.zeros(0, size), *(down.detach().cpu().float() for down, _ in pairs)]
+    ups = [torch.zeros(size, 0), *(up.detach().cpu().float() for _, up in pairs)]
+    return torch.cat(downs), torch.cat(ups, dim=1)
+
+
 class Gate:
     """The live coefficients of all rows, `(rows, R)` float32 in host memory.
 

@@ -21,7 +21,7 @@ from torch.nn import Parameter
 from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
-from mixer.lora import Gate, LoRAStack, LowRank
+from mixer.lora import Gate, LoRAStack, LowRank, side_by_side
 
 
 class Network(Protocol):
@@ -29,18 +29,30 @@ class Network(Protocol):
 
     Attributes:
         gate: the rows' coefficients; assign `gate[row]` between calls.
+        lift: the rows' strengths of the reward heads, in nats for one unit of reward; assign `lift[row]` likewise.
+        heads: what `put_heads` was given; none at first.
         chunk: how many tokens of a long prompt to bring in one call, so that other rows need not wait long.
         batch_exact: whether a row's logits are the same bit for bit whatever else a call holds.
-        states: of the last call's wanted tokens, `(len(wanted), D)` float32: what the output embedding multiplies.
+        states: of the last call's wanted tokens, `(len(wanted), D)` float32: what the output embedding multiplies where
+            no head is live.
     """
 
     gate: Gate
+    lift: Gate
+    heads: Sequence[tuple[Tensor, Tensor]]
     chunk: int
     batch_exact: bool
     states: Tensor
 
     def reserve(self, rows: int, columns: int) -> None:
         """Make room for at least so many rows of so many tokens; what rows hold stays."""
+        ...
+
+    def put_heads(self, heads: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Have these reward heads' `(down (r, D), up (D, r))` at hand, all at rest: `lift` is a new one.
+
+        A row's logits are those of `h + sum_a s_a up_a (down_a h)`, with h its state and s its strengths in `lift`.
+        """
         ...
 
     def forward(
@@ -115,13 +127,29 @@ class TorchNetwork:
         self._lengths: tuple[int, ...] = ()  # tokens that each row of the batch holds
         self._cache = DynamicCache()
         self.states = self._seen = torch.zeros(0, 0)
+        self._rows = rows
+        self.put_heads(())
         lm.get_output_embeddings().register_forward_pre_hook(self._see)
 
-    def _see(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def _see(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor] | None:
+        """Keep the states that logits are products of, and lift them where heads are live."""
         self._seen = args[0]
+        if self._strengths is None:
+            return None
+        states = args[0].float()
+        down_t, up_t, strengths = (tensor.to(states.device) for tensor in (*self._sides, self._strengths))
+        return ((states + (states @ down_t * strengths[:, None]) @ up_t).to(args[0].dtype),)
 
     def reserve(self, rows: int, columns: int) -> None:
         """See `Network`; keys and values grow by themselves here."""
+
+    def put_heads(self, heads: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """See `Network`."""
+        self.heads = tuple(heads)
+        self.lift = Gate([down.shape[0] for down, _ in heads], self._rows)
+        down, up = side_by_side(heads, self._lm.config.get_text_config().hidden_size)
+        self._sides = down.T.to(self._device), up.T.to(self._device)
+        self._strengths: Tensor | None = None  # of the rows of a pass under way, `(B, R)`
 
     @torch.inference_mode()
     def forward(
@@ -193,15 +221,21 @@ class TorchNetwork:
         self.gate.fold(coefficients)
 
     @contextmanager
-    def _weights(self):
-        """The folded weights in the modules' places, for one pass alone: whoever looks at the model sees the base."""
+    def _applied(self, rows: Sequence[int]):
+        """A pass inside runs with what these rows have: folded weights, adapters, heads.
+
+        The folded weights stand in the modules' places for that pass alone: whoever looks at the model sees the base.
+        """
         own = {name: self._lm.get_submodule(name) for name in self._folded}
         base = {name: module._parameters["weight"] for name, module in own.items()}
         try:
             for name, module in own.items():
                 module._parameters["weight"] = self._folded[name]
-            yield
+            self._strengths = self.lift.values[list(rows)] if self.lift.live(rows).size else None
+            with self._stack.applied(self._gate(rows)):
+                yield
         finally:
+            self._strengths = None
             for name, module in own.items():
                 module._parameters["weight"] = base[name]
 
@@ -213,7 +247,7 @@ class TorchNetwork:
             held = self._held[row].first(start)
             for layer, (keys, values) in enumerate(zip(held.keys, held.values, strict=True)):
                 cache.update(keys[None], values[None], layer)
-        with self._stack.applied(self._gate([row])), self._weights():
+        with self._applied([row]):
             logits = self._lm(
                 input_ids=torch.tensor([ids], device=self._device),
                 position_ids=torch.arange(start, start + len(ids), device=self._device)[None],
@@ -236,7 +270,7 @@ class TorchNetwork:
         places = torch.tensor(positions)[:, None] + torch.arange(count)
         self._lengths = positions
         try:
-            with self._stack.applied(self._gate(rows)), self._weights():
+            with self._applied(rows):
                 logits = self._lm(
                     input_ids=torch.tensor(ids, device=self._device),
                     attention_mask=None if mask is None else mask.long().to(self._device),

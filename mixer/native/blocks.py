@@ -201,3 +201,27 @@ def activate(gate_up, tokens, ff_size, out, part, parts):
         gate, up, own = gate_up[m, start:stop], gate_up[m, up_at + start : up_at + stop], out[m, start:stop]
         for i in range(stop - start):
             own[i] = gate[i] / (np.float32(1) + exp(-gate[i])) * up[i]
+
+
+@inner
+def lift(hidden, small, call, low, out):
+    """`out = h + up (s * (down h))` for the states of the wanted tokens, s the strengths of a token's row."""
+    wanted, live = call.counts[1], call.counts[3]
+    depth, width, ranks = hidden.shape[1], out.shape[1], low.shape[1]
+    for i in range(wanted):
+        out[i, :depth] = hidden[i]
+    k = 0
+    while k < live:  # neighboring live ranks in one walk
+        first = call.lifted[k]
+        last = first
+        while k < live and call.lifted[k] == last:
+            last += 1
+            k += 1
+        dots(low, first, ranks, hidden, 0, depth, wanted, small.heads_down, first * depth, depth, last - first)
+        for i in range(wanted):
+            own, strength = low[i, first:last], call.lifts[call.rows[call.wanted[i]], first:last]
+            for j in range(last - first):
+                own[j] *= strength[j]
+        for panel in range(small.heads_up.shape[0]):
+            at = (panel * ranks + first) * WIDTH
+            append(out, panel * WIDTH, width, low, first, ranks, wanted, small.heads_up, at, last - first)

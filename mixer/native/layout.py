@@ -1,8 +1,8 @@
 """The arrays that a forward pass works on, and their shapes. Knows nothing of what is done with them.
 
 Arrays are float32 but for weights, adapters and caches, which may be bfloat16 as uint16. L layers, N tokens of a call,
-D hidden size, H heads, G key and value heads, E head size, F feed-forward size, R gate width, C cache columns, T parts
-of a phase, V vocabulary. Panels are 64 wide, see `lanes`.
+D hidden size, H heads, G key and value heads, E head size, F feed-forward size, R gate width, S lift width, C cache
+columns, T parts of a phase, V vocabulary. Panels are 64 wide, see `lanes`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Small(NamedTuple):
     windows: Any  # (L,) int64: how many positions a token sees, itself included
     cos: Any  # (C, E)
     sin: Any  # (C, E)
+    heads_down: Any  # (S, D): reward heads side by side
+    heads_up: Any  # (panels of D, S, 64)
 
 
 class Lora(NamedTuple):
@@ -67,18 +69,22 @@ class Work(NamedTuple):
     scores: Any  # (T, C)
     head_out: Any  # (T, E in panels)
     hidden: Any  # (T, N, D)
+    lift_low: Any  # (T, N, S)
+    lift_out: Any  # (T, N, D in panels)
     logits: Any  # (N, V in panels)
 
 
 class Call(NamedTuple):
     """One call's tokens, in arrays that stay where they are from call to call."""
 
-    counts: Any  # (3,) int64: tokens, wanted tokens, live ranks
+    counts: Any  # (4,) int64: tokens, wanted tokens, live ranks of adapters and of heads
     rows: Any  # (N,) int64: cache and gate row of each token
     positions: Any  # (N,) int64
     wanted: Any  # (N,) int64: which tokens' logits are wanted
     live: Any  # (R,) int64: gate columns that are not zero in every row, ascending
     gates: Any  # (rows, R): coefficients
+    lifted: Any  # (S,) int64: as `live`, of the heads
+    lifts: Any  # (rows, S): strengths
 
 
 class Shape(NamedTuple):

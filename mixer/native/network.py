@@ -1,11 +1,11 @@
 """A Llama-shaped model in the layout that `step` computes with: packed weights, adapters, cache and gates.
 
-Knows tensors and module names, no tokenizer, no disk, no sessions.
+Knows tensors, no tokenizer, no disk, no sessions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixer.lora import Gate, LowRank, ranks_of, stacked
+from mixer.lora import Gate, LowRank, ranks_of
 from mixer.native import layout
 from mixer.native.fold import Folder, wide
 from mixer.native.lanes import LANES, WIDTH
+from mixer.native.pack import MODULES, NEVER, adapters_of, angles, array, heads_of, small_parts, weights_of
 from mixer.native.step import run
 from mixer.native.team import Team
 
 FAMILIES = {"llama", "mistral", "qwen2", "qwen3"}
 ROTARY = {"default", "linear", "llama3", "yarn"}  # angles that depend on the position alone
-MODULES = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "o": ("self_attn.o_proj",),
-    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
-    "down": ("mlp.down_proj",),
-}
 CHUNK = 64  # tokens of one call; more are cut into several
-NEVER = 2**62
 
 
 def unsupported(lm: Any, adapters: Sequence[Mapping[str, LowRank]]) -> str | None:
@@ -74,7 +68,7 @@ class NativeNetwork:
         threads: how many threads compute; as many as torch uses if None.
 
     Attributes:
-        gate, chunk, batch_exact, states: see `mixer.network.Network`.
+        gate, lift, heads, chunk, batch_exact, states: see `mixer.network.Network`.
         rows, columns: how many rows of how many tokens there is room for at present.
     """
 
@@ -85,7 +79,7 @@ class NativeNetwork:
         self, lm: Any, adapters: Sequence[Mapping[str, LowRank]], rows: int, threads: int | None = None
     ) -> None:
         config = lm.config
-        self._lm, self._half = lm, lm.dtype == torch.bfloat16
+        self._lm = lm
         self.layers, self.vocab = config.num_hidden_layers, lm.get_output_embeddings().weight.shape[0]
         self._shape = layout.Shape(
             config.num_attention_heads,
@@ -94,15 +88,16 @@ class NativeNetwork:
             config.intermediate_size,
             float(config.rms_norm_eps),
         )
-        self._embedding = _array(lm.get_input_embeddings().weight)
-        groups = {group: self._packed(names) for group, names in MODULES.items()}
-        self._weights = layout.Weights(**groups, head=_panels(lm.get_output_embeddings().weight)[None])
-        self._small_parts = self._read_small()
+        self._embedding = array(lm.get_input_embeddings().weight)
+        self._weights = weights_of(lm)
+        self._small_parts = small_parts(lm) | heads_of((), lm.config.hidden_size)
         self._ranks = ranks_of(adapters)
-        self.gate = Gate(self._ranks, rows)
-        self._lora = self._stacked(adapters)
+        self.gate, self.lift = Gate(self._ranks, rows), Gate([], rows)
+        self.heads: Sequence[tuple[Tensor, Tensor]] = ()
+        self._most_rows = rows
+        self._lora = adapters_of(lm, adapters, self._ranks)
         ends = [0, *accumulate(self._ranks)]
-        sums = 4 * sum(array.size for array in self._weights[:-1])
+        sums = 4 * sum(group.size for group in self._weights[:-1])
         self._folder = Folder(self._weights, self._lora, list(pairwise(ends)), keep=sums < 0.25 * _free_memory())
         self._live_weights = self._weights
         self.threads = threads or torch.get_num_threads()
@@ -120,23 +115,19 @@ class NativeNetwork:
         panels = -(-shape.head_size // WIDTH)
         keys = np.zeros((self.layers, rows, shape.kv_heads, blocks, shape.head_size, WIDTH), np.float32)
         values = np.zeros((self.layers, rows, shape.kv_heads, panels, columns, WIDTH), np.float32)
-        tokens = CHUNK + rows
         if self.rows:
             keys[:, : self.rows, :, : self.columns // WIDTH] = self._cache.keys
             values[:, : self.rows, :, :, : self.columns] = self._cache.values
         self.rows, self.columns = rows, columns
         self._cache = layout.Cache(keys, values)
-        self._call = layout.Call(
-            counts=np.zeros(3, np.int64),
-            rows=np.zeros(tokens, np.int64),
-            positions=np.zeros(tokens, np.int64),
-            wanted=np.zeros(tokens, np.int64),
-            live=np.zeros(sum(self._ranks), np.int64),
-            gates=self.gate.values.numpy(),
-        )
-        self._work = self._buffers(tokens, columns)
-        self._small = self._with_angles(columns)
-        self._bind()
+        self._make_room()
+
+    def put_heads(self, heads: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """See `mixer.network.Network`."""
+        self.heads = tuple(heads)
+        self.lift = Gate([down.shape[0] for down, _ in heads], self._most_rows)
+        self._small_parts |= heads_of(heads, self._embedding.shape[1])
+        self._make_room()
 
     def forward(
         self, ids: Sequence[int], rows: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
@@ -183,9 +174,9 @@ class NativeNetwork:
         call, stop = self._call, min(len(ids), at + self._call.rows.size)
         count = stop - at
         own = [index - at for index in wanted if at <= index < stop]
-        live = self.gate.live(rows[at:stop])
-        call.counts[:] = count, len(own), live.size
-        call.live[: live.size] = live
+        live, lifted = self.gate.live(rows[at:stop]), self.lift.live(rows[at:stop])
+        call.counts[:] = count, len(own), live.size, lifted.size
+        call.live[: live.size], call.lifted[: lifted.size] = live, lifted
         call.rows[:count], call.positions[:count] = rows[at:stop], positions[at:stop]
         call.wanted[: len(own)] = own
         self._work.x[:count] = wide(self._embedding[np.asarray(ids[at:stop])])
@@ -196,82 +187,29 @@ class NativeNetwork:
         )  # all parts have the same
         return torch.from_numpy(results[0].copy()), torch.from_numpy(results[1].copy())
 
+    def _make_room(self) -> None:
+        """Where the numbers of a call pass through."""
+        tokens = CHUNK + self.rows
+        self._call = layout.Call(
+            counts=np.zeros(4, np.int64),
+            rows=np.zeros(tokens, np.int64),
+            positions=np.zeros(tokens, np.int64),
+            wanted=np.zeros(tokens, np.int64),
+            live=np.zeros(sum(self._ranks), np.int64),
+            gates=self.gate.values.numpy(),
+            lifted=np.zeros(self.lift.values.shape[1], np.int64),
+            lifts=self.lift.values.numpy(),
+        )
+        self._small = layout.Small(**self._small_parts, **angles(self._lm, self.columns))
+        self._work = self._buffers(tokens)
+        self._bind()
+
     def _bind(self) -> None:
         weights, small, lora = self._live_weights, self._small, self._lora
         self._arguments = (weights, small, lora, self._cache, self._work, self._call, self._shape)
 
-    def _module(self, layer: int, name: str) -> nn.Linear:
-        return self._lm.get_submodule(f"model.layers.{layer}.{name}")
-
-    def _packed(self, names: Sequence[str]) -> np.ndarray:
-        return _layers(
-            self.layers,
-            lambda layer: np.concatenate([_panels(self._module(layer, name).weight) for name in names]),
-        )
-
-    def _read_small(self) -> dict[str, np.ndarray]:
-        layers = [self._lm.get_submodule(f"model.layers.{layer}") for layer in range(self.layers)]
-
-        def norms(find) -> np.ndarray:
-            return np.stack([_floats(find(layer).weight) for layer in layers])
-
-        attention = [layer.self_attn for layer in layers]
-        bias = np.zeros((self.layers, 0), np.float32)
-        if attention[0].q_proj.bias is not None:
-            parts = [[_panels(getattr(a, f"{n}_proj").bias[:, None].float()) for n in "qkv"] for a in attention]
-            bias = np.stack([np.concatenate(part).reshape(-1) for part in parts])
-        none = np.zeros((self.layers, 0), np.float32)
-        has_norm = hasattr(attention[0], "q_norm")
-        config = self._lm.config
-        # As the models' own code has it: Llama has no windows, Mistral has one for all layers, Qwen tells them apart.
-        kinds = {"llama": ["full_attention"] * self.layers, "mistral": ["sliding_attention"] * self.layers}.get(
-            config.model_type, getattr(config, "layer_types", None) or ["full_attention"] * self.layers
-        )
-        window = getattr(config, "sliding_window", None) or NEVER
-        return {
-            "bias": bias,
-            "attention_norm": norms(lambda layer: layer.input_layernorm),
-            "mlp_norm": norms(lambda layer: layer.post_attention_layernorm),
-            "final_norm": _floats(self._lm.model.norm.weight),
-            "q_norm": norms(lambda layer: layer.self_attn.q_norm) if has_norm else none,
-            "k_norm": norms(lambda layer: layer.self_attn.k_norm) if has_norm else none,
-            "windows": np.array([window if kind == "sliding_attention" else NEVER for kind in kinds], np.int64),
-        }
-
-    @torch.inference_mode()
-    def _with_angles(self, columns: int) -> layout.Small:
-        cos, sin = self._lm.model.rotary_emb(torch.zeros(1), torch.arange(columns)[None])
-        return layout.Small(**self._small_parts, cos=_floats(cos[0]), sin=_floats(sin[0]))
-
-    def _stacked(self, adapters: Sequence[Mapping[str, LowRank]]) -> layout.Lora:
-        # Half the bytes for what is read anew for every token, where bfloat16 holds the very same numbers.
-        whole = [part for parts in adapters for part in parts.values()]
-        lossless = all(_fits(part.a.float()) and _fits(part.b.float() * part.scaling) for part in whole)
-        dtype = torch.bfloat16 if self._half or lossless else torch.float32
-        stacks: dict[str, tuple[np.ndarray, ...]] = {}
-        for group, names in MODULES.items():
-            pairs = [self._stack_module(name, adapters, dtype) for name in names]
-            stacks[f"{group}_a"] = tuple(a for a, _ in pairs)
-            stacks[f"{group}_b"] = tuple(b for _, b in pairs)
-        return layout.Lora(**stacks)
-
-    def _stack_module(
-        self, name: str, adapters: Sequence[Mapping[str, LowRank]], dtype: torch.dtype
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A `(L, R, D_in)` and B in panels `(L, panels, R, 64)`, scaling inside B; R is 0 where nobody adapts it."""
-        module = self._module(0, name)
-        full_names = [f"model.layers.{layer}.{name}" for layer in range(self.layers)]
-        adapted = any(full_name in parts for parts in adapters for full_name in full_names)
-        used, ranks = (adapters, self._ranks) if adapted else ([], [])
-        all_a, all_b = [], []
-        for full_name in full_names:
-            a, b = stacked(full_name, used, ranks, module.in_features, module.out_features)
-            all_a.append(_array(a.to(dtype)))
-            all_b.append(_panels(b.to(dtype)))
-        return np.stack(all_a), np.stack(all_b)
-
-    def _buffers(self, tokens: int, columns: int) -> layout.Work:
-        shape, weights = self._shape, self._weights
+    def _buffers(self, tokens: int) -> layout.Work:
+        shape, weights, small = self._shape, self._weights, self._small
         hidden = self._embedding.shape[1]
         parts = self.threads
         sizes = {
@@ -282,9 +220,11 @@ class NativeNetwork:
             "gate_up": (tokens, weights.gate_up.shape[1] * WIDTH),
             "active": (parts, tokens, shape.ff_size),
             "low": (3, tokens, sum(self._ranks)),
-            "scores": (parts, columns),
+            "scores": (parts, self.columns),
             "head_out": (parts, -(-shape.head_size // WIDTH) * WIDTH),
             "hidden": (parts, tokens, hidden),
+            "lift_low": (parts, tokens, small.heads_down.shape[0]),
+            "lift_out": (parts, tokens, small.heads_up.shape[0] * WIDTH),
             "logits": (tokens, weights.head.shape[1] * WIDTH),
         }
         return layout.Work(**{name: np.zeros(size, np.float32) for name, size in sizes.items()})
@@ -294,42 +234,9 @@ def _head_size(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def _layers(count: int, of_layer: Callable[[int], np.ndarray]) -> np.ndarray:
-    """What every layer has, in one array; never twice in memory."""
-    first = of_layer(0)
-    result = np.empty((count, *first.shape), first.dtype)
-    result[0] = first
-    for layer in range(1, count):
-        result[layer] = of_layer(layer)
-    return result
-
-
-def _fits(tensor: Tensor) -> bool:
-    """Whether bfloat16 holds these float32 numbers without rounding."""
-    return bool((tensor.bfloat16().float() == tensor).all())
-
-
 def _power(count: int) -> int:
     """The next power of two."""
     return 1 << (count - 1).bit_length()
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    """A float32 array, or bfloat16 as uint16; without a copy where memory allows."""
-    tensor = tensor.detach().contiguous()
-    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
-
-
-def _floats(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().float().contiguous().numpy()
-
-
-def _panels(weight: Tensor) -> np.ndarray:
-    """`(D_out, depth)` as `(panels, depth, 64)`, with zeros after the last output."""
-    outputs, depth = weight.shape
-    panels = -(-outputs // WIDTH)
-    padded = nn.functional.pad(weight.detach(), (0, 0, 0, panels * WIDTH - outputs))
-    return _array(padded.view(panels, WIDTH, depth).transpose(1, 2).contiguous())
 
 
 def _free_memory() -> int:

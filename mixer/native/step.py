@@ -2,13 +2,14 @@
 
     x += O attention(rope(QK norm(x)), V norm(x)),   x += down(silu(gate norm(x)) * up norm(x))
 
-with every product `W x + B (g * (A x))` for the live anchors alone. The work is a row of phases, each cut into parts
-that the threads of a team take as they are free. Shapes: see `layout`.
+with every product `W x + B (g * (A x))` for the live anchors alone, and the final state, where reward heads are live,
+`h + up (s * (down h))`. The work is a row of phases, each cut into parts that the threads of a team take as they are
+free. Shapes: see `layout`.
 """
 
 from __future__ import annotations
 
-from mixer.native.blocks import activate, attend, down_project, place, rms_norm, share, up_project
+from mixer.native.blocks import activate, attend, down_project, lift, place, rms_norm, share, up_project
 from mixer.native.lanes import SOURCES, WIDTH, inner, outer, product
 from mixer.native.team import await_call, begin, current, finish, still, take, wait_until_done
 
@@ -91,17 +92,19 @@ def compute(phase, layer, part, parts, weights, small, lora, cache, work, call, 
 
 @inner
 def read_out(weights, small, work, call, shape, wanted, part, parts):
-    """Logits of the wanted tokens; a part of the vocabulary. Every part norms for itself: it is little."""
+    """Logits of the wanted tokens; a part of the vocabulary. Every part norms and lifts for itself: it is little."""
     hidden = work.hidden[part]
     for i in range(wanted):
         rms_norm(work.x[call.wanted[i]], small.final_norm, shape.eps, hidden[i])
+    if call.counts[3]:
+        lift(hidden, small, call, work.lift_low[part], work.lift_out[part])
+        hidden = work.lift_out[part]
     panels, depth = weights.head.shape[1:3]
     clear(work.logits, wanted, panels, part, parts)
     start, stop = share(panels, part, parts)
     for panel in range(start, stop):
-        at = panel * depth * WIDTH
-        source = part * work.hidden.shape[1] * depth
-        product(work.logits, panel * WIDTH, panels * WIDTH, work.hidden, source, depth, wanted, weights.head, at, depth)
+        at, to = panel * depth * WIDTH, panel * WIDTH
+        product(work.logits, to, panels * WIDTH, hidden, 0, hidden.shape[1], wanted, weights.head, at, depth)
 
 
 @inner
@@ -140,11 +143,11 @@ def _kept(sources: str):
         if helping:
             while await_call(signals):
                 first, end = current(signals)
-                tokens, wanted, live = call.counts
+                tokens, wanted, live = call.counts[0], call.counts[1], call.counts[2]
                 if still(signals, end):  # so the counts read are of this very call
                     work_through(signals, first, tokens, wanted, live, weights, small, lora, cache, work, call, shape)
             return
-        tokens, wanted, live = call.counts
+        tokens, wanted, live = call.counts[0], call.counts[1], call.counts[2]
         parts = work.scores.shape[0]
         total = parts
         for phase in range(PHASES):
