@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mixer.mix import Anchor, Attribute, Mix, Setting
     from mixer.mixfile import load_mix, save_mix
     from mixer.params import SamplingParams
+    from mixer.steering import Steering
 
 _HOME = {
     "Anchor": "mixer.mix",
@@ -29,6 +30,7 @@ _HOME = {
     "Session": "mixer.engine",
     "Setting": "mixer.mix",
     "Stats": "mixer.engine",
+    "Steering": "mixer.steering",
     "Step": "mixer.engine",
     "export_adapter": "mixer.export",
     "export_merged": "mixer.export",
@@ -48,6 +50,7 @@ __all__ = [
     "Session",
     "Setting",
     "Stats",
+    "Steering",
     "Step",
     "export_adapter",
     "export_merged",

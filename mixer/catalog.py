@@ -16,12 +16,12 @@ from mixer.errors import InvalidValue, Unsupported
 from mixer.features import Words
 from mixer.formula.bind import Branch, Opinion, Vocabulary
 from mixer.formula.nodes import is_name
+from mixer.helm import Helm
 from mixer.judges import Judges
 from mixer.load import load_base
 from mixer.mix import Attribute
 from mixer.model import Model
 from mixer.reader import TextReader
-from mixer.rewards import Reward
 from mixer.text import encode_branch
 
 PROBE = "The 3 Müllers'\\n\\n  don't—say: “hello”…"
@@ -33,7 +33,7 @@ class Catalog:
     Args:
         model: the resident base with its anchors.
         judges: None where none are loaded.
-        rewards: reward heads by name.
+        helm: the reward heads.
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class Catalog:
         model: Model,
         attributes: Mapping[str, Attribute],
         judges: Judges | None,
-        rewards: Mapping[str, Reward],
+        helm: Helm,
     ) -> None:
-        self._model, self._attributes, self.rewards = model, attributes, rewards
+        self._model, self._attributes, self.helm = model, attributes, helm
         self._judges = judges or Judges({}, Words({}, np.zeros((0, 0), np.float32)))
         self._models: dict[str, Model] = {}
 
@@ -52,7 +52,7 @@ class Catalog:
         """All names."""
         judges = self._judges
         labels = {label: Opinion(*opinion) for label, opinion in judges.labels.items()}
-        return Vocabulary(self._attributes, judges.names, tuple(self.rewards), tuple(self._models), labels)
+        return Vocabulary(self._attributes, judges.names, self.helm.names, tuple(self._models), labels)
 
     def add_model(self, name: str, source: str | Path) -> None:
         """Load another base model, on the device of the first.
@@ -98,12 +98,10 @@ class Catalog:
         models = {row: self._models[row.model] if row.model else self._model for row in rows}
         return [Reading(row, model, tuple(encode_branch(model, row, prompt))) for row, model in models.items()]
 
-    def reader(self, prompt: str, token_ids: Sequence[int], state: Tensor) -> TextReader:
-        """What judges and reward heads make of a text that has these tokens, and its voice this state, `(D,)`."""
-        model = self._model
-        return TextReader(
-            self._judges, model.backend_tokenizer, prompt, token_ids, self.rewards, model.embedding, state
-        )
+    def reader(self, prompt: str, prompt_ids: Sequence[int], token_ids: Sequence[int], state: Tensor) -> TextReader:
+        """What judges and rewards make of a text that has these tokens, and its voice this state, `(D,)`."""
+        tokenizer = self._model.backend_tokenizer
+        return TextReader(self._judges, tokenizer, prompt, prompt_ids, token_ids, self.helm, state)
 
 
 def _new(name: str, taken: Iterable[str]) -> None:

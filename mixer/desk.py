@@ -22,10 +22,12 @@ from mixer.catalog import Catalog
 from mixer.engine import OnMixChange, Session, Stats, Step
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName, Unsupported
 from mixer.fold import AutoFold
+from mixer.formula.bind import BASE as BASE_ROW
 from mixer.formula.bind import Bound, Vocabulary, bind
-from mixer.formula.evaluate import evaluate
+from mixer.formula.evaluate import evaluate, without_opinions
 from mixer.formula.nodes import Formula, Part, Term
 from mixer.formula.plan import Plan, make_plan
+from mixer.helm import NEUTRAL, Helm
 from mixer.judges import Judges, load_judges
 from mixer.load import DeviceMap, is_quantized, load_base, local_folder, pick_device, pick_dtype
 from mixer.mix import Attribute, Mix, MixRule, Setting, bounded
@@ -35,6 +37,7 @@ from mixer.rewardfile import load_rewards
 from mixer.rewards import Reward
 from mixer.scheduler import Scheduler
 from mixer.speculate import Speculation
+from mixer.steering import Steering
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE, ANCHORS, JUDGES = ROOT / "assets" / "base", ROOT / "anchors", ROOT / "assets" / "judges"
@@ -51,6 +54,7 @@ class Request:
     mix: Mix = field(default_factory=Mix)
     params: SamplingParams = field(default_factory=SamplingParams)
     formula: str | None = None
+    steering: Steering = NEUTRAL
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Desk:
         self.anchors, self.context, self.name = model.anchors, model.context, name
         self.quantized = is_quantized(model.lm)
         self.problems = tuple(problems)
-        self._catalog = Catalog(model, self.attributes, judges, rewards or {})
+        self._catalog = Catalog(model, self.attributes, judges, Helm(rewards or {}, model.embedding))
 
     @classmethod
     def load(
@@ -231,21 +235,34 @@ class Desk:
         """Load a `transformers` sequence classifier as a judge for formulas; see `Catalog.add_judge`."""
         self._catalog.add_judge(name, source, label)
 
-    def logprobs(self, prompt: str, mix: Mix | None = None, formula: str | None = None) -> Tensor:
+    @property
+    def rewards(self) -> tuple[str, ...]:
+        """The rewards that may steer: heads beside the anchors, and what `add_reward` loaded."""
+        return self._catalog.helm.names
+
+    def logprobs(
+        self, prompt: str, mix: Mix | None = None, formula: str | None = None, steering: Steering | None = None
+    ) -> Tensor:
         """The exact next-token log-probabilities, `(V,)` float32 on the CPU: temperature 1, no truncation.
 
         Raises:
             InvalidValue: the prompt is empty or does not fit. UnknownName: the mix names an unknown anchor.
             FormulaError: see `formula`; or its weights come to nothing here.
         """
-        bound = self._bound(formula)
+        session = self.session(prompt, mix, formula=formula, steering=steering)
+        bound, steering, ids = session.bound, session.steering, session.prompt_ids
         logprobs, states = {}, {}
-        for reading in self._catalog.readings(bound.rows, prompt):
-            logits, state = reading.model.read(reading.prompt_ids, reading.under(mix or Mix())[1])
+        for reading in session.readings:
+            logits, state = reading.model.read(reading.prompt_ids, reading.under(session.mix)[1])
             logprobs[reading.branch] = torch.log_softmax(logits[: self._model.vocab], dim=-1)
             states[reading.branch] = state
-        reader = self._catalog.reader(prompt, (), states.get(bound.voice, torch.zeros(0)))
-        return evaluate(bound, logprobs, reader).cpu()
+        state = states.get(bound.voice, torch.zeros(0))
+        reader = session.reader((), state)
+        value = evaluate(bound, logprobs, reader)
+        plain = without_opinions(bound, logprobs, reader) if bound.opinions else None
+        origin = logprobs[BASE_ROW] if steering.whole else None
+        steered = self._catalog.helm.steer(value, state, steering, 1.0, ids, plain, origin).logits
+        return (value if steered is value else torch.log_softmax(steered, dim=-1)).cpu()
 
     def session(
         self,
@@ -255,6 +272,7 @@ class Desk:
         on_mix_change: OnMixChange = "keep",
         formula: str | None = None,
         draft: Draft = "auto",
+        steering: Steering | None = None,
     ) -> Session:
         """A text about to be written, whose mix can be moved while it streams.
 
@@ -264,16 +282,19 @@ class Desk:
             formula: what to write by; `sliders`, the mix itself, if None.
             draft: who guesses tokens ahead, which changes the speed and no text: `auto` the formula's `supersede`,
                 `ngram` what followed the same words before, `base` the base model, `off` nobody.
+            steering: how rewards steer; may be moved too while the text streams.
 
         Raises:
-            InvalidValue: the prompt is empty or does not fit. UnknownName: the mix names an unknown anchor.
-            FormulaError: see `formula`.
+            InvalidValue: the prompt is empty or does not fit, or rewards cannot steer this formula. UnknownName: the
+                mix names an unknown anchor, or the steering an unknown reward. FormulaError: see `formula`.
         """
         if draft not in get_args(Draft):
             raise UnknownName("draft", str(draft), get_args(Draft))
         bound = self._bound(formula)
+        steering = steering or NEUTRAL
         guesser = BASE_ALONE if draft == "base" else bound.draft if draft == "auto" else None
         speculation = Speculation(guesser) if guesser or draft == "ngram" else None
+        rows = (*bound.rows, *(guesser.rows if guesser else ()), *((BASE_ROW,) if steering.whole else ()))
         return Session(
             self._model,
             prompt,
@@ -282,8 +303,10 @@ class Desk:
             on_mix_change,
             self._scheduler.run,
             bound,
-            self._catalog.readings((*bound.rows, *(guesser.rows if guesser else ())), prompt),
+            self._catalog.readings(rows, prompt),
             partial(self._catalog.reader, prompt),
+            self._catalog.helm,
+            steering,
             speculation,
         )
 
@@ -300,9 +323,10 @@ class Desk:
         mix: Mix | None = None,
         params: SamplingParams | None = None,
         formula: str | None = None,
+        steering: Steering | None = None,
     ) -> Iterator[Step]:
         """The steps of one text under one mix."""
-        return iter(self.session(prompt, mix, params, formula=formula))
+        return iter(self.session(prompt, mix, params, formula=formula, steering=steering))
 
     def generate(
         self,
@@ -310,13 +334,15 @@ class Desk:
         mix: Mix | None = None,
         params: SamplingParams | None = None,
         formula: str | None = None,
+        steering: Steering | None = None,
     ) -> Output:
         """Write one text under one mix."""
-        return self.generate_batch([Request(prompt, mix or Mix(), params or SamplingParams(), formula)])[0]
+        request = Request(prompt, mix or Mix(), params or SamplingParams(), formula, steering or NEUTRAL)
+        return self.generate_batch([request])[0]
 
     def generate_batch(self, requests: Sequence[Request]) -> list[Output]:
         """Write many texts, each under its own mix, up to 32 rows a batch; results in the order of the requests."""
-        sessions = [self.session(r.prompt, r.mix, r.params, formula=r.formula) for r in requests]
+        sessions = [self.session(r.prompt, r.mix, r.params, formula=r.formula, steering=r.steering) for r in requests]
         waiting = deque(sessions)
         while waiting:
             batch = [waiting.popleft()]

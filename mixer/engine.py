@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from torch import Tensor
 
-from mixer.errors import UnknownName
-from mixer.formula.bind import Bound, Branch
+from mixer.errors import InvalidValue, UnknownName
+from mixer.formula.bind import BASE, Bound, Branch
 from mixer.formula.evaluate import Reader
+from mixer.helm import NEUTRAL, Helm
 from mixer.mix import Mix
 from mixer.model import Model
 from mixer.params import SamplingParams
 from mixer.speculate import Speculation
+from mixer.steering import Steering
 from mixer.text import Bans, TextStream, encode_prompt
 
 OnMixChange = Literal["keep", "refill", "restart"]
@@ -42,6 +44,9 @@ class Step:
         rewind: characters to take off the text's end, because a banned word begins there.
         dropped: tokens taken back for that, this step's own included, so that `index` are left; 0 where it stays.
         guessed: whether speculation had guessed the token.
+        nats: how far rewards took the token's distribution, `KL(p' || p)` at the sampling temperature, and what else
+            the steering's budget counts.
+        levels: what each reward that steers made of the text before the token, 0 to 1 as far as it was trained well.
     """
 
     token_id: int
@@ -53,12 +58,25 @@ class Step:
     rewind: int = 0
     dropped: int = 0
     guessed: bool = False
+    nats: float = 0.0
+    levels: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A token that a text goes on with; see `Step`."""
+
+    token: int
+    logprob: float
+    guessed: bool = False
+    nats: float = 0.0
+    levels: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Stats:
     """Figures of one session: milliseconds from its making to the first token, speed after it, the last slider move,
-    the share of guessed tokens that held (None where none was guessed)."""
+    the share of guessed tokens that held (None where none was guessed), the mean of its steps' nats and the most."""
 
     first_token_ms: float | None
     tokens_per_second: float | None
@@ -66,6 +84,8 @@ class Stats:
     apply_us: float | None
     exact: bool
     acceptance: float | None = None
+    nats: float = 0.0
+    most_nats: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +117,7 @@ class Session:
         bound: the formula that it is written by.
         readings: the formula's branches, and those of the draft.
         speculation: how tokens are guessed; None where they are not.
+        helm: the reward heads that may steer it.
         models: what computes its branches.
         most_tokens: tokens that its longest row may come to hold.
         on_close: called when the session was closed.
@@ -114,7 +135,9 @@ class Session:
         run: Callable[[Session], Iterator[tuple[Step | None, ...]]],
         bound: Bound,
         readings: Sequence[Reading],
-        reader: Callable[[Sequence[int], Tensor], Reader],
+        reader: Callable[[Sequence[int], Sequence[int], Tensor], Reader],
+        helm: Helm,
+        steering: Steering = NEUTRAL,
         speculation: Speculation | None = None,
     ) -> None:
         if on_mix_change not in get_args(OnMixChange):
@@ -131,6 +154,8 @@ class Session:
         self.models = tuple({reading.model.order: reading.model for reading in self.readings}.values())
         self._wanted = mix, tuple(reading.under(mix) for reading in self.readings)
         self._current = mix
+        self.helm, self.steering = helm, steering
+        self.steered_by = self.steering  # in this round
         self._bans = Bans(bound.bans)
         self._born = time.perf_counter()
         self._first_at = self._last_at = None
@@ -138,6 +163,7 @@ class Session:
         self._all_exact = True
         self._last_move = -REST_SECONDS
         self._written = 0
+        self._nats, self._most_nats = 0.0, 0.0
         self.finish_reason: FinishReason | None = None
         self.begin()
 
@@ -168,7 +194,32 @@ class Session:
         speed = (self._written - 1) / seconds if seconds > 0 else None
         guessed = self.speculation.guessed if self.speculation else 0
         acceptance = self.speculation.accepted / guessed if self.speculation and guessed else None
-        return Stats(first, speed, len(self.token_ids), self._apply_us, self._all_exact, acceptance)
+        nats = self._nats / max(1, self._written)
+        written = len(self.token_ids)
+        return Stats(first, speed, written, self._apply_us, self._all_exact, acceptance, nats, self._most_nats)
+
+    @property
+    def steering(self) -> Steering:
+        """How rewards steer the next token; set it from any thread. No key or value depends on it.
+
+        Raises:
+            UnknownName: there is no such reward head. InvalidValue: the formula has no row that heads can read, or the
+                text was begun without the base's own row, and its budget is to count the whole.
+        """
+        return self._steering
+
+    @steering.setter
+    def steering(self, steering: Steering) -> None:
+        for name in steering.heads:
+            if name not in self.helm.names:
+                raise UnknownName("reward head", name, self.helm.names)
+        if steering.heads and self.bound.voice is None:
+            hint = "Add a term of the base to the formula."
+            raise InvalidValue("Reward heads read the resident base, and the formula has no term of it.", hint)
+        if steering.whole and not any(reading.branch == BASE for reading in self.readings):
+            hint = "Start the text with a steering that does."
+            raise InvalidValue("The budget cannot count the whole from here on: the base's own row is missing.", hint)
+        self._steering = steering
 
     def close(self) -> None:
         """End the stream; its row is freed before the next step. Closing twice is fine."""
@@ -218,7 +269,7 @@ class Session:
 
     def reader(self, token_ids: Sequence[int], state: Tensor) -> Reader:
         """What judges and reward heads make of the text when it has these tokens and its voice this state, `(D,)`."""
-        return self._reader(token_ids, state)
+        return self._reader(self.prompt_ids, token_ids, state)
 
     @property
     def room(self) -> int:
@@ -232,8 +283,8 @@ class Session:
 
     @property
     def moved(self) -> bool:
-        """Whether another mix is wanted than the one that rows have, and matters."""
-        return self._follows and self._wanted[0] is not self._current
+        """Whether another mix is wanted than the one that rows have, and matters, or rewards are to steer otherwise."""
+        return (self._follows and self._wanted[0] is not self._current) or self._steering is not self.steered_by
 
     def turn(self, write: Callable[[Sequence[tuple[Mix, tuple[float, ...]]]], None]) -> bool:
         """Bring the rows to the mix now wanted; whether what follows the sliders must be read anew.
@@ -242,6 +293,7 @@ class Session:
             write: given each reading's mix and coefficients; called in every round, since rows may be new.
         """
         mix, rows = self._wanted
+        self.steered_by = self._steering
         start = time.perf_counter()
         write(rows)
         former, self._current = self._current, mix
@@ -259,8 +311,10 @@ class Session:
             return True
         return False
 
-    def take(self, token: int, logprob: float, guessed: bool = False) -> Step:
+    def take(self, drawn: Drawn) -> Step:
         """Write down the next token, or take back a banned word that it completes."""
+        token = drawn.token
+        self._nats, self._most_nats = self._nats + drawn.nats, max(self._most_nats, drawn.nats)
         self._last_at = time.perf_counter()
         self._first_at = self._first_at or self._last_at
         self._written += 1
@@ -276,10 +330,12 @@ class Session:
         self._all_exact = self._all_exact and exact
         at = self._bans.find(self.text, ended=self.finish_reason is not None)
         if at is not None:
-            return self._take_back(at, token, logprob, len(text), exact)
-        return Step(token, text, logprob, self._current.key, exact, len(self.token_ids) - 1, guessed=guessed)
+            return self._take_back(at, drawn, len(text), exact)
+        key, index = self._current.key, len(self.token_ids) - 1
+        guessed, nats, levels = drawn.guessed, drawn.nats, drawn.levels
+        return Step(token, text, drawn.logprob, key, exact, index, guessed=guessed, nats=nats, levels=levels)
 
-    def _take_back(self, at: int, token: int, logprob: float, fresh: int, exact: bool) -> Step:
+    def _take_back(self, at: int, drawn: Drawn, fresh: int, exact: bool) -> Step:
         """Cut the text before the word that begins at a character, and bar the token that began it there."""
         first = next((i for i, end in enumerate(self._ends) if end > at), len(self.token_ids) - 1)
         begun, shown, dropped = self.token_ids[first], len(self.text) - fresh, len(self.token_ids) - first
@@ -291,4 +347,5 @@ class Session:
         if self._rewinds >= MOST_REWINDS:
             self.finish_reason = "ban"
         rewind = max(0, shown - len(self.text))
-        return Step(token, "", logprob, self._current.key, exact, first, rewind, dropped)
+        key, nats, levels = self._current.key, drawn.nats, drawn.levels
+        return Step(drawn.token, "", drawn.logprob, key, exact, first, rewind, dropped, nats=nats, levels=levels)

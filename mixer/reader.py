@@ -1,8 +1,8 @@
-"""What judges and reward heads make of a text that is being written, for formulas that ask them. Knows no formulas."""
+"""What judges and rewards make of a text that is being written, for formulas that ask them. Knows no formulas."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -10,11 +10,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from mixer.helm import Helm
 from mixer.judges import Judges
-from mixer.rewards import Reward, advantage
 
 TAIL = 16  # tokens that are decoded anew with each candidate; characters never reach further back
-BUDGET = 0.5  # nats of divergence that a reward with the factor 1 spends on average
 LEAST = 1e-6  # no judge is so sure of itself that the logarithm may say minus infinity
 BROKEN = "\ufffd"  # stands for a character of which bytes are missing
 
@@ -23,11 +22,10 @@ class TextReader:
     """Asks about one text and its possible next tokens; see `mixer.formula.evaluate.Reader`.
 
     Args:
-        prompt: what comes before the text, and is read with it.
+        prompt, prompt_ids: what comes before the text, and is read with it.
         token_ids: the text's.
-        heads: reward heads by name.
-        embedding: the model's output embedding, `(V, D)`.
-        state: what it is multiplied with at the text's end, `(D,)`.
+        helm: reward heads.
+        state: the model's at the text's end, `(D,)`.
     """
 
     def __init__(
@@ -35,14 +33,14 @@ class TextReader:
         judges: Judges,
         tokenizer: Tokenizer,
         prompt: str,
+        prompt_ids: Sequence[int],
         token_ids: Sequence[int],
-        heads: Mapping[str, Reward],
-        embedding: Tensor,
+        helm: Helm,
         state: Tensor,
     ) -> None:
         self._judges, self._tokenizer = judges, tokenizer
-        self._heads, self._embedding, self._state = heads, embedding, state
-        self._prompt, self._token_ids = prompt, token_ids
+        self._helm, self._state = helm, state
+        self._prompt, self._prompt_ids, self._token_ids = prompt, prompt_ids, token_ids
         self._tail = list(token_ids[-TAIL:])
 
     def candidates(self, judge: str, goal: float, tokens: list[int]) -> tuple[Tensor, float]:
@@ -57,12 +55,10 @@ class TextReader:
         """C of the text as it is."""
         return float(np.exp(self._log(judge, goal, [""])[0]))
 
-    def advantages(self, head: str, goal: float, tokens: Tensor, probs: Tensor) -> Tensor:
-        """What a reward head makes of these next tokens, `(k,)`: 1 of it moves the distribution by some `BUDGET`."""
-        reward = self._heads[head]
-        measured = reward.calibration
-        values = reward.head.rewards(self._state, self._embedding[tokens].float())
-        return (2 * goal - 1) * measured.betas[BUDGET] * advantage(values, probs, measured.sigma, measured.clip)
+    def advantages(self, head: str, goal: float, tokens: Tensor, logprobs: Tensor) -> Tensor:
+        """What a reward makes of these next tokens, `(k,)`: see `Helm.advantages`."""
+        ids = [*self._prompt_ids, *self._token_ids]
+        return (2 * goal - 1) * self._helm.advantages(head, self._state, ids, tokens, logprobs)
 
     @cached_property
     def _text(self) -> str:

@@ -15,16 +15,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mixer.engine import Reading, Session, Step
+from mixer.engine import Drawn, Reading, Session, Step
 from mixer.errors import FormulaError
-from mixer.formula.bind import Bound
-from mixer.formula.evaluate import evaluate
+from mixer.formula.bind import BASE, Bound, Branch
+from mixer.formula.evaluate import Reader, evaluate, without_opinions
 from mixer.formula.nodes import Term
+from mixer.helm import Steered
 from mixer.mix import Mix
 from mixer.prefix import PrefixCache
 from mixer.speculate import repeated
 
 NOTHING = torch.zeros(0)
+UNSTEERED = Steered(NOTHING)
 
 
 @dataclass(eq=False)
@@ -64,15 +66,6 @@ class Line:
         return [*prompt[start:stop], *tokens[max(0, start - len(prompt)) : max(0, stop - len(prompt))]]
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A token that the text goes on with."""
-
-    token: int
-    logprob: float
-    guessed: bool
-
-
 class Seat:
     """A session's rows.
 
@@ -89,6 +82,8 @@ class Seat:
         speculation = session.speculation
         self._drafted = self._of(speculation.draft) if speculation and speculation.draft else []
         self._targeted = self._of(session.bound)
+        self._origin = next((line for line in self.lines if line.reading.branch == BASE), None)
+        self._heard = next((line for line in self._targeted if line.reading.branch == session.bound.voice), None)
         self.step: Step | None = None
         self.error: Exception | None = None
         self._underway = False
@@ -96,6 +91,7 @@ class Seat:
         self._guess: list[int] = []
         self._length = 0  # guesses that this round is to have
         self._drawn: list[Drawn] = []
+        self._steered: dict[int, Steered] = {}  # what was made of the logits after so many guesses
         self._seconds = 0.0  # of this round's passes of the formula itself
 
     def _of(self, bound: Bound) -> list[Line]:
@@ -120,7 +116,7 @@ class Seat:
             return
         drawn = self._ahead.popleft()
         try:
-            self.step = self.session.take(drawn.token, drawn.logprob, drawn.guessed)
+            self.step = self.session.take(drawn)
         except Exception as error:  # its own reader's, whoever computes
             self.error = error
         if self.step is None or self.step.dropped:
@@ -141,7 +137,7 @@ class Seat:
                 if known:
                     line.filled = min(known, line.last(len(session.token_ids)))
                     line.reading.model.network.restore(line.row, snapshot, line.filled)
-        self._guess, self._drawn, self._length, self._seconds = [], [], 0, 0.0
+        self._guess, self._drawn, self._length, self._seconds, self._steered = [], [], 0, 0.0, {}
         if session.speculation and session.token_ids:  # the first token is wanted soon
             self._length = session.speculation.length(session.room - 1)
             if session.speculation.draft is None:
@@ -169,7 +165,10 @@ class Seat:
     @property
     def _active(self) -> list[Line]:
         """The rows that it takes to go on."""
-        return self._drafted if self.drafting else self._targeted
+        if self.drafting:
+            return self._drafted
+        counted = self.session.steered_by.whole and self._origin and self._origin not in self._targeted
+        return [*self._targeted, self._origin] if counted and self._origin else self._targeted
 
     @property
     def tokens(self) -> list[int]:
@@ -199,19 +198,25 @@ class Seat:
 
         All at once, or one where the next depends on judges, who are asked only as far as guesses hold.
         """
+        session = self.session
         done = len(self._guess) if self.drafting else len(self._drawn)
-        last = done if self.drafting or self._bound.needs_reader else len(self._guess)
+        reads = self._bound.needs_reader or session.helm.reads_text(session.steered_by)
+        last = done if self.drafting or reads else len(self._guess)
         try:
             values = self._evaluated(done, last)
         except FormulaError:  # which may lie behind a guess that fails
             if last == done:
                 raise
             values = self._evaluated(done, done)
-        for index, own in enumerate(values, len(self.session.token_ids) + done):
-            if barred := self.session.barred(index):
+        for place, own in enumerate(values, done):
+            index = len(session.token_ids) + place
+            if not self.drafting and (session.steered_by.heads or session.steered_by.budget is not None):
+                self._steered[place] = self._steer(own, place)
+                own = self._steered[place].logits
+            if barred := session.barred(index):
                 own = own.index_fill(0, torch.tensor(sorted(barred), device=own.device), -torch.inf)
                 if own.max() == -torch.inf:
-                    self.session.finish_reason = "ban"
+                    session.finish_reason = "ban"
                     return
             yield index, own
 
@@ -224,10 +229,28 @@ class Seat:
         if first < last:
             logprobs = {branch: torch.log_softmax(torch.stack(logits), -1) for branch, logits in rows.items()}
             return [*evaluate(bound, logprobs)]
-        tokens = self.tokens[: len(self.session.token_ids) + first]
-        logprobs = {branch: torch.log_softmax(logits[0], -1) for branch, logits in rows.items()}
-        state = next((line.states[first] for line in self._active if line.reading.branch == bound.voice), NOTHING)
-        return [evaluate(bound, logprobs, self.session.reader(tokens, state) if bound.needs_reader else None)]
+        return [evaluate(bound, self._logprobs(first), self._reader(first) if bound.needs_reader else None)]
+
+    def _logprobs(self, place: int) -> dict[Branch, Tensor]:
+        """Of every active row after so many guesses, `(V,)` each."""
+        return {line.reading.branch: torch.log_softmax(line.logits[place], -1) for line in self._active}
+
+    def _reader(self, place: int) -> Reader:
+        """Who reads the text with so many guesses."""
+        tokens = self.tokens[: len(self.session.token_ids) + place]
+        voice = self._bound.voice
+        state = next((line.states[place] for line in self._active if line.reading.branch == voice), NOTHING)
+        return self.session.reader(tokens, state)
+
+    def _steer(self, logits: Tensor, place: int) -> Steered:
+        """What the session's steering makes of the logits after so many guesses."""
+        session = self.session
+        steering, bound = session.steered_by, session.bound
+        plain = without_opinions(bound, self._logprobs(place), self._reader(place)) if bound.opinions else None
+        origin = self._origin.logits[place] if steering.whole and self._origin else None
+        state = self._heard.states[place] if self._heard else NOTHING
+        ids = [*session.prompt_ids, *self.tokens[: len(session.token_ids) + place]]
+        return session.helm.steer(logits, state, steering, session.params.temperature, ids, plain, origin)
 
     def receive(self, drawn: Sequence[tuple[int, float]]) -> bool:
         """Take what was drawn from `values`; whether there is more to draw without a further pass."""
@@ -240,7 +263,8 @@ class Seat:
         for token, logprob in drawn:
             place = len(self._drawn)
             held = place < len(self._guess) and self._guess[place] == token
-            self._drawn.append(Drawn(token, logprob, held))
+            steered = self._steered.get(place, UNSTEERED)
+            self._drawn.append(Drawn(token, logprob, held, steered.nats, steered.levels))
             if not held or token in self.session.ends:
                 self._finish()
                 return False

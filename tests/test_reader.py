@@ -28,7 +28,7 @@ texts = st.sampled_from(["", "It was lovely", " and “so” she said: “Thank 
 def test_candidates_score_as_the_decoded_texts_do(desk: Desk, text: str, more: list[int], candidates: list[int]):
     tokenizer: Any = desk.tokenizer.backend_tokenizer
     ids = [*desk.tokenizer(text).input_ids, *more]
-    reader = desk._catalog.reader("The waiter said:", ids, NOTHING)
+    reader = desk._catalog.reader("The waiter said:", (), ids, NOTHING)
     logs, now = reader.candidates("politeness", 1.0, candidates)
     whole = ["The waiter said:" + tokenizer.decode([*ids, *own]) for own in ([], *([c] for c in candidates))]
     if any("\ufffd" in one for one in whole):
@@ -39,7 +39,7 @@ def test_candidates_score_as_the_decoded_texts_do(desk: Desk, text: str, more: l
 
 
 def test_goals_mirror_each_other_and_the_end_of_the_text_changes_nothing(desk: Desk):
-    reader = desk._catalog.reader("", desk.tokenizer("Thank you").input_ids, NOTHING)
+    reader = desk._catalog.reader("", (), desk.tokenizer("Thank you").input_ids, NOTHING)
     for_it, against = (reader.strength("politeness", goal) for goal in (1.0, 0.0))
     assert for_it + against == pytest.approx(1) and reader.strength("politeness", 0.5) == pytest.approx(0.5)
     logs, now = reader.candidates("politeness", 1.0, [next(iter(desk._model.eos_ids))])

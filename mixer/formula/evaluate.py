@@ -40,8 +40,8 @@ class Reader(Protocol):
         """C of the text as it is."""
         ...
 
-    def advantages(self, head: str, goal: float, tokens: Tensor, probs: Tensor) -> Tensor:
-        """What a reward head makes of these next tokens, in nats, `(k,)`, beside what has these probabilities."""
+    def advantages(self, head: str, goal: float, tokens: Tensor, logprobs: Tensor) -> Tensor:
+        """What a reward makes of these next tokens of the text, in nats, `(k,)`."""
         ...
 
 
@@ -83,6 +83,15 @@ def evaluate(bound: Bound, logprobs: Mapping[Branch, Tensor], reader: Reader | N
     if bound.needs_reader and (reader is None or next(iter(logprobs.values())).ndim != 1):
         raise ValueError("a formula that reads the text takes a reader and one position at a time")
     return _Evaluation(bound, logprobs, reader).normalized(bound.formula.result)
+
+
+@torch.no_grad()
+def without_opinions(bound: Bound, logprobs: Mapping[Branch, Tensor], reader: Reader | None) -> Tensor:
+    """What a formula is before its judges and rewards, `(V,)`; its first term where that is nothing."""
+    try:
+        return _Evaluation(bound, logprobs, reader, judged=False).normalized(bound.formula.result)
+    except FormulaError:
+        return logprobs[bound.rows[0]].float()
 
 
 class _Evaluation:
@@ -207,17 +216,13 @@ class _Evaluation:
         over, opinion = self._unjudged, self._bound.opinions[node]
         tokens = likely(over).nonzero()[:, 0]
         assert self._reader is not None
-        values = self._reader.advantages(opinion.judge, opinion.goal, tokens, over[tokens].exp())
+        values = self._reader.advantages(opinion.judge, opinion.goal, tokens, over[tokens])
         return torch.zeros_like(over).scatter(0, tokens, values.to(over))
 
     @cached_property
     def _unjudged(self) -> Tensor:
-        """What the formula is without its judges, `(V,)`; its first term where that is nothing."""
-        try:
-            plain = _Evaluation(self._bound, self._logprobs, self._reader, judged=False)
-            return plain.normalized(self._formula.result)
-        except FormulaError:
-            return self._logprobs[self._bound.rows[0]].float()
+        """See `without_opinions`."""
+        return without_opinions(self._bound, self._logprobs, self._reader)
 
     @property
     def _any(self) -> Tensor:

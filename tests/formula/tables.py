@@ -58,9 +58,10 @@ class TableReader:
         self.asked.append((judge, goal, ()))
         return self._shown(judge, goal, None)
 
-    def advantages(self, head: str, goal: float, tokens: Tensor, probs: Tensor) -> Tensor:
+    def advantages(self, head: str, goal: float, tokens: Tensor, logprobs: Tensor) -> Tensor:
         self.asked.append((head, goal, tuple(tokens.tolist())))
         rewards = torch.tensor([self.score(head, token) for token in tokens.tolist()])
+        probs = logprobs.exp()
         return (2 * goal - 1) * (rewards - (rewards * probs).sum() / probs.sum())
 
     def _shown(self, judge: str, goal: float, token: int | None) -> float:

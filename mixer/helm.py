@@ -1,0 +1,271 @@
+"""Steering a text by reward heads: from the logits of its next token to others, at most a budget away.
+
+    z'(v) / T = z(v) / T + kappa sum_a s_a beta_a clip((r_a(v) - E_p[r_a]) / sigma_a)      for the likely tokens v
+
+kappa is 1 unless that would move the distribution by more than the budget. All heads of a model are stacked, and their
+products with the embeddings kept, so that six cost about as much as one. Knows tensors and names; no text, no files.
+
+Sources: arXiv 2407.04615 (the heads), arXiv 2310.09520 (the steering); calibration and budget are this project's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from mixer.native.steer import GAIN, press, reach, spend
+from mixer.rewards import Calibration, Reward, advantage
+from mixer.sampling import COLD
+from mixer.steering import Steering
+
+SPENT = 0.5  # nats that a slider at its pole spends on the average
+LEAST = 1e-3  # share of the likeliest token's probability that a token needs to be steered
+LANES = 16
+PIECE = 8192  # rows of the embedding that are widened at once
+
+NEUTRAL = Steering(budget=None)  # steers nothing, limits nothing
+
+
+class TextReward(Protocol):
+    """A reward model that reads the text itself, such as RAD's.
+
+    Attributes:
+        reach: how many of the likeliest tokens it is asked about.
+    """
+
+    calibration: Calibration
+    reach: int
+
+    def rewards(self, ids: Sequence[int], tokens: Sequence[int]) -> Tensor:
+        """Of the text with each of these tokens after it, `(k,)` float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Steered:
+    """What steering made of a row.
+
+    Attributes:
+        logits: `(V,)`.
+        nats: `KL(p' || p)` at the sampling temperature.
+        levels: each head's reading of the text so far.
+    """
+
+    logits: Tensor
+    nats: float = 0.0
+    levels: Mapping[str, float] = field(default_factory=dict)
+
+
+class Stack(NamedTuple):
+    """All heads in the layout that `mixer.native.steer.press` takes."""
+
+    down: np.ndarray
+    products: np.ndarray
+    weights: np.ndarray
+    spans: np.ndarray
+    scales: np.ndarray
+
+
+class Likely(NamedTuple):
+    """Tokens that may be steered, `(n,)` int64, and their log-probabilities at the sampling temperature, `(n,)`."""
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+
+
+class Helm:
+    """The reward heads of one model, and reward models beside them.
+
+    Args:
+        heads: by name; each reads the model's final state.
+        embedding: the model's output embedding, `(V, D)`.
+
+    Attributes:
+        models: reward models by name, other names than the heads'.
+    """
+
+    def __init__(self, heads: Mapping[str, Reward], embedding: Tensor) -> None:
+        self.heads, self.models = dict(heads), dict[str, TextReward]()
+        self._places = {name: place for place, name in enumerate(self.heads)}
+        self._embedding = embedding
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that a `Steering` may name."""
+        return (*self.heads, *self.models)
+
+    def reads_text(self, steering: Steering) -> bool:
+        """Whether it takes the text itself, and not the model's state alone."""
+        return any(name in self.models for name in steering.heads)
+
+    def strengths(self, steering: Steering) -> tuple[float, ...]:
+        """What every head, in order, is multiplied with where it is fused, `(H,)`."""
+        return tuple(
+            steering.positions[name] * reward.calibration.fused_betas[SPENT] / reward.calibration.sigma
+            if name in steering.positions
+            else 0.0
+            for name, reward in self.heads.items()
+        )
+
+    def steer(
+        self,
+        logits: Tensor,
+        state: Tensor,
+        steering: Steering,
+        temperature: float = 1.0,
+        ids: Sequence[int] = (),
+        plain: Tensor | None = None,
+        origin: Tensor | None = None,
+    ) -> Steered:
+        """Steer one row; where nothing steers, the very same logits come back.
+
+        Args:
+            logits: `(V,)` float32, need not be normalized.
+            state: the model's final state at the text's end, `(D,)`.
+            temperature: that tokens will be drawn at; the budget counts there, and at 1 for 0.
+            ids: the text's tokens, for reward models.
+            plain: the same before judges and rewards of a formula, `(V,)`, whose likely tokens are steered; `logits` if
+                there are none.
+            origin: where the budget counts from, `(V,)`; `plain` if None.
+        """
+        plain = logits if plain is None else plain
+        origin = plain if origin is None else origin
+        if steering.fused or not (steering.heads or (origin is not logits and steering.budget is not None)):
+            return Steered(logits)
+        temperature = 1.0 if temperature < COLD else temperature
+        some = _likely(plain, temperature, steering.reach)
+        bias, levels = self._pressed(steering, state, ids, some)
+        budget = math.inf if steering.budget is None else steering.budget
+        if origin is logits:
+            steered, nats = _sparse(logits, some, bias, temperature, budget, steering.cut)
+        else:
+            steered, nats = _dense(logits, origin, some, bias, temperature, budget, steering.cut)
+        return Steered(steered, nats, levels)
+
+    def advantages(self, name: str, state: Tensor, ids: Sequence[int], tokens: Tensor, logprobs: Tensor) -> Tensor:
+        """What one head adds to these tokens at position 1, in nats, `(k,)`; see `mixer.rewards.advantage`."""
+        some = Likely(tokens.cpu().numpy(), logprobs.cpu().numpy())
+        bias, _ = self._pressed(Steering({name: 1.0}), state, ids, some)
+        return torch.from_numpy(bias)
+
+    def _pressed(
+        self, steering: Steering, state: Tensor, ids: Sequence[int], some: Likely
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """What is added to the likely tokens, `(n,)` in nats before any budget, and every head's reading."""
+        bias, own = np.zeros(some.tokens.size, np.float32), [name for name in steering.heads if name in self.heads]
+        levels = dict.fromkeys(own, 0.0)
+        if own:
+            stack, read = self._stack, np.zeros(len(own))
+            press(
+                pad(state.float().cpu(), (0, stack.down.shape[1] - state.numel())).numpy(),
+                *stack,
+                np.array([self._places[name] for name in own]),
+                np.array([steering.positions.get(name, 0.0) for name in own]),
+                np.array([steering.levels.get(name, math.nan) for name in own]),
+                *some,
+                bias,
+                read,
+            )
+            levels = dict(zip(own, read.tolist(), strict=True))
+        for name in steering.heads:
+            if name in self.models:
+                levels[name] = self._press_model(name, steering, ids, some, bias)
+        return bias, levels
+
+    def _press_model(self, name: str, steering: Steering, ids: Sequence[int], some: Likely, bias: np.ndarray) -> float:
+        """Add a reward model's part; what it expects of the text, as its reading."""
+        model = self.models[name]
+        best = np.sort(np.argsort(-some.logprobs, kind="stable")[: model.reach])
+        rewards = model.rewards(ids, some.tokens[best].tolist())
+        probs = torch.from_numpy(some.logprobs[best]).exp()
+        level = float((rewards * probs).sum() / probs.sum())
+        position = steering.positions.get(name)
+        if position is None:
+            position = min(1.0, max(-1.0, GAIN * (steering.levels[name] - level)))
+        measured = model.calibration
+        values = advantage(rewards, probs, measured.sigma, measured.clip)
+        bias[best] += position * measured.betas[SPENT] * values.numpy()
+        return level
+
+    @cached_property
+    def _stack(self) -> Stack:
+        """All heads, each one's rank and the hidden size padded with zeros to multiples of 16."""
+        size = -(-self._embedding.shape[1] // LANES) * LANES
+        down, products, weights, spans, scales, at = [], [], [], [], [], 0
+        for reward in self.heads.values():
+            head, measured = reward.head, reward.calibration
+            rank = -(-head.rank // LANES) * LANES
+            up = head.up.to(self._embedding.device)
+            parts = [piece.float() @ up for piece in self._embedding.split(PIECE)]
+            down.append(pad(head.down, (0, size - head.down.shape[1], 0, rank - head.rank)))
+            products.append(pad(torch.cat(parts).cpu(), (0, rank - head.rank)))
+            weights.append(pad(head.weight, (0, size - head.weight.shape[0])))
+            spans.append((at, at + rank))
+            scales.append((head.bias, measured.sigma, measured.clip, measured.betas[SPENT]))
+            at += rank
+        return Stack(
+            torch.cat(down).numpy(),
+            torch.cat(products, 1).contiguous().numpy(),
+            torch.stack(weights).numpy(),
+            np.array(spans),
+            np.array(scales),
+        )
+
+
+def _likely(logits: Tensor, temperature: float, most: int) -> Likely:
+    """See `mixer.rewards.likely`."""
+    most = min(most, logits.shape[0])
+    if logits.device.type == "cpu":
+        tokens, logprobs = np.empty(most, np.int64), np.empty(most, np.float32)
+        count = reach(logits.numpy(), 1 / temperature, most, LEAST, tokens, logprobs)
+        return Likely(tokens[:count], logprobs[:count])
+    warm = logits.float() / temperature
+    best = (warm - warm.logsumexp(0)).topk(most)
+    kept = best.values >= best.values[0] + math.log(LEAST)
+    return Likely(best.indices[kept].cpu().numpy(), best.values[kept].cpu().numpy())
+
+
+def _sparse(
+    logits: Tensor, some: Likely, bias: np.ndarray, temperature: float, budget: float, cut: bool
+) -> tuple[Tensor, float]:
+    """Logits with as much of a bias on the likely tokens as fits, and the nats that it takes."""
+    logprobs, mass = some.logprobs, float(np.exp(some.logprobs.astype(np.float64)).sum())
+    if cut:
+        logprobs, mass = logprobs - np.float32(math.log(mass)), 1.0
+    elif not bias.any():
+        return logits, 0.0
+    kappa, nats = spend(logprobs, bias, max(0.0, 1 - mass), budget)
+    return _pushed(logits, some, kappa * temperature * bias, cut), nats
+
+
+def _dense(
+    logits: Tensor, origin: Tensor, some: Likely, bias: np.ndarray, temperature: float, budget: float, cut: bool
+) -> tuple[Tensor, float]:
+    """The same where `logits` themselves have been steered away from `origin`."""
+    if cut:
+        tokens = torch.from_numpy(some.tokens).to(origin.device)
+        origin = torch.full_like(origin, -torch.inf).scatter(0, tokens, origin[tokens])
+    whole = _pushed(logits, some, temperature * bias, cut)
+    before, after = (torch.log_softmax(values.float() / temperature, -1) for values in (origin, whole))
+    push = torch.where(before == -torch.inf, 0.0, after - before)
+    kappa, nats = spend(before.cpu().numpy(), push.cpu().numpy(), 0.0, budget)
+    if kappa == 1:
+        return whole, nats
+    return (temperature * (before + kappa * push) if kappa else origin), nats
+
+
+def _pushed(logits: Tensor, some: Likely, push: np.ndarray, cut: bool) -> Tensor:
+    """Logits with something added to the likely tokens, the others left out where they are cut."""
+    if not cut and not push.any():
+        return logits
+    tokens = torch.from_numpy(some.tokens).to(logits.device)
+    own = logits[tokens] + torch.from_numpy(push).to(logits.device, logits.dtype)
+    return (torch.full_like(logits, -torch.inf) if cut else logits).scatter(0, tokens, own)

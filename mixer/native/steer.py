@@ -1,0 +1,189 @@
+"""What reward heads make of the likely next tokens of one row, and how much of it a budget admits, compiled.
+
+What `mixer.rewards` defines, without its many passes: `likely`, `rewards` and `advantage`, `kappa`. A head's product
+with a token's embedding is known beforehand, so that a reward is one product of the head's rank. Knows no names.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mixer.native.draw import exp_of, largest
+from mixer.native.lanes import SOURCES, dots, exp, inner, outer
+
+CLOSE = 1e-4  # how near below its budget a divergence may end, as a share of the budget
+ROUNDS = 40
+GAIN = 2.0  # of `levels`: half the scale below the aim, a head steers as at its pole
+
+
+@inner
+def kth_largest(values, count, k):
+    """The k-th largest of the first `count` values, which it reorders."""
+    low, high, want = 0, count - 1, k - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if want <= j:
+            high = j
+        elif want >= i:
+            low = i
+        else:
+            break
+    return values[want]
+
+
+@inner
+def moved(logprobs, push, count, rest, kappa):
+    """`KL(p' || p)` of `p' = softmax(log p + kappa push)`; tokens that are not listed have `rest` of p and no push."""
+    most = np.float32(0) if rest > 0 else np.float32(-np.inf)
+    for i in range(count):
+        if logprobs[i] > -np.inf:
+            most = max(most, np.float32(kappa * push[i]))
+    total, along = rest * math.exp(-most), 0.0
+    for i in range(count):
+        if logprobs[i] > -np.inf and push[i] > -np.inf:
+            share = exp(logprobs[i] + np.float32(kappa * push[i]) - most)
+            total += share
+            along += share * push[i]
+    return max(0.0, kappa * along / total - math.log(total) - most)
+
+
+@inner
+def share_within(logprobs, push, count, rest, budget):
+    """The largest kappa in [0, 1] whose divergence stays within the budget, and that divergence.
+
+    The divergence grows about as kappa squared, so its root is nearly a line, which the Illinois method follows.
+    """
+    whole = moved(logprobs, push, count, rest, 1.0)
+    if whole <= budget:
+        return 1.0, whole
+    goal = math.sqrt(budget * (1 - CLOSE / 2))
+    low, high, below, above, spent, side = 0.0, 1.0, -goal, math.sqrt(whole) - goal, 0.0, 0
+    for _ in range(ROUNDS):
+        if budget - spent <= CLOSE * budget:
+            break
+        kappa = (low * above - high * below) / (above - below)
+        now = moved(logprobs, push, count, rest, kappa)
+        if now <= budget:
+            low, below, spent = kappa, min(0.0, math.sqrt(now) - goal), now
+            above *= 0.5 if side < 0 else 1.0
+            side = -1
+        else:
+            high, above = kappa, math.sqrt(now) - goal
+            below *= 0.5 if side > 0 else 1.0
+            side = 1
+    return low, spent
+
+
+def _reach(sources: str):
+    """`reach`, compiled once for these sources."""
+
+    @outer
+    def reach(logits, factor, most_tokens, least, tokens, logprobs):
+        """The tokens that may be steered, in the order of their ids, and their log-probabilities; returns how many.
+
+        Args:
+            logits: `(V,)` float32, and factor: 1 / temperature.
+            most_tokens: the likeliest so many; least: of at least this share of the likeliest one's probability.
+            tokens: `(most_tokens,)` int64, and logprobs: `(most_tokens,)` float32; written.
+        """
+        if not sources:  # which binds the compiled code to them
+            return 0
+        size = logits.shape[0]
+        probs = np.empty(size, np.float32)
+        most = largest(logits)
+        log_total = np.float32(math.log(exp_of(logits, most, np.float32(factor), probs)))
+        found, count = np.empty(size, np.float32), 0
+        for token in range(size):
+            found[count] = probs[token]
+            count += probs[token] >= least
+        above, ties = np.float32(least), most_tokens
+        if count > most_tokens:
+            above = kth_largest(found, count, most_tokens)
+            for i in range(count):
+                ties -= found[i] > above
+        count = 0
+        for token in range(size):
+            if probs[token] < above or (probs[token] == above and ties <= 0):
+                continue
+            ties -= probs[token] == above
+            tokens[count] = token
+            logprobs[count] = (logits[token] - most) * np.float32(factor) - log_total
+            count += 1
+            if count == most_tokens:
+                break
+        return count
+
+    return reach
+
+
+def _press(sources: str):
+    """`press`, compiled once for these sources."""
+
+    @outer
+    def press(state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels):
+        """Add what heads make of tokens to `bias`, `(n,)`, in nats, and write their readings of the text, `(h,)`.
+
+        Args:
+            state: `(D,)`; D and every head's rank are padded to multiples of 16.
+            down: `(R, D)` of all heads, and products: `(V, R)`, the embeddings times every head's `up`.
+            weights: `(H, D)` of the thermometers. spans: `(H, 2)`, each head's part of R.
+            scales: `(H, 4)`: the thermometer's bias, sigma, clip, beta.
+            heads: `(h,)`, those that steer. positions: `(h,)`; aims: `(h,)`, a level in place of a position, or NaN.
+            tokens, logprobs: `(n,)`, what may be steered.
+        """
+        if not sources:
+            return
+        depth, width = down.shape[1], down.shape[0]
+        low, level = np.empty(width, np.float32), np.empty(1, np.float32)
+        rewards, probs = np.empty(tokens.size, np.float32), np.empty(tokens.size, np.float32)
+        mass = 0.0
+        for i in range(tokens.size):
+            probs[i] = exp(logprobs[i])
+            mass += probs[i]
+        for k in range(heads.size):
+            head = heads[k]
+            start, stop = spans[head]
+            offset, sigma, clip, beta = scales[head]
+            dots(level, 0, 0, state, 0, 0, 1, weights, head * depth, depth, 1)
+            levels[k] = level[0] + offset
+            position = positions[k]
+            if not math.isnan(aims[k]):
+                position = min(1.0, max(-1.0, GAIN * (aims[k] - levels[k])))
+            dots(low, start, 0, state, 0, 0, 1, down, start * depth, depth, stop - start)
+            mean = 0.0
+            for i in range(tokens.size):
+                dots(rewards, i, 0, low, start, 0, 1, products, tokens[i] * width + start, stop - start, 1)
+                mean += rewards[i] * probs[i]
+            mean /= mass
+            for i in range(tokens.size):
+                bias[i] += np.float32(position * beta * min(clip, max(-clip, (rewards[i] - mean) / sigma)))
+
+    return press
+
+
+def _spend(sources: str):
+    """`spend`, compiled once for these sources."""
+
+    @outer
+    def spend(logprobs, push, rest, budget):
+        """The largest share of a push that stays within a budget, and the nats that it takes; see `moved`."""
+        if not sources:
+            return 0.0, 0.0
+        return share_within(logprobs, push, logprobs.size, rest, budget)
+
+    return spend
+
+
+reach, press, spend = _reach(SOURCES), _press(SOURCES), _spend(SOURCES)
