@@ -56,13 +56,24 @@ class Network(Protocol):
         ...
 
     def forward(
-        self, ids: Sequence[int], rows: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
+        self,
+        ids: Sequence[int],
+        rows: Sequence[int],
+        positions: Sequence[int],
+        wanted: Sequence[int],
+        slots: Sequence[int] | None = None,
     ) -> Tensor:
         """Run tokens through the model, and keep their keys and values in place of what the rows had from there on.
+
+        Several tokens may stand at one position of a row as alternatives: each sees what stands before that position,
+        and itself, but none of the others.
 
         Args:
             ids, rows, positions: of each token; the tokens of one row side by side and in order.
             wanted: indices of the tokens whose next-token logits are wanted, ascending.
+            slots: where in its row each token's keys and values go, without gaps, no two to the same; the positions if
+                None. Alternatives go behind all others but for one, which may have its position; the row goes on as if
+                they had never been.
 
         Returns:
             `(len(wanted), V)` float32.
@@ -90,6 +101,7 @@ class Network(Protocol):
 
 
 TOGETHER = 16  # tokens a row; more are a prompt, and read alone
+BESIDE = 32  # alternatives in one pass, each of which takes as much room as its row
 
 
 @dataclass
@@ -145,7 +157,7 @@ class TorchNetwork:
 
     def put_heads(self, heads: Sequence[tuple[Tensor, Tensor]]) -> None:
         """See `Network`."""
-        self.heads = tuple(heads)
+        self.heads: Sequence[tuple[Tensor, Tensor]] = tuple(heads)
         self.lift = Gate([down.shape[0] for down, _ in heads], self._rows)
         down, up = side_by_side(heads, self._lm.config.get_text_config().hidden_size)
         self._sides = down.T.to(self._device), up.T.to(self._device)
@@ -153,12 +165,20 @@ class TorchNetwork:
 
     @torch.inference_mode()
     def forward(
-        self, ids: Sequence[int], rows: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
+        self,
+        ids: Sequence[int],
+        rows: Sequence[int],
+        positions: Sequence[int],
+        wanted: Sequence[int],
+        slots: Sequence[int] | None = None,
     ) -> Tensor:
         """See `Network`."""
         results: dict[int, tuple[Tensor, Tensor]] = {}  # logits and state
         alike: dict[int, list[list[int]]] = {}  # rows that go on by as many tokens, as indices
-        for _, group in groupby(range(len(ids)), key=lambda index: rows[index]):
+        slots = positions if slots is None else slots
+        in_place = [index for index, slot in enumerate(slots) if slot == positions[index]]
+        apart = [index for index, slot in enumerate(slots) if slot != positions[index]]
+        for _, group in groupby(in_place, key=lambda index: rows[index]):
             own = list(group)
             if positions[own[0]] > 0 and len(own) <= TOGETHER:
                 alike.setdefault(len(own), []).append(own)
@@ -173,10 +193,15 @@ class TorchNetwork:
             )
             for own, row, states in zip(groups, logits, self._seen, strict=True):
                 results |= dict(zip(own, zip(row, states, strict=True), strict=True))
+        for (row, position), group in groupby(apart, key=lambda index: (rows[index], positions[index])):
+            own = list(group)
+            for few in (own[at : at + BESIDE] for at in range(0, len(own), BESIDE)):
+                logits = self._branch(row, [ids[index] for index in few], position)
+                results |= dict(zip(few, zip(logits, self._seen[:, 0], strict=True), strict=True))
         if not wanted:
-            config = self._lm.config.get_text_config()
-            self.states = torch.zeros(0, config.hidden_size)
-            return torch.zeros(0, config.vocab_size)
+            head = self._lm.get_output_embeddings().weight
+            self.states = torch.zeros(0, head.shape[1])
+            return torch.zeros(0, head.shape[0])
         logits, states = zip(*(results[index] for index in wanted), strict=True)
         self.states = torch.stack(states).float()
         return torch.stack(logits).float()
@@ -241,12 +266,7 @@ class TorchNetwork:
 
     def _fill(self, row: int, ids: list[int], start: int) -> Tensor:
         """Several tokens of one row, `(T, V)`."""
-        self._take_apart()
-        cache = DynamicCache()
-        if start:
-            held = self._held[row].first(start)
-            for layer, (keys, values) in enumerate(zip(held.keys, held.values, strict=True)):
-                cache.update(keys[None], values[None], layer)
+        cache = self._begun(row, start)
         with self._applied([row]):
             logits = self._lm(
                 input_ids=torch.tensor([ids], device=self._device),
@@ -257,6 +277,28 @@ class TorchNetwork:
         layers: list[Any] = list(cache.layers)
         self._held[row] = _Held([layer.keys[0] for layer in layers], [layer.values[0] for layer in layers])
         return logits
+
+    def _branch(self, row: int, ids: list[int], position: int) -> Tensor:
+        """Tokens at one position of one row, each for itself, `(k, V)`; nothing is kept."""
+        count = len(ids)
+        cache = self._begun(row, position, count)
+        with self._applied([row] * count):
+            return self._lm(
+                input_ids=torch.tensor(ids, device=self._device)[:, None],
+                position_ids=torch.full((count, 1), position, device=self._device),
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[:, 0]
+
+    def _begun(self, row: int, length: int, times: int = 1) -> DynamicCache:
+        """A row's first tokens, as a batch of so many of it."""
+        self._take_apart()
+        cache = DynamicCache()
+        if length:
+            held = self._held[row].first(length)
+            for layer, (keys, values) in enumerate(zip(held.keys, held.values, strict=True)):
+                cache.update(keys.expand(times, -1, -1, -1), values.expand(times, -1, -1, -1), layer)
+        return cache
 
     def _decode(self, ids: list[list[int]], rows: tuple[int, ...], positions: tuple[int, ...]) -> Tensor:
         """As many tokens of each row, `(B, T)`, the first at these positions; `(B, T, V)`."""

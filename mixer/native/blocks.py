@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from mixer.native.lanes import WIDTH, append, dots, exp, inner, product
+from mixer.native.lanes import STRETCH, WIDTH, append, dots, exp, inner, product, stretch
 
 
 @inner
@@ -134,20 +134,24 @@ def place(layer, small, cache, call, work, shape, part, parts):
         if normed:
             rms_norm(key, small.k_norm[layer], shape.eps, key)
         rotate(key, cos, sin)
-        block, lane = position // WIDTH, position % WIDTH
+        slot = call.slots[m]
+        block, lane = slot // WIDTH, slot % WIDTH
         keys, values = cache.keys[layer, call.rows[m], head, block], cache.values[layer, call.rows[m], head]
         value = work.qkv[m, values_at + head * size : values_at + (head + 1) * size]
         for k in range(size):
             keys[k, lane] = key[k]
         for panel in range(values.shape[0]):
-            part_of_value, to = value[panel * WIDTH : (panel + 1) * WIDTH], values[panel, position]
+            part_of_value, to = value[panel * WIDTH : (panel + 1) * WIDTH], values[panel, slot]
             for k in range(part_of_value.size):
                 to[k] = part_of_value[k]
 
 
 @inner
 def attend(layer, small, cache, call, work, shape, part, parts):
-    """Softmax attention of every token to its own row up to itself; one part of the heads."""
+    """Softmax attention of every token to what stands before it in its row, and to itself; one part of the heads.
+
+    What lies between a token's position and its slot it does not see. The sums are those of a token in its place.
+    """
     size, heads, kv_heads = shape.head_size, shape.heads, shape.kv_heads
     _, rows, _, blocks, _, _ = cache.keys.shape
     columns = blocks * WIDTH
@@ -157,15 +161,17 @@ def attend(layer, small, cache, call, work, shape, part, parts):
     start, stop = share(call.counts[0] * heads, part, parts)
     for i in range(start, stop):
         m, head = i // heads, i % heads
-        end = call.positions[m] + 1
+        position, slot = call.positions[m], call.slots[m]
+        end = position + 1
         begin = max(0, end - small.windows[layer])
         row = (layer * rows + call.rows[m]) * kv_heads + head * kv_heads // heads
-        for block in range(begin // WIDTH, (end + WIDTH - 1) // WIDTH):
+        for block in range(begin // WIDTH, slot // WIDTH + 1):
             scores[block * WIDTH : (block + 1) * WIDTH] = 0
             key_at = (row * blocks + block) * size * WIDTH
             query_at = m * work.qkv.shape[1] + head * size
             at = part * work.scores.shape[1] + block * WIDTH
             product(work.scores, at, 0, work.qkv, query_at, 0, 1, cache.keys, key_at, size)
+        scores[position] = scores[slot]
         most = np.float32(-np.inf)
         for p in range(begin, end):
             most = max(most, scores[p])
@@ -181,12 +187,18 @@ def attend(layer, small, cache, call, work, shape, part, parts):
         for p in range(fours, end):
             a += scores[p]
         factor = np.float32(1) / (a + b + (c + d))
+        own = scores[position]
+        scores[position:slot] = 0
+        scores[slot] = own
+        whole = (position - begin) // STRETCH * STRETCH
         out[:] = 0
         for panel in range(panels):
             value_at = ((row * panels + panel) * columns + begin) * WIDTH
             at = part * work.scores.shape[1] + begin
             to = part * work.head_out.shape[1] + panel * WIDTH
-            product(work.head_out, to, 0, work.scores, at, 0, 1, cache.values, value_at, end - begin)
+            product(work.head_out, to, 0, work.scores, at, 0, 1, cache.values, value_at, whole)
+            last = value_at + whole * WIDTH
+            stretch(work.head_out, to, work.scores, at + whole, cache.values, last, slot + 1 - begin - whole)
         attended = work.attended[m, head * size : (head + 1) * size]
         for k in range(size):
             attended[k] = out[k] * factor

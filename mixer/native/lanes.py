@@ -236,6 +236,12 @@ def product(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
 
 
 @inner
+def stretch(out, out_at, x, x_at, w, w_at, depth):
+    """What `product` does with the last stretch of one row: zeros in x, however many, change no bit."""
+    _sum_1(out, out_at, 0, x, x_at, 0, w, w_at, depth)
+
+
+@inner
 def append(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
     """As `product`, but one long sum that begins with `out`: a product cut in two gives the same bits as one."""
     m = 0

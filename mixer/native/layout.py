@@ -80,6 +80,7 @@ class Call(NamedTuple):
     counts: Any  # (4,) int64: tokens, wanted tokens, live ranks of adapters and of heads
     rows: Any  # (N,) int64: cache and gate row of each token
     positions: Any  # (N,) int64
+    slots: Any  # (N,) int64: cache column of each token, its position or later
     wanted: Any  # (N,) int64: which tokens' logits are wanted
     live: Any  # (R,) int64: gate columns that are not zero in every row, ascending
     gates: Any  # (rows, R): coefficients

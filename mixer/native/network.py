@@ -130,14 +130,22 @@ class NativeNetwork:
         self._make_room()
 
     def forward(
-        self, ids: Sequence[int], rows: Sequence[int], positions: Sequence[int], wanted: Sequence[int]
+        self,
+        ids: Sequence[int],
+        rows: Sequence[int],
+        positions: Sequence[int],
+        wanted: Sequence[int],
+        slots: Sequence[int] | None = None,
     ) -> Tensor:
         """See `mixer.network.Network`; room for the tokens is made where it is lacking."""
         if not ids:
             self.states = torch.zeros(0, self._embedding.shape[1])
             return torch.zeros(0, self.vocab)
-        self.reserve(max(rows) + 1, max(positions) + 1)
-        pieces = [self._piece(ids, rows, positions, wanted, at) for at in range(0, len(ids), self._call.rows.size)]
+        slots = positions if slots is None else slots
+        self.reserve(max(rows) + 1, max(slots) + 1)
+        pieces = [
+            self._piece(ids, rows, positions, slots, wanted, at) for at in range(0, len(ids), self._call.rows.size)
+        ]
         if len(pieces) == 1:
             logits, self.states = pieces[0]
             return logits
@@ -170,14 +178,18 @@ class NativeNetwork:
 
     # What follows builds the arrays.
 
-    def _piece(self, ids, rows, positions, wanted, at: int) -> tuple[Tensor, Tensor]:
+    def _piece(self, ids, rows, positions, slots, wanted, at: int) -> tuple[Tensor, Tensor]:
         call, stop = self._call, min(len(ids), at + self._call.rows.size)
         count = stop - at
         own = [index - at for index in wanted if at <= index < stop]
         live, lifted = self.gate.live(rows[at:stop]), self.lift.live(rows[at:stop])
         call.counts[:] = count, len(own), live.size, lifted.size
         call.live[: live.size], call.lifted[: lifted.size] = live, lifted
-        call.rows[:count], call.positions[:count] = rows[at:stop], positions[at:stop]
+        call.rows[:count], call.positions[:count], call.slots[:count] = (
+            rows[at:stop],
+            positions[at:stop],
+            slots[at:stop],
+        )
         call.wanted[: len(own)] = own
         self._work.x[:count] = wide(self._embedding[np.asarray(ids[at:stop])])
         self._team.run(self._arguments)
@@ -194,6 +206,7 @@ class NativeNetwork:
             counts=np.zeros(4, np.int64),
             rows=np.zeros(tokens, np.int64),
             positions=np.zeros(tokens, np.int64),
+            slots=np.zeros(tokens, np.int64),
             wanted=np.zeros(tokens, np.int64),
             live=np.zeros(sum(self._ranks), np.int64),
             gates=self.gate.values.numpy(),
