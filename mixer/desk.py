@@ -99,7 +99,9 @@ class Desk:
         self.anchors, self.context, self.name = model.anchors, model.context, name
         self.quantized = is_quantized(model.lm)
         self.problems = tuple(problems)
-        self._catalog = Catalog(model, self.attributes, judges, Helm(rewards or {}, model.embedding))
+        helm = Helm(rewards or {}, model.embedding)
+        model.network.put_heads([(reward.head.down, reward.head.up) for reward in helm.heads.values()])
+        self._catalog = Catalog(model, self.attributes, judges, helm)
 
     @classmethod
     def load(
@@ -250,10 +252,11 @@ class Desk:
             FormulaError: see `formula`; or its weights come to nothing here.
         """
         session = self.session(prompt, mix, formula=formula, steering=steering)
-        bound, steering, ids = session.bound, session.steering, session.prompt_ids
+        bound, steering, ids, helm = session.bound, session.steering, session.prompt_ids, session.helm
         logprobs, states = {}, {}
         for reading in session.readings:
-            logits, state = reading.model.read(reading.prompt_ids, reading.under(session.mix)[1])
+            fused = helm.strengths(steering) if steering.fused and reading.branch == bound.voice else None
+            logits, state = reading.model.read(reading.prompt_ids, reading.under(session.mix)[1], fused)
             logprobs[reading.branch] = torch.log_softmax(logits[: self._model.vocab], dim=-1)
             states[reading.branch] = state
         state = states.get(bound.voice, torch.zeros(0))
@@ -261,7 +264,7 @@ class Desk:
         value = evaluate(bound, logprobs, reader)
         plain = without_opinions(bound, logprobs, reader) if bound.opinions else None
         origin = logprobs[BASE_ROW] if steering.whole else None
-        steered = self._catalog.helm.steer(value, state, steering, 1.0, ids, plain, origin).logits
+        steered = helm.steer(value, state, steering, 1.0, ids, plain, origin).logits
         return (value if steered is value else torch.log_softmax(steered, dim=-1)).cpu()
 
     def session(
@@ -357,7 +360,8 @@ class Desk:
 
         On a machine's first start that takes some ten seconds; the result is kept on disk.
         """
-        for _ in self.session(".", params=SamplingParams(max_new_tokens=2)):
+        steering = Steering(dict.fromkeys(self.rewards[:1], 1.0))
+        for _ in self.session(".", params=SamplingParams(max_new_tokens=2), steering=steering):
             pass
 
     def fold(self, mix: Mix) -> None:

@@ -237,11 +237,11 @@ def _sparse(
     logits: Tensor, some: Likely, bias: np.ndarray, temperature: float, budget: float, cut: bool
 ) -> tuple[Tensor, float]:
     """Logits with as much of a bias on the likely tokens as fits, and the nats that it takes."""
+    if not bias.any():
+        return logits, 0.0
     logprobs, mass = some.logprobs, float(np.exp(some.logprobs.astype(np.float64)).sum())
     if cut:
         logprobs, mass = logprobs - np.float32(math.log(mass)), 1.0
-    elif not bias.any():
-        return logits, 0.0
     kappa, nats = spend(logprobs, bias, max(0.0, 1 - mass), budget)
     return _pushed(logits, some, kappa * temperature * bias, cut), nats
 

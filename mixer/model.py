@@ -81,14 +81,16 @@ class Model:
         """Next-token logits `(V,)` float32 after `ids`, under these coefficients, `(K,)`."""
         return self.read(ids, coefficients)[0]
 
-    def read(self, ids: Sequence[int], coefficients: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-        """The same, and the state `(D,)` that they are products of."""
+    def read(
+        self, ids: Sequence[int], coefficients: tuple[float, ...], strengths: tuple[float, ...] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The same, and the state `(D,)` that they are products of; with fused heads at these strengths, `(H,)`."""
         network = self.network
         with self.lock:
             network.reserve(1, len(ids))
-            network.gate[SCRATCH] = coefficients
+            network.gate[SCRATCH], network.lift[SCRATCH] = coefficients, strengths
             try:
                 logits = network.forward(ids, [SCRATCH] * len(ids), range(len(ids)), [len(ids) - 1])
                 return logits[0], network.states[0]
             finally:
-                network.gate[SCRATCH] = None
+                network.gate[SCRATCH] = network.lift[SCRATCH] = None

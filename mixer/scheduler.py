@@ -179,7 +179,7 @@ class Scheduler:
             model = line.reading.model
             if model.lock.acquire(blocking=False):
                 try:
-                    model.network.gate[line.row] = None
+                    model.network.gate[line.row] = model.network.lift[line.row] = None
                     if len(self._free) == self.most_rows:
                         model.network.clear()
                 finally:

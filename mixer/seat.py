@@ -37,11 +37,13 @@ class Line:
         filled: tokens whose keys and values the row holds.
         logits: `(V,)` each, after the last token of the text and after each guess, as far as they were computed.
         states: `(D,)` each, that they are products of.
+        strengths: of fused heads, `(H,)`; empty before the first round, since another text may have left its own.
     """
 
     reading: Reading
     row: int
     mix: Mix | None = None
+    strengths: tuple[float, ...] | None = ()
     filled: int = 0
     logits: list[Tensor] = field(default_factory=list)
     states: list[Tensor] = field(default_factory=list)
@@ -150,6 +152,15 @@ class Seat:
             if line.mix is not mix:
                 line.mix = mix
                 line.reading.model.network.gate[line.row] = coefficients
+            strengths = self._fused if line is self._heard else None
+            if line.strengths != strengths:
+                line.strengths = strengths
+                line.reading.model.network.lift[line.row] = strengths
+
+    @property
+    def _fused(self) -> tuple[float, ...] | None:
+        steering = self.session.steered_by
+        return self.session.helm.strengths(steering) if steering.fused else None
 
     @property
     def drafting(self) -> bool:

@@ -81,7 +81,7 @@ FLOORS = [
 ]
 RANK = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
 PUBLIC = ["Anchor", "Attribute", "Desk", "Mix", "MixerError", "Output", "Request"]
-PUBLIC += ["SamplingParams", "Session", "Setting", "Stats", "Step"]
+PUBLIC += ["SamplingParams", "Session", "Setting", "Stats", "Steering", "Step"]
 PUBLIC += ["export_adapter", "export_merged", "load_mix", "save_mix"]
 
 
