@@ -13,7 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,10 +20,10 @@ from mixer.anchors import AnchorSet, base_fingerprint, load_anchors
 from mixer.catalog import Catalog
 from mixer.engine import OnMixChange, Session, Stats, Step
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName, Unsupported
+from mixer.exact import first_logprobs
 from mixer.fold import AutoFold
 from mixer.formula.bind import BASE as BASE_ROW
 from mixer.formula.bind import Bound, Vocabulary, bind
-from mixer.formula.evaluate import evaluate, without_opinions
 from mixer.formula.nodes import Formula, Part, Term
 from mixer.formula.plan import Plan, make_plan
 from mixer.helm import NEUTRAL, Helm
@@ -251,21 +250,7 @@ class Desk:
             InvalidValue: the prompt is empty or does not fit. UnknownName: the mix names an unknown anchor.
             FormulaError: see `formula`; or its weights come to nothing here.
         """
-        session = self.session(prompt, mix, formula=formula, steering=steering)
-        bound, steering, ids, helm = session.bound, session.steering, session.prompt_ids, session.helm
-        logprobs, states = {}, {}
-        for reading in session.readings:
-            fused = helm.strengths(steering) if steering.fused and reading.branch == bound.voice else None
-            logits, state = reading.model.read(reading.prompt_ids, reading.under(session.mix)[1], fused)
-            logprobs[reading.branch] = torch.log_softmax(logits[: self._model.vocab], dim=-1)
-            states[reading.branch] = state
-        state = states.get(bound.voice, torch.zeros(0))
-        reader = session.reader((), state)
-        value = evaluate(bound, logprobs, reader)
-        plain = without_opinions(bound, logprobs, reader) if bound.opinions else None
-        origin = logprobs[BASE_ROW] if steering.whole else None
-        steered = helm.steer(value, state, steering, 1.0, ids, plain, origin).logits
-        return (value if steered is value else torch.log_softmax(steered, dim=-1)).cpu()
+        return first_logprobs(self.session(prompt, mix, formula=formula, steering=steering)).cpu()
 
     def session(
         self,

@@ -118,6 +118,7 @@ class Session:
         readings: the formula's branches, and those of the draft.
         speculation: how tokens are guessed; None where they are not.
         helm: the reward heads that may steer it.
+        vocab: tokens that may be drawn, V.
         models: what computes its branches.
         most_tokens: tokens that its longest row may come to hold.
         on_close: called when the session was closed.
@@ -145,7 +146,7 @@ class Session:
         self.prompt, self.params, self.on_mix_change = prompt, params, on_mix_change
         self.prompt_ids = encode_prompt(model, prompt)
         self.seed = secrets.randbits(31) if params.seed is None else params.seed
-        self.ends = model.eos_ids
+        self.ends, self.vocab = model.eos_ids, model.vocab
         self.bound, self.readings, self.speculation = bound, tuple(readings), speculation
         self._model, self._run, self._reader = model, run, reader
         self._follows = any(reading.branch.follows for reading in self.readings)

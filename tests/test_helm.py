@@ -1,4 +1,4 @@
-"""Laws of steering a row: as the definitions in `mixer.rewards` have it, within the budget, and nothing where at rest."""
+"""Laws of steering a row: as the definitions in `mixer.rewards` have it, within the budget, nothing at rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reward sliders on texts in flight: each acts on its own text's next token, within its budget, and at rest not at all."""
+"""Reward sliders on texts in flight: each acts on its own text's next token, within its budget, at rest not at all."""
 
 from __future__ import annotations
 

@@ -1,0 +1,34 @@
+"""A text's next token without rows, caches or batches: one pass over the prompt for each branch. Slow, and plain."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mixer.engine import Session
+from mixer.formula.bind import BASE
+from mixer.formula.evaluate import evaluate, without_opinions
+
+NOTHING = torch.zeros(0)
+
+
+def first_logprobs(session: Session) -> Tensor:
+    """Log-probabilities of a session's first token at temperature 1, `(V,)` float32, no truncation.
+
+    Raises:
+        FormulaError: the formula's weights come to nothing here.
+    """
+    bound, steering, helm, ids = session.bound, session.steering, session.helm, session.prompt_ids
+    logprobs, states = {}, {}
+    for reading in session.readings:
+        fused = helm.strengths(steering) if steering.fused and reading.branch == bound.voice else None
+        logits, state = reading.model.read(reading.prompt_ids, reading.under(session.mix)[1], fused)
+        logprobs[reading.branch] = torch.log_softmax(logits[: session.vocab], dim=-1)
+        states[reading.branch] = state
+    state = states.get(bound.voice, NOTHING) if bound.voice else NOTHING
+    reader = session.reader((), state)
+    value = evaluate(bound, logprobs, reader)
+    plain = without_opinions(bound, logprobs, reader) if bound.opinions else None
+    origin = logprobs[BASE] if steering.whole else None
+    steered = helm.steer(value, state, steering, 1.0, ids, plain, origin).logits
+    return value if steered is value else torch.log_softmax(steered, dim=-1)
