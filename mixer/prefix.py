@@ -27,8 +27,8 @@ class PrefixCache:
         """How many first tokens of `ids` are known under this mix, and the snapshot that holds them; 0 if none."""
         best, length = None, SHORTEST - 1
         for key in self._kept:
-            if key[0] == mix_key and (shared := _shared(key[1], ids)) > length:
-                best, length = key, shared
+            if key[0] == mix_key and (known := shared(key[1], ids)) > length:
+                best, length = key, known
         if best is None:
             return 0, None
         self._kept.move_to_end(best)
@@ -50,7 +50,7 @@ class PrefixCache:
             self.tokens -= len(former)
 
 
-def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+def shared(a: Sequence[int], b: Sequence[int]) -> int:
     """How many first tokens are the same."""
     for place, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:

@@ -45,12 +45,7 @@ def save_reward(reward: Reward, folder: Path, fingerprint: str, facts: Mapping[s
         "rank": head.rank,
         "hidden_size": head.weight.shape[0],
         "reads": "final" if head.trunk is None else "layers",
-        "calibration": {
-            "sigma": calibration.sigma,
-            "clip": calibration.clip,
-            "betas": {f"{budget:g}": beta for budget, beta in calibration.betas.items()},
-            "fused_betas": {f"{budget:g}": beta for budget, beta in calibration.fused_betas.items()},
-        },
+        "calibration": calibration_record(calibration),
     }
     folder.mkdir(parents=True, exist_ok=True)
     # The few numbers of a baseline keep float32; the matrices lose nothing that shows.
@@ -78,15 +73,29 @@ def load_reward(folder: Path, fingerprint: str | None = None) -> Reward:
     if fingerprint is not None and record.get("base_fingerprint") != fingerprint:
         raise BadArtifact(f"The reward head in {folder} was trained for another base model.", HINT)
     try:
-        measured = record["calibration"]
-        betas = {name: {float(b): float(v) for b, v in measured[name].items()} for name in ("betas", "fused_betas")}
-        calibration = Calibration(float(measured["sigma"]), float(measured["clip"]), **betas)
+        calibration = read_calibration(record["calibration"])
         reward = Reward(str(record["attribute"]), _head(folder, tensors), calibration)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, MixerError):
             raise
         raise BadArtifact(f"{folder / CONFIG} does not describe a reward head: {error!r}.", HINT) from error
     return reward
+
+
+def calibration_record(calibration: Calibration) -> dict[str, Any]:
+    """A calibration as JSON has it."""
+    return {
+        "sigma": calibration.sigma,
+        "clip": calibration.clip,
+        "betas": {f"{budget:g}": beta for budget, beta in calibration.betas.items()},
+        "fused_betas": {f"{budget:g}": beta for budget, beta in calibration.fused_betas.items()},
+    }
+
+
+def read_calibration(record: Mapping[str, Any]) -> Calibration:
+    """The calibration of a record; what is wrong with it raises KeyError, TypeError, ValueError or AttributeError."""
+    betas = {name: {float(b): float(v) for b, v in record[name].items()} for name in ("betas", "fused_betas")}
+    return Calibration(float(record["sigma"]), float(record["clip"]), **betas)
 
 
 def find_rewards(anchors: Path) -> dict[str, Path]:

@@ -107,11 +107,13 @@ def train_reward(options: argparse.Namespace) -> dict:
 
     base = options.base or ROOT / "assets" / "base"
     if options.kind == "rad":
-        config = rad.TeacherConfig(**given("minutes", "lora"))
-        return rad.train_teacher(base, options.attribute, options.data, options.work / options.attribute, config)
-    if options.base and not options.out:
+        teacher = rad.TeacherConfig(**given("minutes", "lora"))
+        rad.train_teacher(base, options.attribute, options.data, options.work / options.attribute, teacher)
+    elif options.base and not options.out:
         raise InvalidValue("Heads for another base would replace those that are shipped.", "Give --out a folder.")
     anchors = options.anchors or (None if options.base else ROOT / "anchors")
     config = reward.HeadConfig(**given("source", "rank", "reads", "regularizer", "texts"))
     bench = reward.Bench(base, anchors, options.data, options.work, config)
+    if options.kind == "rad":
+        return reward.calibrate_teacher(options.attribute, bench)
     return reward.train_head(options.attribute, bench, options.out or ROOT / "anchors")

@@ -3,8 +3,8 @@
     loss = sum_t 2 t / (L (L + 1)) (r(x_1 .. x_t) - y)^2        y the label of the whole text, 0 or 1
 
 Every prefix regresses on what the text will turn out to be, later ones with more weight. At a place in a text, k next
-tokens are k positions of one pass: they share the prefix and do not see each other. Knows nothing of students,
-sliders or generation.
+tokens are k positions of one pass: they share the prefix and do not see each other. `mixer.rad` reads what is trained
+here. Knows nothing of students, sliders or generation.
 
 Source: Deng and Raffel, "Reward-Augmented Decoding", EMNLP 2023, arXiv 2310.09520, section 2.
 """
@@ -21,19 +21,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.anchors import base_fingerprint
-from mixer.errors import BadArtifact, InvalidValue
+from mixer.errors import InvalidValue
+from mixer.rad import LORA_SCALING, REPORT, WEIGHTS, cast, read_teacher
 from mixer.training.anchor import MasterAdamW, load_base, portable_name
 from mixer.training.data import ATTRIBUTES
 from mixer.training.labels import TOXICITY, Labelled, labelled_texts, padded, text_batches
 
-WEIGHTS, REPORT, CHECKPOINT = "teacher.safetensors", "teacher.json", "checkpoint.safetensors"
+CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 60.0
 
 
@@ -102,45 +102,6 @@ class RewardModel(nn.Module):
         return next(self.backbone.parameters()).dtype
 
 
-class RewardReader:
-    """The reward model along one text that grows: k candidates in one pass, of which one is then kept.
-
-    Its keys and values are kept too, so that a token costs one pass of k positions and no more.
-    """
-
-    def __init__(self, model: RewardModel, ids: Sequence[int]) -> None:
-        self._model, self._cache, self._length = model, DynamicCache(), len(ids)
-        with torch.inference_mode():
-            model(torch.tensor([list(ids)]), past_key_values=self._cache, use_cache=True)
-
-    @torch.inference_mode()
-    def score(self, candidates: Sequence[int]) -> Tensor:
-        """Rewards of the text with each of these tokens after it, `(k,)` float32."""
-        k, n = len(candidates), self._length
-        self._keep(range(n))  # what the former call left
-        seen = torch.cat([torch.ones(k, n, dtype=torch.bool), torch.eye(k, dtype=torch.bool)], dim=1)
-        return self._model(
-            torch.tensor([list(candidates)]),
-            attention_mask=_additive(seen, self._model._dtype)[None, None],
-            position_ids=torch.full((1, k), n),
-            past_key_values=self._cache,
-            use_cache=True,
-        )[0]
-
-    def accept(self, index: int) -> None:
-        """The text grows by this one of the candidates that were scored last."""
-        self._keep([*range(self._length), self._length + index])
-        self._length += 1
-
-    def _keep(self, places: Sequence[int]) -> None:
-        layers: Any = self._cache.layers
-        if layers[0].keys.shape[2] == len(places):
-            return
-        kept = torch.tensor(list(places))
-        for layer in layers:
-            layer.keys, layer.values = layer.keys[:, :, kept], layer.values[:, :, kept]
-
-
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """A mask as attention adds it to its scores: 0 where `seen`, far below everything elsewhere."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
@@ -171,7 +132,7 @@ def new_teacher(base: Path | str, lora: int = 0) -> tuple[RewardModel, PreTraine
     if lora:
         from peft import LoraConfig, get_peft_model
 
-        config = LoraConfig(r=lora, lora_alpha=2 * lora, target_modules="all-linear")
+        config = LoraConfig(r=lora, lora_alpha=round(LORA_SCALING * lora), target_modules="all-linear")
         backbone = get_peft_model(backbone, config, autocast_adapter_dtype=False)
     else:
         backbone.requires_grad_(True)
@@ -271,19 +232,12 @@ def load_teacher(base: Path | str, folder: Path, dtype: torch.dtype = torch.floa
     Raises:
         BadArtifact: there is none, or it was trained on another base.
     """
-    try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
-        lora = int(report["made_from"]["config"]["lora"])
-        fingerprint = report["base_fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        hint = "Train it with `python -m mixer train reward ATTRIBUTE --kind rad`."
-        raise BadArtifact(f"There is no reward model in {folder}: {error}.", hint) from error
-    model, _, own = new_teacher(base, lora)
-    if own != fingerprint:
-        raise BadArtifact(f"The reward model in {folder} was trained on another base model.", "Train it again.")
-    model.load_state_dict(tensors, strict=False)
-    model.backbone.to(dtype)
+    lm, _ = load_base(base, "cpu")
+    teacher = read_teacher(folder, base_fingerprint(lm))
+    model = RewardModel(lm.base_model, output_embedding(lm).shape[1])
+    cast(model.backbone, dtype)
+    model.backbone.load_state_dict(teacher.weights(lm), strict=False)
+    model.weight.data, model.bias.data = teacher.weight, torch.tensor([teacher.bias])
     return model.requires_grad_(False).eval()
 
 

@@ -26,7 +26,8 @@ from tqdm import tqdm
 from mixer.anchors import AnchorSet, base_fingerprint, load_anchors
 from mixer.desk import ANCHORS, Desk
 from mixer.errors import InvalidValue
-from mixer.rewardfile import FOLDER, save_reward
+from mixer.rad import REPORT
+from mixer.rewardfile import FOLDER, calibration_record, save_reward
 from mixer.rewards import Calibration, Reward, RewardHead, Trunk, advantage, divergence, likely
 from mixer.training.anchor import load_base, portable_name
 from mixer.training.data import ATTRIBUTES, find_pairs
@@ -199,6 +200,20 @@ def calibrate(head: RewardHead, places: Places, embedding: Tensor, most: int = 4
     )
 
 
+@torch.inference_mode()
+def calibrate_scores(rewards: Tensor, logprobs: Tensor) -> Calibration:
+    """The same for a reward model that steers by itself as RAD does: clamped, on the likeliest tokens alone.
+
+    Args:
+        rewards, logprobs: of the likeliest tokens of every place, `(N, k)`.
+    """
+    rewards, logprobs = rewards.clamp(0, 1), torch.log_softmax(logprobs, dim=-1)
+    probs = logprobs.exp()
+    sigma = max(float(advantage(rewards, probs).square().mean().sqrt()), 1e-8)
+    push = advantage(rewards, probs, sigma, CLIP)
+    return Calibration(sigma, CLIP, {b: round(strength(logprobs, push, b), 4) for b in BUDGETS}, fused_betas={})
+
+
 def strength(logprobs: Tensor, bias: Tensor, budget: float, both: bool = True, highest: float = 64.0) -> float:
     """The factor on a bias at which the mean divergence over rows reaches a budget; `highest` where none does.
 
@@ -276,6 +291,18 @@ class Bench:
             texts = written(desk, prompts, [self.mixed.random_mix() for _ in prompts], self.config.seed)
             path.write_text(json.dumps([text.ids for text in texts]))
         return [Labelled(tuple(ids), float("nan")) for ids in json.loads(path.read_text())]
+
+
+def calibrate_teacher(attribute: str, bench: Bench) -> dict:
+    """Calibrate a trained reward model on the validation places, unless it is; returns its report, which keeps it."""
+    path = bench.teacher_folder(attribute) / REPORT
+    report = json.loads(path.read_text(encoding="utf-8"))
+    if "calibration" not in report:
+        places = bench.places(attribute, "validation", "rad")
+        measured = calibrate_scores(places.rewards[:, :LIKELY], places.logprobs[:, :LIKELY])
+        report["calibration"] = calibration_record(measured)
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
 
 
 def fidelity(head: RewardHead, places: Places, embedding: Tensor) -> dict[str, float]:

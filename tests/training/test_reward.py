@@ -15,13 +15,24 @@ from hypothesis import strategies as st
 from mixer.anchors import load_anchors
 from mixer.errors import BadArtifact, InvalidValue
 from mixer.mix import Mix
+from mixer.rad import REPORT, load_rad
 from mixer.rewardfile import load_reward
-from mixer.rewards import RewardHead, divergence
+from mixer.rewards import RewardHead, advantage, divergence
 from mixer.training.anchor import load_base
 from mixer.training.labels import Labelled
 from mixer.training.places import CANDIDATES, LIKELY, MixedBase, Places, collect
-from mixer.training.rad import TeacherConfig, new_teacher, train_teacher
-from mixer.training.reward import Bench, HeadConfig, calibrate, fidelity, fit, strength, train_head
+from mixer.training.rad import TeacherConfig, load_teacher, new_teacher, train_teacher
+from mixer.training.reward import (
+    Bench,
+    HeadConfig,
+    calibrate,
+    calibrate_scores,
+    calibrate_teacher,
+    fidelity,
+    fit,
+    strength,
+    train_head,
+)
 
 D, V, S = 16, 120, 3
 CONFIG = HeadConfig(rank=2, epochs=30, rows=128, texts=40, a_text=4, lr=1e-2, decay=0.0)
@@ -85,6 +96,18 @@ def test_calibration_is_the_same_for_a_head_of_any_scale():
     assert own.betas[0.1] < own.betas[0.5]
 
 
+def test_a_reward_model_is_calibrated_clamped_and_on_the_likeliest_tokens_alone():
+    drawn = places(5, 300)
+    rewards, logprobs = 3 * drawn.rewards[:, :LIKELY], drawn.logprobs[:, :LIKELY]
+    own = calibrate_scores(rewards, logprobs)
+    assert own == calibrate_scores(rewards.clamp(0, 1), logprobs + 3.0)
+    some = torch.log_softmax(logprobs, -1)
+    push = advantage(rewards.clamp(0, 1), some.exp(), own.sigma, own.clip)
+    for budget, beta in own.betas.items():
+        moved = sum(divergence(some, sign * push, beta).mean() for sign in (1, -1)) / 2
+        assert float(moved) == pytest.approx(budget, rel=0.01)
+
+
 def test_places_are_the_base_s_own_states_where_all_sliders_rest(tiny: Path, monkeypatch: pytest.MonkeyPatch):
     lm, _ = load_base(tiny / "base", "cpu")
     base = MixedBase(lm, load_anchors(tiny / "anchors", lm, str(tiny / "base")), seed=3)
@@ -126,7 +149,18 @@ def test_a_head_is_trained_from_end_to_end(tiny: Path, tmp_path: Path):
     bench = Bench(tiny / "base", tiny / "anchors", tmp_path, tmp_path / "work", replace(CONFIG, texts=24, epochs=3))
     with pytest.raises(BadArtifact, match="--kind rad"):
         train_head("humor", bench, tmp_path / "out")
-    train_teacher(tiny / "base", "humor", tmp_path, tmp_path / "work" / "humor", TeacherConfig(minutes=0.02))
+    folder = tmp_path / "work" / "humor"
+    train_teacher(tiny / "base", "humor", tmp_path, folder, TeacherConfig(minutes=0.02))
+    with pytest.raises(BadArtifact, match="not calibrated"):
+        load_rad(bench.lm, folder)
+    report = calibrate_teacher("humor", bench)
+    rad = load_rad(bench.lm, folder)
+    assert rad.calibration.betas.keys() == {0.1, 0.5} and rad.calibration.sigma > 0
+    assert calibrate_teacher("humor", bench) == report == json.loads((folder / REPORT).read_text())
+    text = bench.texts("humor", "test")[0].ids
+    model = load_teacher(tiny / "base", folder)
+    expected = model.after(torch.tensor([text]), torch.tensor([[len(text) - 1]]), torch.arange(20)[None, None])[0, 0]
+    assert torch.allclose(rad.rewards(text, range(20)), expected.clamp(0, 1), atol=1e-4)
     report = train_head("humor", bench, tmp_path / "out")
     found = load_reward(tmp_path / "out" / "humor" / "reward", report["base_fingerprint"])
     assert found.attribute == "humor" and found.head.rank == 2 and report["held_out"]
