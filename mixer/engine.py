@@ -118,6 +118,7 @@ class Session:
         readings: the formula's branches, and those of the draft.
         speculation: how tokens are guessed; None where they are not.
         helm: the reward heads that may steer it.
+        course: the steering of this round.
         vocab: tokens that may be drawn, V.
         models: what computes its branches.
         most_tokens: tokens that its longest row may come to hold.
@@ -156,7 +157,7 @@ class Session:
         self._wanted = mix, tuple(reading.under(mix) for reading in self.readings)
         self._current = mix
         self.helm, self.steering = helm, steering
-        self.steered_by = self.steering  # in this round
+        self.course = self._course  # in this round
         self._bans = Bans(bound.bans)
         self._born = time.perf_counter()
         self._first_at = self._last_at = None
@@ -204,23 +205,21 @@ class Session:
         """How rewards steer the next token; set it from any thread. No key or value depends on it.
 
         Raises:
-            UnknownName: there is no such reward head. InvalidValue: the formula has no row that heads can read, or the
-                text was begun without the base's own row, and its budget is to count the whole.
+            UnknownName: there is no such reward. Unsupported: it cannot be fused. InvalidValue: the formula has no row
+                that heads can read, or the text was begun without the base's own row, and the budget is to count it.
         """
-        return self._steering
+        return self._course.steering
 
     @steering.setter
     def steering(self, steering: Steering) -> None:
-        for name in steering.heads:
-            if name not in self.helm.names:
-                raise UnknownName("reward head", name, self.helm.names)
+        course = self.helm.course(steering)
         if steering.heads and self.bound.voice is None:
             hint = "Add a term of the base to the formula."
             raise InvalidValue("Reward heads read the resident base, and the formula has no term of it.", hint)
         if steering.whole and not any(reading.branch == BASE for reading in self.readings):
             hint = "Start the text with a steering that does."
             raise InvalidValue("The budget cannot count the whole from here on: the base's own row is missing.", hint)
-        self._steering = steering
+        self._course = course
 
     def close(self) -> None:
         """End the stream; its row is freed before the next step. Closing twice is fine."""
@@ -285,7 +284,7 @@ class Session:
     @property
     def moved(self) -> bool:
         """Whether another mix is wanted than the one that rows have, and matters, or rewards are to steer otherwise."""
-        return (self._follows and self._wanted[0] is not self._current) or self._steering is not self.steered_by
+        return (self._follows and self._wanted[0] is not self._current) or self._course is not self.course
 
     def turn(self, write: Callable[[Sequence[tuple[Mix, tuple[float, ...]]]], None]) -> bool:
         """Bring the rows to the mix now wanted; whether what follows the sliders must be read anew.
@@ -294,7 +293,7 @@ class Session:
             write: given each reading's mix and coefficients; called in every round, since rows may be new.
         """
         mix, rows = self._wanted
-        self.steered_by = self._steering
+        self.course = self._course
         start = time.perf_counter()
         write(rows)
         former, self._current = self._current, mix

@@ -18,10 +18,10 @@ def first_logprobs(session: Session) -> Tensor:
     Raises:
         FormulaError: the formula's weights come to nothing here.
     """
-    bound, steering, helm, ids = session.bound, session.steering, session.helm, session.prompt_ids
+    bound, course = session.bound, session.helm.course(session.steering)
     logprobs, states = {}, {}
     for reading in session.readings:
-        fused = helm.strengths(steering) if steering.fused and reading.branch == bound.voice else None
+        fused = course.strengths if reading.branch == bound.voice else None
         logits, state = reading.model.read(reading.prompt_ids, reading.under(session.mix)[1], fused)
         logprobs[reading.branch] = torch.log_softmax(logits[: session.vocab], dim=-1)
         states[reading.branch] = state
@@ -29,6 +29,6 @@ def first_logprobs(session: Session) -> Tensor:
     reader = session.reader((), state)
     value = evaluate(bound, logprobs, reader)
     plain = without_opinions(bound, logprobs, reader) if bound.opinions else None
-    origin = logprobs[BASE] if steering.whole else None
-    steered = helm.steer(value, state, steering, 1.0, ids, plain, origin).logits
+    origin = logprobs[BASE] if course.steering.whole else None
+    steered = session.helm.steer(value, state, course, 1.0, session.prompt_ids, plain, origin).logits
     return value if steered is value else torch.log_softmax(steered, dim=-1)

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mixer.native.steer import GAIN, press, reach, spend
+from mixer.errors import UnknownName, Unsupported
+from mixer.native.steer import GAIN, press, spend, steer
 from mixer.rewards import Calibration, Reward, advantage
 from mixer.sampling import COLD
 from mixer.steering import Steering
@@ -31,6 +32,7 @@ LEAST = 1e-3  # share of the likeliest token's probability that a token needs to
 LANES = 16
 PIECE = 8192  # rows of the embedding that are widened at once
 
+NONE = np.zeros(0)
 NEUTRAL = Steering(budget=None)  # steers nothing, limits nothing
 
 
@@ -74,6 +76,30 @@ class Stack(NamedTuple):
     scales: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Course:
+    """A steering, made ready for one helm.
+
+    Attributes:
+        own: the heads that steer, and their numbers, `(h,)`; positions: `(h,)`; aims: `(h,)`, a level or NaN.
+        models: the reward models that steer.
+        strengths: of every head where all are fused, `(H,)`; None where they are not.
+        moves: whether rewards change any logits outside the network.
+    """
+
+    steering: Steering
+    own: tuple[str, ...]
+    numbers: np.ndarray
+    positions: np.ndarray
+    aims: np.ndarray
+    models: tuple[str, ...]
+    strengths: tuple[float, ...] | None = None
+
+    @property
+    def moves(self) -> bool:
+        return bool(self.own or self.models)
+
+
 class Likely(NamedTuple):
     """Tokens that may be steered, `(n,)` int64, and their log-probabilities at the sampling temperature, `(n,)`."""
 
@@ -102,24 +128,40 @@ class Helm:
         """All that a `Steering` may name."""
         return (*self.heads, *self.models)
 
-    def reads_text(self, steering: Steering) -> bool:
-        """Whether it takes the text itself, and not the model's state alone."""
-        return any(name in self.models for name in steering.heads)
+    def course(self, steering: Steering) -> Course:
+        """Make a steering ready.
 
-    def strengths(self, steering: Steering) -> tuple[float, ...]:
-        """What every head, in order, is multiplied with where it is fused, `(H,)`."""
-        return tuple(
-            steering.positions[name] * reward.calibration.fused_betas[SPENT] / reward.calibration.sigma
-            if name in steering.positions
-            else 0.0
-            for name, reward in self.heads.items()
+        Raises:
+            UnknownName: it names a reward that is not here. Unsupported: a reward model is to be fused.
+        """
+        for name in steering.heads:
+            if name not in self.names:
+                raise UnknownName("reward", name, self.names)
+        if steering.fused:
+            if odd := [name for name in steering.heads if name in self.models]:
+                raise Unsupported(f"{odd[0]} is a model of its own, which cannot be fused.", "Fuse heads alone.")
+            strengths = tuple(self._strength(name, steering) for name in self.heads)
+            return Course(steering, (), NONE, NONE, NONE, (), strengths)
+        own = tuple(name for name in steering.heads if name in self.heads)
+        return Course(
+            steering,
+            own,
+            np.array([self._places[name] for name in own], np.int64),
+            np.array([steering.positions.get(name, 0.0) for name in own]),
+            np.array([steering.levels.get(name, math.nan) for name in own]),
+            tuple(name for name in steering.heads if name in self.models),
         )
+
+    def _strength(self, name: str, steering: Steering) -> float:
+        """What one unit of a fused head's reward adds, in nats."""
+        measured = self.heads[name].calibration
+        return steering.positions.get(name, 0.0) * measured.fused_betas[SPENT] / measured.sigma
 
     def steer(
         self,
         logits: Tensor,
         state: Tensor,
-        steering: Steering,
+        course: Course,
         temperature: float = 1.0,
         ids: Sequence[int] = (),
         plain: Tensor | None = None,
@@ -137,53 +179,61 @@ class Helm:
             origin: where the budget counts from, `(V,)`; `plain` if None.
         """
         plain = logits if plain is None else plain
-        origin = plain if origin is None else origin
-        if steering.fused or not (steering.heads or (origin is not logits and steering.budget is not None)):
+        origin, steering = plain if origin is None else origin, course.steering
+        if not course.moves and (origin is logits or steering.budget is None):
             return Steered(logits)
         temperature = 1.0 if temperature < COLD else temperature
-        some = _likely(plain, temperature, steering.reach)
-        bias, levels = self._pressed(steering, state, ids, some)
         budget = math.inf if steering.budget is None else steering.budget
+        if origin is logits and not course.models and logits.device.type == "cpu":
+            return self._quick(logits, state, course, temperature, budget)
+        some = _likely(plain, temperature, steering.reach)
+        bias, levels = self._pressed(course, state, ids, some)
         if origin is logits:
             steered, nats = _sparse(logits, some, bias, temperature, budget, steering.cut)
         else:
             steered, nats = _dense(logits, origin, some, bias, temperature, budget, steering.cut)
         return Steered(steered, nats, levels)
 
+    def _quick(self, logits: Tensor, state: Tensor, course: Course, temperature: float, budget: float) -> Steered:
+        """Heads alone, on the host, with nothing else that steers: one call."""
+        steering, levels = course.steering, np.zeros(len(course.own))
+        most, state = min(steering.reach, logits.shape[0]), self._padded(state)
+        own = (course.numbers, course.positions, course.aims)
+        after, nats, moved = steer(
+            logits.numpy(), temperature, most, LEAST, budget, steering.cut, state.numpy(), *self._stack, *own, levels
+        )
+        return Steered(
+            torch.from_numpy(after) if moved else logits, nats, dict(zip(course.own, levels.tolist(), strict=True))
+        )
+
     def advantages(self, name: str, state: Tensor, ids: Sequence[int], tokens: Tensor, logprobs: Tensor) -> Tensor:
-        """What one head adds to these tokens at position 1, in nats, `(k,)`; see `mixer.rewards.advantage`."""
+        """What one reward adds to these tokens at position 1, in nats, `(k,)`; see `mixer.rewards.advantage`."""
         some = Likely(tokens.cpu().numpy(), logprobs.cpu().numpy())
-        bias, _ = self._pressed(Steering({name: 1.0}), state, ids, some)
+        bias, _ = self._pressed(self.course(Steering({name: 1.0})), state, ids, some)
         return torch.from_numpy(bias)
 
     def _pressed(
-        self, steering: Steering, state: Tensor, ids: Sequence[int], some: Likely
+        self, course: Course, state: Tensor, ids: Sequence[int], some: Likely
     ) -> tuple[np.ndarray, dict[str, float]]:
-        """What is added to the likely tokens, `(n,)` in nats before any budget, and every head's reading."""
-        bias, own = np.zeros(some.tokens.size, np.float32), [name for name in steering.heads if name in self.heads]
-        levels = dict.fromkeys(own, 0.0)
-        if own:
-            stack, read = self._stack, np.zeros(len(own))
-            press(
-                pad(state.float().cpu(), (0, stack.down.shape[1] - state.numel())).numpy(),
-                *stack,
-                np.array([self._places[name] for name in own]),
-                np.array([steering.positions.get(name, 0.0) for name in own]),
-                np.array([steering.levels.get(name, math.nan) for name in own]),
-                *some,
-                bias,
-                read,
-            )
-            levels = dict(zip(own, read.tolist(), strict=True))
-        for name in steering.heads:
-            if name in self.models:
-                levels[name] = self._press_model(name, steering, ids, some, bias)
-        return bias, levels
+        """What is added to the likely tokens, `(n,)` in nats before any budget, and every reward's reading."""
+        bias, levels = np.zeros(some.tokens.size, np.float32), np.zeros(len(course.own))
+        if course.own:
+            own = (course.numbers, course.positions, course.aims)
+            press(self._padded(state).numpy(), *self._stack, *own, *some, bias, levels)
+        read = dict(zip(course.own, levels.tolist(), strict=True))
+        for name in course.models:
+            read[name] = self._press_model(name, course.steering, ids, some, bias)
+        return bias, read
+
+    def _padded(self, state: Tensor) -> Tensor:
+        """A state on the host, its size a multiple of 16."""
+        lacking = self._stack.down.shape[1] - state.numel()
+        return pad(state, (0, lacking)).float().cpu() if lacking or state.device.type != "cpu" else state
 
     def _press_model(self, name: str, steering: Steering, ids: Sequence[int], some: Likely, bias: np.ndarray) -> float:
         """Add a reward model's part; what it expects of the text, as its reading."""
         model = self.models[name]
-        best = np.sort(np.argsort(-some.logprobs, kind="stable")[: model.reach])
+        best = np.argsort(-some.logprobs, kind="stable")[: model.reach]
         rewards = model.rewards(ids, some.tokens[best].tolist())
         probs = torch.from_numpy(some.logprobs[best]).exp()
         level = float((rewards * probs).sum() / probs.sum())
@@ -222,13 +272,8 @@ class Helm:
 
 def _likely(logits: Tensor, temperature: float, most: int) -> Likely:
     """See `mixer.rewards.likely`."""
-    most = min(most, logits.shape[0])
-    if logits.device.type == "cpu":
-        tokens, logprobs = np.empty(most, np.int64), np.empty(most, np.float32)
-        count = reach(logits.numpy(), 1 / temperature, most, LEAST, tokens, logprobs)
-        return Likely(tokens[:count], logprobs[:count])
     warm = logits.float() / temperature
-    best = (warm - warm.logsumexp(0)).topk(most)
+    best = (warm - warm.logsumexp(0)).topk(min(most, warm.shape[0]))
     kept = best.values >= best.values[0] + math.log(LEAST)
     return Likely(best.indices[kept].cpu().numpy(), best.values[kept].cpu().numpy())
 

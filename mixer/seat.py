@@ -152,15 +152,10 @@ class Seat:
             if line.mix is not mix:
                 line.mix = mix
                 line.reading.model.network.gate[line.row] = coefficients
-            strengths = self._fused if line is self._heard else None
+            strengths = self.session.course.strengths if line is self._heard else None
             if line.strengths != strengths:
                 line.strengths = strengths
                 line.reading.model.network.lift[line.row] = strengths
-
-    @property
-    def _fused(self) -> tuple[float, ...] | None:
-        steering = self.session.steered_by
-        return self.session.helm.strengths(steering) if steering.fused else None
 
     @property
     def drafting(self) -> bool:
@@ -178,7 +173,7 @@ class Seat:
         """The rows that it takes to go on."""
         if self.drafting:
             return self._drafted
-        counted = self.session.steered_by.whole and self._origin and self._origin not in self._targeted
+        counted = self.session.course.steering.whole and self._origin and self._origin not in self._targeted
         return [*self._targeted, self._origin] if counted and self._origin else self._targeted
 
     @property
@@ -211,7 +206,7 @@ class Seat:
         """
         session = self.session
         done = len(self._guess) if self.drafting else len(self._drawn)
-        reads = self._bound.needs_reader or session.helm.reads_text(session.steered_by)
+        reads = self._bound.needs_reader or bool(session.course.models)
         last = done if self.drafting or reads else len(self._guess)
         try:
             values = self._evaluated(done, last)
@@ -221,7 +216,7 @@ class Seat:
             values = self._evaluated(done, done)
         for place, own in enumerate(values, done):
             index = len(session.token_ids) + place
-            if not self.drafting and (session.steered_by.heads or session.steered_by.budget is not None):
+            if not self.drafting and self._steers:
                 self._steered[place] = self._steer(own, place)
                 own = self._steered[place].logits
             if barred := session.barred(index):
@@ -253,15 +248,21 @@ class Seat:
         state = next((line.states[place] for line in self._active if line.reading.branch == voice), NOTHING)
         return self.session.reader(tokens, state)
 
+    @property
+    def _steers(self) -> bool:
+        """Whether there is anything that steers, or that a budget limits."""
+        course, steering = self.session.course, self.session.course.steering
+        return course.moves or (steering.budget is not None and (steering.whole or bool(self.session.bound.opinions)))
+
     def _steer(self, logits: Tensor, place: int) -> Steered:
         """What the session's steering makes of the logits after so many guesses."""
         session = self.session
-        steering, bound = session.steered_by, session.bound
+        course, bound = session.course, session.bound
         plain = without_opinions(bound, self._logprobs(place), self._reader(place)) if bound.opinions else None
-        origin = self._origin.logits[place] if steering.whole and self._origin else None
+        origin = self._origin.logits[place] if course.steering.whole and self._origin else None
         state = self._heard.states[place] if self._heard else NOTHING
-        ids = [*session.prompt_ids, *self.tokens[: len(session.token_ids) + place]]
-        return session.helm.steer(logits, state, steering, session.params.temperature, ids, plain, origin)
+        ids = [*session.prompt_ids, *self.tokens[: len(session.token_ids) + place]] if course.models else ()
+        return session.helm.steer(logits, state, course, session.params.temperature, ids, plain, origin)
 
     def receive(self, drawn: Sequence[tuple[int, float]]) -> bool:
         """Take what was drawn from `values`; whether there is more to draw without a further pass."""

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer.helm import LEAST, NEUTRAL, SPENT, Helm
+from mixer.helm import LEAST, NEUTRAL, SPENT, Helm, Steered
 from mixer.rewards import Calibration, Reward, RewardHead, advantage, divergence, likely, steer
 from mixer.steering import Steering
 
@@ -51,6 +51,10 @@ def bias_of(logprobs: torch.Tensor, state: torch.Tensor, positions, reach: int) 
     return torch.where(some, total, 0.0)
 
 
+def steered(logits: torch.Tensor, state: torch.Tensor, steering: Steering, *more, helm: Helm = HELM) -> Steered:
+    return helm.steer(logits, state, helm.course(steering), *more)
+
+
 def warm(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     return torch.log_softmax(logits / (temperature or 1.0), -1)
 
@@ -60,7 +64,7 @@ def warm(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 def test_steering_is_what_the_definitions_say(seed, positions, temperature, budget, reach, cut):
     logits, state = row(seed)
     steering = Steering(positions, budget=budget, reach=reach, cut=cut)
-    found, before = HELM.steer(logits, state, steering, temperature), warm(logits, temperature)
+    found, before = steered(logits, state, steering, temperature), warm(logits, temperature)
     expected = steer(before, bias_of(before, state, steering.positions, reach), budget, reach, LEAST, cut)
     assert found.nats <= budget + 1e-6
     assert torch.allclose(warm(found.logits, temperature).exp(), expected.exp(), atol=2e-3)
@@ -70,7 +74,7 @@ def test_steering_is_what_the_definitions_say(seed, positions, temperature, budg
 @given(seeds, sliders, temperatures, st.sampled_from([0.05, 0.5, 2.0]))
 def test_the_budget_holds_and_the_nats_are_true(seed, positions, temperature, budget):
     logits, state = row(seed)
-    found = HELM.steer(logits, state, Steering(positions, budget=budget), temperature)
+    found = steered(logits, state, Steering(positions, budget=budget), temperature)
     before, after = warm(logits, temperature), warm(found.logits, temperature)
     true = float(divergence(before, after.double() - before))
     assert true <= budget * 1.0001 + 1e-5 and true == pytest.approx(found.nats, abs=1e-4)
@@ -80,16 +84,16 @@ def test_the_budget_holds_and_the_nats_are_true(seed, positions, temperature, bu
 def test_at_rest_the_very_same_logits_come_back(seed, temperature):
     logits, state = row(seed)
     for rest in (NEUTRAL, Steering(), Steering(dict.fromkeys(NAMES, 0.0)), Steering({"humor": 1.0}, fused=True)):
-        assert HELM.steer(logits, state, rest, temperature).logits is logits
+        assert steered(logits, state, rest, temperature).logits is logits
     assert torch.equal(logits, row(seed)[0])  # and steering writes to nobody's logits
-    HELM.steer(logits, state, Steering({"humor": 2.0}), temperature)
+    steered(logits, state, Steering({"humor": 2.0}), temperature)
     assert torch.equal(logits, row(seed)[0])
 
 
 @given(seeds)
 def test_tokens_out_of_reach_keep_their_logits(seed):
     logits, state = row(seed)
-    found = HELM.steer(logits, state, Steering({"humor": 2.0}, reach=5), 1.0).logits
+    found = steered(logits, state, Steering({"humor": 2.0}, reach=5), 1.0).logits
     moved = (found != logits).nonzero()[:, 0].tolist()
     assert set(moved) <= set(logits.topk(5).indices.tolist())
 
@@ -98,11 +102,11 @@ def test_tokens_out_of_reach_keep_their_logits(seed):
 @given(seeds, st.floats(0, 1))
 def test_a_level_is_aimed_for_by_the_head_s_own_reading(seed, level):
     logits, state = row(seed)
-    found = HELM.steer(logits, state, Steering(levels={"poetry": level}, budget=None), 1.0)
+    found = steered(logits, state, Steering(levels={"poetry": level}, budget=None), 1.0)
     reading = float(HELM.heads["poetry"].head.baseline(state))
     assert found.levels == {"poetry": pytest.approx(reading, abs=1e-4)}
     position = min(1.0, max(-1.0, 2 * (level - found.levels["poetry"])))
-    same = HELM.steer(logits, state, Steering({"poetry": position}, budget=None), 1.0)
+    same = steered(logits, state, Steering({"poetry": position}, budget=None), 1.0)
     assert torch.allclose(found.logits, same.logits, atol=1e-5)
 
 
@@ -113,13 +117,13 @@ def test_what_steered_already_counts_toward_the_budget(seed, positions, budget, 
     base, state = row(seed)
     logits = base + numbers(seed + 7, V)
     steering = Steering(positions, budget=budget)
-    found = HELM.steer(logits, state, steering, temperature, (), logits, base)
+    found = steered(logits, state, steering, temperature, (), logits, base)
     before, after = warm(base, temperature), warm(found.logits, temperature)
     assert float(divergence(before, after.double() - before)) <= budget * 1.001 + 1e-4
-    wide = HELM.steer(logits, state, replace(steering, budget=20.0), temperature, (), logits, base)
-    free = HELM.steer(logits, state, replace(steering, budget=None), temperature)
+    wide = steered(logits, state, replace(steering, budget=20.0), temperature, (), logits, base)
+    free = steered(logits, state, replace(steering, budget=None), temperature)
     assert torch.allclose(wide.logits, free.logits, atol=1e-4)
-    same = HELM.steer(base, state, Steering(), temperature, (), base, base)
+    same = steered(base, state, Steering(), temperature, (), base, base)
     assert same.logits is base
 
 
@@ -141,9 +145,9 @@ def test_a_reward_model_is_asked_about_the_likeliest_tokens_alone():
     helm.models["even"] = model
     logits, state = row(3)
     steering = Steering({"even": 1.0}, budget=None)
-    found = helm.steer(logits, state, steering, 1.0, [5, 6])
-    best = sorted(logits.topk(7).indices.tolist())
-    assert model.asked == [((5, 6), tuple(best))] and helm.reads_text(steering) and not helm.reads_text(Steering())
+    found = steered(logits, state, steering, 1.0, [5, 6], helm=helm)
+    best = logits.topk(7).indices.tolist()
+    assert model.asked == [((5, 6), tuple(best))]
     probs = torch.softmax(logits, -1)[best]
     even = torch.tensor([1.0 - token % 2 for token in best])
     level = float((even * probs).sum() / probs.sum())
@@ -154,6 +158,6 @@ def test_a_reward_model_is_asked_about_the_likeliest_tokens_alone():
 
 
 def test_fused_strengths_are_in_the_order_of_heads():
-    strengths = HELM.strengths(Steering({"toxicity": -1.0, "humor": 2.0}, fused=True))
+    strengths = HELM.course(Steering({"toxicity": -1.0, "humor": 2.0}, fused=True)).strengths or ()
     assert strengths == (pytest.approx(2 * 1.2 / 0.5), 0.0, pytest.approx(-1.2 / 2.5))
     assert not math.isnan(sum(strengths))

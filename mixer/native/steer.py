@@ -86,46 +86,91 @@ def share_within(logprobs, push, count, rest, budget):
     return low, spent
 
 
-def _reach(sources: str):
-    """`reach`, compiled once for these sources."""
+@inner
+def find_likely(logits, factor, most_tokens, least, tokens, logprobs):
+    """The tokens that may be steered, in the order of their ids, and their log-probabilities; returns how many.
 
-    @outer
-    def reach(logits, factor, most_tokens, least, tokens, logprobs):
-        """The tokens that may be steered, in the order of their ids, and their log-probabilities; returns how many.
+    Args:
+        factor: 1 / temperature.
+        most_tokens: the likeliest so many; least: of at least this share of the likeliest one's probability.
+        tokens, logprobs: `(most_tokens,)`, written.
+    """
+    size = logits.shape[0]
+    probs = np.empty(size, np.float32)
+    most = largest(logits)
+    log_total = np.float32(math.log(exp_of(logits, most, np.float32(factor), probs)))
+    found, count = np.empty(size, np.float32), 0
+    for token in range(size):
+        found[count] = probs[token]
+        count += probs[token] >= least
+    above, ties = np.float32(least), most_tokens
+    if count > most_tokens:
+        above = kth_largest(found, count, most_tokens)
+        for i in range(count):
+            ties -= found[i] > above
+    count = 0
+    for token in range(size):
+        if probs[token] < above or (probs[token] == above and ties <= 0):
+            continue
+        ties -= probs[token] == above
+        tokens[count] = token
+        logprobs[count] = (logits[token] - most) * np.float32(factor) - log_total
+        count += 1
+        if count == most_tokens:
+            break
+    return count
 
-        Args:
-            logits: `(V,)` float32, and factor: 1 / temperature.
-            most_tokens: the likeliest so many; least: of at least this share of the likeliest one's probability.
-            tokens: `(most_tokens,)` int64, and logprobs: `(most_tokens,)` float32; written.
-        """
-        if not sources:  # which binds the compiled code to them
-            return 0
-        size = logits.shape[0]
-        probs = np.empty(size, np.float32)
-        most = largest(logits)
-        log_total = np.float32(math.log(exp_of(logits, most, np.float32(factor), probs)))
-        found, count = np.empty(size, np.float32), 0
-        for token in range(size):
-            found[count] = probs[token]
-            count += probs[token] >= least
-        above, ties = np.float32(least), most_tokens
-        if count > most_tokens:
-            above = kth_largest(found, count, most_tokens)
-            for i in range(count):
-                ties -= found[i] > above
-        count = 0
-        for token in range(size):
-            if probs[token] < above or (probs[token] == above and ties <= 0):
-                continue
-            ties -= probs[token] == above
-            tokens[count] = token
-            logprobs[count] = (logits[token] - most) * np.float32(factor) - log_total
-            count += 1
-            if count == most_tokens:
-                break
-        return count
 
-    return reach
+@inner
+def press_onto(state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels):
+    """See `press`."""
+    depth, width = down.shape[1], down.shape[0]
+    low, level = np.empty(width, np.float32), np.empty(1, np.float32)
+    rewards, probs = np.empty(tokens.size, np.float32), np.empty(tokens.size, np.float32)
+    mass = 0.0
+    for i in range(tokens.size):
+        probs[i] = exp(logprobs[i])
+        mass += probs[i]
+    for k in range(heads.size):
+        head = heads[k]
+        start, stop = spans[head]
+        offset, sigma, clip, beta = scales[head]
+        dots(level, 0, 0, state, 0, 0, 1, weights, head * depth, depth, 1)
+        levels[k] = level[0] + offset
+        position = positions[k]
+        if not math.isnan(aims[k]):
+            position = min(1.0, max(-1.0, GAIN * (aims[k] - levels[k])))
+        dots(low, start, 0, state, 0, 0, 1, down, start * depth, depth, stop - start)
+        mean = 0.0
+        for i in range(tokens.size):
+            dots(rewards, i, 0, low, start, 0, 1, products, tokens[i] * width + start, stop - start, 1)
+            mean += rewards[i] * probs[i]
+        mean /= mass
+        for i in range(tokens.size):
+            bias[i] += np.float32(position * beta * min(clip, max(-clip, (rewards[i] - mean) / sigma)))
+
+
+@inner
+def push_within(logits, temperature, tokens, logprobs, bias, budget, cut):
+    """Logits `(V,)` with as much of a bias on these tokens as the budget admits, the nats that it takes, and whether
+    there is anything to add.
+
+    Args:
+        cut: leave out all other tokens; the budget counts from these alone then.
+    """
+    mass, some = 0.0, False
+    for i in range(tokens.size):
+        mass += math.exp(logprobs[i])
+        some |= bias[i] != 0
+    if not some:
+        return logits, 0.0, False
+    if cut:
+        logprobs = logprobs - np.float32(math.log(mass))
+    kappa, nats = share_within(logprobs, bias, tokens.size, 0.0 if cut else max(0.0, 1 - mass), budget)
+    out = np.full(logits.size, np.float32(-np.inf)) if cut else logits.copy()
+    for i in range(tokens.size):
+        out[tokens[i]] = logits[tokens[i]] + np.float32(kappa * temperature * bias[i])
+    return out, nats, True
 
 
 def _press(sources: str):
@@ -143,34 +188,53 @@ def _press(sources: str):
             heads: `(h,)`, those that steer. positions: `(h,)`; aims: `(h,)`, a level in place of a position, or NaN.
             tokens, logprobs: `(n,)`, what may be steered.
         """
-        if not sources:
-            return
-        depth, width = down.shape[1], down.shape[0]
-        low, level = np.empty(width, np.float32), np.empty(1, np.float32)
-        rewards, probs = np.empty(tokens.size, np.float32), np.empty(tokens.size, np.float32)
-        mass = 0.0
-        for i in range(tokens.size):
-            probs[i] = exp(logprobs[i])
-            mass += probs[i]
-        for k in range(heads.size):
-            head = heads[k]
-            start, stop = spans[head]
-            offset, sigma, clip, beta = scales[head]
-            dots(level, 0, 0, state, 0, 0, 1, weights, head * depth, depth, 1)
-            levels[k] = level[0] + offset
-            position = positions[k]
-            if not math.isnan(aims[k]):
-                position = min(1.0, max(-1.0, GAIN * (aims[k] - levels[k])))
-            dots(low, start, 0, state, 0, 0, 1, down, start * depth, depth, stop - start)
-            mean = 0.0
-            for i in range(tokens.size):
-                dots(rewards, i, 0, low, start, 0, 1, products, tokens[i] * width + start, stop - start, 1)
-                mean += rewards[i] * probs[i]
-            mean /= mass
-            for i in range(tokens.size):
-                bias[i] += np.float32(position * beta * min(clip, max(-clip, (rewards[i] - mean) / sigma)))
+        if sources:
+            press_onto(
+                state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels
+            )
 
     return press
+
+
+def _steer(sources: str):
+    """`steer`, compiled once for these sources."""
+
+    @outer
+    def steer(
+        logits,
+        temperature,
+        most_tokens,
+        least,
+        budget,
+        cut,
+        state,
+        down,
+        products,
+        weights,
+        spans,
+        scales,
+        heads,
+        positions,
+        aims,
+        levels,
+    ):
+        """Steer one row by heads alone; see `push_within` for what comes back.
+
+        Args:
+            logits: `(V,)` float32. temperature: above 0. most_tokens, least, budget, cut: see `find_likely`,
+                `push_within`. The others: see `press`.
+        """
+        if not sources:
+            return logits, 0.0, False
+        tokens, logprobs = np.empty(most_tokens, np.int64), np.empty(most_tokens, np.float32)
+        count = find_likely(logits, 1 / temperature, most_tokens, least, tokens, logprobs)
+        some, bias = tokens[:count], np.zeros(count, np.float32)
+        press_onto(
+            state, down, products, weights, spans, scales, heads, positions, aims, some, logprobs[:count], bias, levels
+        )
+        return push_within(logits, temperature, some, logprobs[:count], bias, budget, cut)
+
+    return steer
 
 
 def _spend(sources: str):
@@ -186,4 +250,4 @@ def _spend(sources: str):
     return spend
 
 
-reach, press, spend = _reach(SOURCES), _press(SOURCES), _spend(SOURCES)
+press, steer, spend = _press(SOURCES), _steer(SOURCES), _spend(SOURCES)

@@ -7,34 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer.native.steer import CLOSE, reach, spend
-from mixer.rewards import divergence, kappa, likely
+from mixer.native.steer import CLOSE, spend
+from mixer.rewards import divergence, kappa
 
 seeds = st.integers(0, 2**31 - 1)
 
 
 def drawn(seed: int, count: int, spread: float = 3.0) -> torch.Tensor:
     return spread * torch.randn(count, generator=torch.Generator().manual_seed(seed))
-
-
-@settings(deadline=None)
-@given(seeds, st.integers(2, 300), st.integers(1, 60), st.sampled_from([1e-3, 0.05, 0.5]), st.floats(0.3, 3))
-def test_the_likely_tokens_are_found(seed: int, size: int, most: int, least: float, temperature: float):
-    logits, most = drawn(seed, size), min(most, size)
-    warm = torch.log_softmax(logits / temperature, -1)
-    tokens, logprobs = np.empty(most, np.int64), np.empty(most, np.float32)
-    count = reach(logits.numpy(), 1 / temperature, most, least, tokens, logprobs)
-    found = torch.from_numpy(tokens[:count])
-    assert found.tolist() == likely(warm, most, least).nonzero()[:, 0].tolist()
-    assert torch.allclose(torch.from_numpy(logprobs[:count]), warm[found], atol=1e-5)
-
-
-@given(st.integers(1, 12), st.integers(1, 12))
-def test_of_equal_tokens_the_first_are_taken(size: int, most: int):
-    most = min(most, size)
-    tokens, logprobs = np.empty(most, np.int64), np.empty(most, np.float32)
-    assert reach(np.ones(size, np.float32), 1.0, most, 1e-3, tokens, logprobs) == most
-    assert tokens.tolist() == list(range(most))
 
 
 @settings(deadline=None)
