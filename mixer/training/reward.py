@@ -210,8 +210,9 @@ def calibrate_scores(rewards: Tensor, logprobs: Tensor) -> Calibration:
     rewards, logprobs = rewards.clamp(0, 1), torch.log_softmax(logprobs, dim=-1)
     probs = logprobs.exp()
     sigma = max(float(advantage(rewards, probs).square().mean().sqrt()), 1e-8)
-    push = advantage(rewards, probs, sigma, CLIP)
-    return Calibration(sigma, CLIP, {b: round(strength(logprobs, push, b), 4) for b in BUDGETS}, fused_betas={})
+    push = advantage(rewards, probs, sigma)
+    # RAD clips rewards to [0, 1] and nothing else: this clip is never reached.
+    return Calibration(sigma, 1 / sigma, {b: round(strength(logprobs, push, b), 4) for b in BUDGETS}, fused_betas={})
 
 
 def strength(logprobs: Tensor, bias: Tensor, budget: float, both: bool = True, highest: float = 64.0) -> float:

@@ -103,6 +103,7 @@ def test_a_reward_model_is_calibrated_clamped_and_on_the_likeliest_tokens_alone(
     assert own == calibrate_scores(rewards.clamp(0, 1), logprobs + 3.0)
     some = torch.log_softmax(logprobs, -1)
     push = advantage(rewards.clamp(0, 1), some.exp(), own.sigma, own.clip)
+    assert torch.equal(push, advantage(rewards.clamp(0, 1), some.exp(), own.sigma))
     for budget, beta in own.betas.items():
         moved = sum(divergence(some, sign * push, beta).mean() for sign in (1, -1)) / 2
         assert float(moved) == pytest.approx(budget, rel=0.01)
