@@ -21,6 +21,7 @@ from mixer.judges import Judges
 from mixer.load import load_base
 from mixer.mix import Attribute
 from mixer.model import Model
+from mixer.rad import load_rad
 from mixer.reader import TextReader
 from mixer.text import encode_branch
 
@@ -88,6 +89,19 @@ class Catalog:
         """
         _new(name, self.vocabulary.opinions)
         self._judges.add(name, load_classifier(source, label, str(self._model.device)))
+
+    def add_reward(self, name: str, folder: str | Path) -> None:
+        """Load a trained reward model, which steers as a head does, and takes a pass of its own for every token.
+
+        Args:
+            folder: as `train reward --kind rad` made it for this base.
+
+        Raises:
+            InvalidValue: the name is taken, or cannot be written in a formula. BadArtifact: it cannot be loaded.
+        """
+        _new(name, self.helm.names)
+        model = self._model
+        self.helm.models[name] = load_rad(model.lm, Path(folder), native=model.slow_because != "not asked for")
 
     def readings(self, rows: Iterable[Branch], prompt: str) -> list[Reading]:
         """What each distinct branch reads before a text with this prompt, in order.

@@ -236,6 +236,10 @@ class Desk:
         """Load a `transformers` sequence classifier as a judge for formulas; see `Catalog.add_judge`."""
         self._catalog.add_judge(name, source, label)
 
+    def add_reward(self, name: str, folder: str | Path) -> None:
+        """Load a trained reward model for steering and for formulas; see `Catalog.add_reward`."""
+        self._catalog.add_reward(name, folder)
+
     @property
     def rewards(self) -> tuple[str, ...]:
         """The rewards that may steer: heads beside the anchors, and what `add_reward` loaded."""

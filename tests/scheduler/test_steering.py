@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from mixer import Desk, Session, Steering
-from mixer.errors import InvalidValue, UnknownName
+from mixer.errors import InvalidValue, UnknownName, Unsupported
 from mixer.rewards import divergence, fused_matrix
 from tests.scheduler.conftest import PROMPTS, params, renew, same, trace
 from tests.scheduler.test_rewards import loaded  # noqa: F401  (the fixture that `desk` renews)
+from tests.test_rad import make_teacher
 
 STRONG = Steering({"humor": 2.0, "toxicity": -1.0}, budget=None)
 WARM = replace(params(12), temperature=1.0, top_p=1.0)
@@ -101,7 +103,7 @@ def test_fused_heads_change_all_tokens_and_leave_no_trace(desk: Desk):
     steering = Steering({"humor": 0.5, "toxicity": -0.4}, fused=True)
     model, heads = desk._model, [reward.head for reward in desk._catalog.helm.heads.values()]
     _, state = model.read(model.encode(PROMPTS[0]), (0.0,) * len(desk.anchors))
-    matrix = fused_matrix(heads, desk._catalog.helm.strengths(steering))
+    matrix = fused_matrix(heads, desk._catalog.helm.course(steering).strengths or ())
     expected = torch.log_softmax(model.embedding.float() @ (matrix @ state), -1)
     assert torch.allclose(desk.logprobs(PROMPTS[0], steering=steering), expected, atol=1e-3)
     session = desk.session(PROMPTS[0], None, WARM, steering=steering)
@@ -132,3 +134,25 @@ def test_bans_hold_where_rewards_steer(desk: Desk):
     formula = f"sliders + ban({best!r})" if str(best).isalpha() else 'sliders + ban("e")'
     session = desk.session("Hi", None, params(20), formula=formula, steering=STRONG)
     assert list(session) and session.text
+
+
+def test_a_reward_model_steers_as_a_head_does(desk: Desk, tmp_path: Path):
+    """In sliders, levels and formulas, step by step as from the first token on, and cut to its reach as RAD is."""
+    name = f"rad{len(desk.rewards)}"
+    desk.add_reward(name, make_teacher(Path(desk.base_model.name_or_path), tmp_path / "rad"))
+    assert desk.rewards[-1] == name
+    steering = Steering({name: 1.5, "humor": 0.5}, budget=0.5, reach=20, cut=True)
+    session, other = (desk.session(PROMPTS[i], desk.mix(humor=0.5), WARM, steering=steering) for i in (0, 1))
+    whole = [follow(desk, session), follow(desk, other)]
+    assert all(steps and all(abs(gap) < 2e-3 for gap, *_ in steps) for steps in whole)
+    again = desk.session(PROMPTS[0], desk.mix(humor=0.5), WARM, steering=steering)
+    assert [note[0] for note in trace(again)] == session.token_ids
+    aimed = [step.levels for step in desk.session("Hi", None, params(4), steering=Steering(levels={name: 1.0}))]
+    assert all(0 <= levels[name] <= 1 for levels in aimed)
+    by_formula = desk.logprobs("Hi", None, f"base + 2*reward({name})")
+    by_slider = desk.logprobs("Hi", None, None, Steering({name: 2.0}, budget=None))
+    assert torch.allclose(by_formula, by_slider, atol=1e-4)
+    with pytest.raises(Unsupported, match="cannot be fused"):
+        desk.session("Hi", steering=Steering({name: 1.0}, fused=True))
+    with pytest.raises(InvalidValue, match="taken"):
+        desk.add_reward("humor", tmp_path)
