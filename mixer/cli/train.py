@@ -107,7 +107,8 @@ def train_reward(options: argparse.Namespace) -> dict:
 
     base = options.base or ROOT / "assets" / "base"
     if options.kind == "rad":
-        teacher = rad.TeacherConfig(**given("minutes", "lora"))
+        asked = given("minutes", "lora")  # where nothing is, a finished one will do
+        teacher = rad.TeacherConfig(**asked) if asked else None
         rad.train_teacher(base, options.attribute, options.data, options.work / options.attribute, teacher)
     elif options.base and not options.out:
         raise InvalidValue("Heads for another base would replace those that are shipped.", "Give --out a folder.")

@@ -166,16 +166,17 @@ def train_teacher(
     """Train a reward model into `out`, resuming an unfinished run; returns its report, also in `out/teacher.json`.
 
     The weights that did best on the validation texts, measured after every pass and at the end, are the ones kept.
+
+    Args:
+        config: None takes a finished reward model as it is, whatever its settings.
     """
-    config = config or TeacherConfig()
-    made_from = {
-        "attribute": attribute,
-        "base": portable_name(base),
-        "data": data is not None,
-        "config": asdict(config),
-    }
+    made_from: dict[str, Any] = {"attribute": attribute, "base": portable_name(base), "data": data is not None}
+    if config:
+        made_from["config"] = asdict(config)
     if (report := finished(out, made_from)) is not None:
         return report
+    config = config or TeacherConfig()
+    made_from["config"] = asdict(config)
     torch.manual_seed(config.seed)
     model, tokenizer, fingerprint = new_teacher(base, config.lora)
     train = labelled_texts(data, attribute, "train", tokenizer, config.longest, config.pair_epochs, config.seed)
@@ -241,11 +242,12 @@ def load_teacher(base: Path | str, folder: Path, dtype: torch.dtype = torch.floa
     return model.requires_grad_(False).eval()
 
 
-def finished(folder: Path, made_from: dict) -> dict | None:
-    """The report of a former run that ended with the same settings."""
+def finished(folder: Path, made_from: dict[str, Any]) -> dict | None:
+    """The report of a former run that ended with these settings, and any others."""
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        return report if report["made_from"] == made_from and (folder / WEIGHTS).is_file() else None
+        same = all(report["made_from"][name] == value for name, value in made_from.items())
+        return report if same and (folder / WEIGHTS).is_file() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

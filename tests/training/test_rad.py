@@ -98,6 +98,7 @@ def test_it_learns_and_loads(base: Path, data: Path, tmp_path: Path, lora: int):
     assert report["test"]["auc"] > 0.95 and report["test"]["prefix_loss"] < 0.2
     assert report["validation"]["texts"] and not (tmp_path / CHECKPOINT).exists()
     assert train_teacher(base, "humor", data, tmp_path, config) == report
+    assert train_teacher(base, "humor", data, tmp_path) == report  # no settings asked for: these will do
     model = load_teacher(base, tmp_path)
     tokenizer = new_teacher(base)[1]
     high, low = (
