@@ -1,17 +1,19 @@
 // The mix deck under the hand: native range inputs, so that keyboard and screen reader work as everywhere.
-// Sends {seq, positions} to the server as the component's value: while dragging at most every 60 ms, and the exact
-// last value when the browser commits it; tells the page of it ("desk:steer"). Takes measured scores from the stage's
-// frames ("desk:frame") and positions from the formula box ("desk:formula").
+// Sends {seq, positions} to the server as the component's value, and {rewards, levels, budget, whole} where any of the
+// controls in reward.js is not at rest: while dragging at most every 60 ms, and the exact last value when the browser
+// commits it; tells the page of it ("desk:steer"). Takes what was measured from the stage's frames ("desk:frame") and
+// positions from the formula box ("desk:formula").
 function mount(element, trigger, props, watch) {
   const THROTTLE = 60; // ms
   const TOLERANCE = 0.5; // asked and measured position may differ by this much before it shows
   const limit = props.limit;
   const root = element.querySelector(".deck");
-  const rows = new Map();
+  const rows = new Map(); // the anchors' sliders
+  const rewards = []; // the reward heads'
   let seq = props.value && props.value.seq ? props.value.seq : 0;
   let timer = null;
   let lastSent = -Infinity;
-  let held = null; // the slider under a finger; a value from the server does not move it
+  let held = null; // the input under a finger; a value from the server does not move it
 
   const make = (tag, className, text) => {
     const node = document.createElement(tag);
@@ -19,6 +21,7 @@ function mount(element, trigger, props, watch) {
     if (text !== undefined) node.textContent = text;
     return node;
   };
+  const tools = { make, signed: (x) => signed(x), moved: (now) => (settle(), now ? send() : sendSoon()) };
   const fraction = (position) => (Math.max(-limit, Math.min(limit, position)) + limit) / (2 * limit);
   const signed = (x) => (Math.abs(x) < 0.005 ? "0.00" : (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2));
   const moved = (row) => (row.position = Math.round(parseFloat(row.input.value) * 100) / 100);
@@ -31,9 +34,23 @@ function mount(element, trigger, props, watch) {
     seq += 1;
     const positions = {};
     for (const [name, row] of rows) positions[name] = row.position;
-    props.value = { seq, positions };
+    props.value = { seq, positions, ...steering() };
     trigger("input");
     document.dispatchEvent(new CustomEvent("desk:steer", { detail: { seq, positions, hand } }));
+  }
+
+  // Nothing at all while every reward rests, so that then the text is the one without them.
+  function steering() {
+    const resting = rewards.every((one) => one.resting()) && budget.resting();
+    budget.node.classList.toggle("rest", resting);
+    if (resting) return {};
+    const posted = { rewards: {}, levels: {}, ...budget.get() };
+    for (const one of rewards) {
+      const { position, level } = one.get();
+      if (level !== undefined) posted.levels[one.name] = level;
+      else if (position) posted.rewards[one.name] = position;
+    }
+    return posted;
   }
 
   function sendSoon() {
@@ -54,8 +71,10 @@ function mount(element, trigger, props, watch) {
     const far = Math.abs(x) > 1.001 ? ", beyond the anchor" : "";
     row.input.setAttribute("aria-valuetext", x === 0 ? "0, base" : `${signed(x)}, ${pole}${far}`);
     judge(row);
-    reset.disabled = [...rows.values()].every((other) => other.position === 0);
+    settle();
   }
+
+  const settle = () => (reset.disabled = [...rows.values()].every((row) => row.position === 0) && !Object.keys(steering()).length);
 
   // "Asked against got": a tick under the track where the judge finds the text, amber when far from what was asked.
   function judge(row) {
@@ -83,6 +102,17 @@ function mount(element, trigger, props, watch) {
     const title = control.name.replaceAll("_", " ");
     const poles = make("div", "poles");
     poles.append(make("span", "pole", control.negative), make("span", "name", title), make("span", "pole", control.positive));
+    if (control.description) poles.title = control.description;
+    node.append(poles);
+    if (control.anchors) rows.set(control.name, fader(control, title, node));
+    if (control.reward) {
+      rewards.push(rewardSlider(control, tools));
+      node.append(rewards.at(-1).node);
+    }
+    return node;
+  }
+
+  function fader(control, title, node) {
     const line = make("div", "line");
     const input = make("input", "fader");
     Object.assign(input, { type: "range", min: -limit, max: limit, step: props.step, value: 0 });
@@ -97,14 +127,11 @@ function mount(element, trigger, props, watch) {
     const measured = make("div", "measured");
     const got = make("span", "got");
     measured.append(got);
-    if (control.description) poles.title = control.description;
-    node.append(poles, asked, line, measured);
+    node.append(asked, line, measured);
     const row = { control, node, line, input, tick, asked, got, measured, position: 0, score: undefined };
 
     input.addEventListener("input", () => (moved(row), draw(row), sendSoon()));
     input.addEventListener("change", () => (moved(row), draw(row), send()));
-    input.addEventListener("pointerdown", () => (held = row));
-    for (const end of ["pointerup", "pointercancel", "blur"]) input.addEventListener(end, () => (held = null));
     const rest = () => (set(row, 0), send());
     line.addEventListener("dblclick", rest);
     input.addEventListener("keydown", (event) => {
@@ -118,27 +145,37 @@ function mount(element, trigger, props, watch) {
   reset.type = "button";
   reset.addEventListener("click", () => {
     for (const row of rows.values()) set(row, 0);
+    for (const one of rewards) one.put(0);
+    budget.put();
+    settle();
     send();
   });
   const notice = make("span", "notice");
   notice.setAttribute("role", "status");
   head.append(make("h2", "", "Mix"), notice, make("span", "legend", "asked / measured"), reset);
   const strips = make("div", "strips");
-  for (const control of props.controls) {
-    const row = strip(control);
-    rows.set(control.name, row);
-    strips.append(row.node);
-  }
-  if (!rows.size) strips.append(make("p", "empty", "No anchors were found, so there is nothing to mix: only the base model writes."));
-  root.replaceChildren(head, strips);
+  const budget = budgetControl(props, tools);
+  for (const control of props.controls) strips.append(strip(control));
+  if (!props.controls.length) strips.append(make("p", "empty", "No anchors were found, so there is nothing to mix: only the base model writes."));
+  root.replaceChildren(head, strips, budget.node);
   rows.forEach(draw);
+  settle();
+  root.addEventListener("pointerdown", (event) => (held = event.target));
+  for (const end of ["pointerup", "pointercancel", "focusout"]) root.addEventListener(end, () => (held = null));
 
   // A value that came from the server, such as a preset.
   watch("value", () => {
     const value = props.value;
     if (!value || value.seq === seq || !value.positions) return;
     seq = Math.max(seq, value.seq);
-    for (const [name, row] of rows) if (row !== held) set(row, value.positions[name] || 0);
+    const { positions, rewards: pushes = {}, levels = {} } = value;
+    for (const [name, row] of rows) if (row.input !== held) set(row, positions[name] || 0);
+    for (const one of rewards) {
+      const aimed = levels[one.name] !== undefined;
+      if (one.input !== held) one.put(aimed ? levels[one.name] : pushes[one.name] || 0, aimed);
+    }
+    budget.put(value.budget, value.whole);
+    settle();
   });
 
   // What the formula makes of the sliders: "mix" is a weight mix with positions of its own, "sliders" names them, and
@@ -149,17 +186,19 @@ function mount(element, trigger, props, watch) {
     root.classList.toggle("idle", tie === "none");
     if (notice.textContent !== words) notice.textContent = words;
     if (!positions) return;
-    const wanted = [...rows].filter(([name, row]) => row !== held && row.position !== (positions[name] || 0));
+    const wanted = [...rows].filter(([name, row]) => row.input !== held && row.position !== (positions[name] || 0));
     for (const [name, row] of wanted) set(row, positions[name] || 0);
     if (wanted.length) send(timer !== null); // a hand's move that still waited goes with it
   });
 
   document.addEventListener("desk:frame", (event) => {
-    const { state, scores, mix } = event.detail;
+    const { state, scores, mix, levels, nats, note } = event.detail;
     if (state === "error") return;
     for (const [name, row] of rows) {
       row.score = mix.length && scores ? scores[name] : undefined;
       judge(row);
     }
+    for (const one of rewards) one.show(levels[one.name]);
+    budget.show(nats, note);
   });
 }

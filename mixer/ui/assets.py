@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets"
-STYLES = ("page.css", "deck.css", "formula.css", "stage.css")
+STYLES = ("page.css", "deck.css", "reward.css", "formula.css", "stage.css")
 
 
 def head() -> str:
@@ -13,7 +13,7 @@ def head() -> str:
     return "\n".join(f"<style>\n{(FOLDER / name).read_text(encoding='utf-8')}</style>" for name in STYLES)
 
 
-def script(name: str) -> str:
-    """A component's script: assets/NAME defines `mount`, which is called with what Gradio hands to a component."""
-    text = (FOLDER / name).read_text(encoding="utf-8")
+def script(*names: str) -> str:
+    """A component's script: the last of assets/NAME defines `mount`, called with what Gradio hands to a component."""
+    text = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
     return f"{text}\nmount(element, trigger, props, watch, server);\n"

@@ -20,7 +20,7 @@ from mixer.ui.registry import Registry
 from mixer.ui.stage import Frame
 from mixer.ui.stream import FASTEST, MODES, options, run
 from mixer.ui.theme import theme
-from mixer.ui.value import BoxValue, DeckValue, describe, read_box, read_positions, read_value
+from mixer.ui.value import BoxValue, DeckValue, read_box, read_positions, read_steering, read_value
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
@@ -37,7 +37,7 @@ def build(desk: Desk, registry: Registry | None = None) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page, gr.Column(elem_id="desk"):
         gr.HTML(_header(desk), apply_default_css=False, elem_id="masthead")
         with gr.Column(elem_id="console"):
-            deck = deck_ui.component(desk.attributes.values())
+            deck = deck_ui.component(desk.attributes.values(), desk.rewards)
             box = box_ui.component(desk)
             mode, temperature, tokens, seed, rate, fresh = _options()
         with gr.Column(elem_id="prompt-area"):
@@ -121,7 +121,7 @@ def _header(desk: Desk) -> str:
     return (
         f'<header class="masthead"><h1><span class="mark" aria-hidden="true">{bars}</span>{TITLE}</h1>'
         f'<span class="model" title="the resident base model">{escape(desk.name)}</span>'
-        f'<span class="count">{len(desk.anchors)} anchors</span>{problems}</header>'
+        f'<span class="count">{len(desk.anchors)} anchors · {len(desk.rewards)} rewards</span>{problems}</header>'
     )
 
 
@@ -139,7 +139,7 @@ def _generate(desk: Desk, registry: Registry) -> Callable[..., Iterator[tuple[An
         request: gr.Request,
     ) -> Iterator[tuple[Any, Any]]:
         try:
-            value, found = _chosen(desk, read_box(box), read_value(deck, desk.attributes))
+            value, found = _chosen(desk, read_box(box), read_value(deck, desk.attributes, desk.rewards))
             params = options(tokens, temperature, None if fresh else seed)
             # A text that ends after one sentence leaves nothing to steer.
             params = replace(params, min_new_tokens=params.max_new_tokens // 2)
@@ -168,9 +168,8 @@ def _chosen(desk: Desk, box: BoxValue, value: DeckValue) -> tuple[DeckValue, Rec
 def _steer(desk: Desk, registry: Registry) -> Callable[..., None]:
     def steer(deck: Any, request: gr.Request) -> None:
         try:
-            value = read_value(deck, desk.attributes)
-            mix = desk.mix(value.positions)
-            registry.live(str(request.session_hash)).steer(value, mix, describe(value.positions))
+            value = read_value(deck, desk.attributes, desk.rewards)
+            registry.live(str(request.session_hash)).steer(value, desk.mix(value.positions))
         except MixerError as error:  # the page itself never sends such a value
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -201,8 +200,12 @@ def _api(desk: Desk) -> Callable[..., str]:
         temperature: float = 0.8,
         seed: int | None = None,
         formula: str | None = None,
+        rewards: dict[str, float] | None = None,
+        levels: dict[str, float] | None = None,
+        budget: float | None = None,
+        whole: bool = False,
     ) -> str:
-        """Continues a prompt under a mix, or by a formula.
+        """Continues a prompt under a mix, or by a formula, steered by rewards.
 
         Args:
             prompt: how the text begins.
@@ -212,11 +215,21 @@ def _api(desk: Desk) -> Callable[..., str]:
             seed: equal seeds give equal texts; left out, a fresh one is drawn.
             formula: such as `base - 0.96*union(base, [rude])`, up to 4,000 characters; in it, `sliders` is the model
                 that the settings make. Left out, that model itself writes.
+            rewards: reward head -> position in [-3, 3]; 0 is at rest, 1 pushes every token toward the attribute.
+            levels: reward head -> level in [0, 1] to aim for, by the head's own reading of the text; a head in
+                `rewards` cannot be here too.
+            budget: most nats of divergence at every token, 0 to 20, that rewards, and judges and rewards of the
+                formula, may spend together. Left out, 1 where anything steers, and no limit where nothing does.
+            whole: count the settings and the formula too: everything that leads away from the base model.
         """
         try:
             mix = desk.mix(read_positions(settings or {}, desk.attributes))
             chosen = None if formula is None else read_box({"text": formula}).text
-            return desk.generate(prompt, mix, options(max_new_tokens, temperature, seed), chosen).text
+            asked = {"rewards": rewards or {}, "levels": levels or {}, "whole": whole}
+            asked |= {} if budget is None else {"budget": budget}
+            steering = read_steering(asked, desk.rewards)
+            params = options(max_new_tokens, temperature, seed)
+            return desk.generate(prompt, mix, params, chosen, steering).text
         except MixerError as error:
             raise gr.Error(str(error), print_exception=False) from error
 

@@ -1,4 +1,4 @@
-"""Who is streaming: one `Live` per browser session, holding its newest mix and its running take.
+"""Who is streaming: one `Live` per browser session, holding its newest move and its running take.
 
 The engine's sessions live here and not in the page's state, which Gradio copies and sends about. Two browser sessions
 never share a `Live`. Knows nothing of Gradio.
@@ -7,17 +7,21 @@ never share a `Live`. Knows nothing of Gradio.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mixer.ui.value import DeckValue
+from mixer.errors import InvalidValue
+from mixer.ui.value import DeckValue, describe
 
 if TYPE_CHECKING:
-    from mixer.engine import Session
+    from mixer.engine import Session, Step
     from mixer.mix import Mix
+    from mixer.steering import Steering
 
+LATER = "The sliders count from your next Generate on."
+RECENT = 10  # tokens that the meter of the budget looks back on
 CAPACITY = 1000  # a client may invent as many session names as it likes; the oldest idle ones are forgotten
 
 
@@ -27,11 +31,22 @@ class Take:
 
     base: Session
     mix: Session
-    seqs: dict[str, int] = field(default_factory=dict)  # mix key -> the newest deck move that set it
-    labels: dict[str, str] = field(default_factory=dict)  # mix key -> that mix in words
-    follows: bool = True  # whether the sliders act on its formula
+    follows: bool = True  # whether the anchors' sliders act on its formula
     stopped: bool = False
+    refused: str = ""  # why part of the newest move has to wait for the next take
+    nats: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # spent by its last tokens
     nudge: threading.Event = field(default_factory=threading.Event)  # set: write the next token without waiting
+    _moves: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)  # mix, steering -> sequence, in words
+
+    def note(self, value: DeckValue, mix: Mix) -> None:
+        """Keep which move it was that set this mix and the steering now in force."""
+        steering = self.mix.steering
+        words = describe(value.positions if self.follows else {}, steering)
+        self._moves[mix.key, str(steering)] = value.seq, words if self.follows or steering.heads else ""
+
+    def move(self, step: Step) -> tuple[int, str] | None:
+        """The newest move that a step just drawn is under, and it in words; None halfway through one."""
+        return self._moves.get((step.mix_key, str(self.mix.course.steering)))
 
     def stop(self) -> None:
         """Ends the take at its next token; from any thread."""
@@ -62,17 +77,17 @@ class Live:
     def busy(self) -> bool:
         return self._take is not None
 
-    def steer(self, value: DeckValue, mix: Mix, label: str) -> bool:
-        """Takes the mix of a deck move over into the running take, unless a newer move came before it."""
+    def steer(self, value: DeckValue, mix: Mix) -> bool:
+        """Takes a deck move over into the running take, unless a newer move came before it."""
         with self._lock:
             if value.seq <= self._value.seq:
                 return False
             self._value = value
             if self._take is not None:
-                self._apply(self._take, value, mix, label)
+                self._apply(self._take, value, mix)
             return True
 
-    def begin(self, take: Take, value: DeckValue, mix: Mix, label: str) -> DeckValue | None:
+    def begin(self, take: Take, value: DeckValue, mix: Mix) -> DeckValue | None:
         """Makes `take` the one that sliders steer; a take still running is stopped.
 
         Returns:
@@ -82,17 +97,17 @@ class Live:
             if self._take is not None:
                 self._take.stop()
             self._take = take
-            take.seqs[mix.key], take.labels[mix.key] = value.seq, label
+            take.note(value, mix)
             if value.seq < self._value.seq:
                 return self._value
             self._value = value
             return None
 
-    def follow(self, take: Take, value: DeckValue, mix: Mix, label: str) -> None:
-        """Sets the mix of a take that began with an older deck value."""
+    def follow(self, take: Take, value: DeckValue, mix: Mix) -> None:
+        """Moves a take that began with an older deck value."""
         with self._lock:
             if self._take is take and value.seq >= self._value.seq:
-                self._apply(take, value, mix, label)
+                self._apply(take, value, mix)
 
     def end(self, take: Take) -> None:
         """Gives the take's rows back."""
@@ -115,10 +130,24 @@ class Live:
             take.close()
 
     @staticmethod
-    def _apply(take: Take, value: DeckValue, mix: Mix, label: str) -> None:
-        take.seqs[mix.key], take.labels[mix.key] = value.seq, label
+    def _apply(take: Take, value: DeckValue, mix: Mix) -> None:
+        take.refused = _steer(take.mix, value.steering)
+        take.note(value, mix)
         take.mix.mix = mix
         take.nudge.set()
+
+
+def _steer(session: Session, steering: Steering) -> str:
+    """Sets a text's steering, or as much of it as a text already begun can take; why not all of it."""
+    if steering == session.steering:
+        return ""
+    try:
+        session.steering = steering
+    except InvalidValue as error:
+        if not steering.whole:
+            return str(error)
+        return _steer(session, replace(steering, whole=False)) or LATER
+    return ""
 
 
 class Registry:

@@ -26,6 +26,9 @@ class Frame:
         base: the base model's text so far.
         mix: the mixed model's text so far, as (mix in words, text) from one change of the mix to the next.
         scores: attribute -> the judge's score of the mixed text in [0, 1].
+        levels: reward that steers -> its own reading of the mixed text, 0 to 1 as far as it was trained well.
+        nats: what the last tokens spent of the budget, on the average; None where nothing counts.
+        note: what of the newest move has to wait for the next take, in a sentence, or nothing.
         seq: the newest deck move that a shown token was written under.
         status: figures for the status line.
         formula: what the mixed model's text is written by, in short; nothing where that is the sliders alone.
@@ -38,6 +41,9 @@ class Frame:
     base: str = ""
     mix: list[tuple[str, str]] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
+    levels: dict[str, float] = field(default_factory=dict)
+    nats: float | None = None
+    note: str = ""
     seq: int = 0
     status: dict[str, Any] = field(default_factory=dict)
     formula: str = ""

@@ -1,7 +1,7 @@
 """From a press of Generate to frames on the stage: base and mix as two rows of one batch, with one seed.
 
-The slider handler does not pass through here: it sets the mix of the running take (see `registry`), which this loop
-never restarts. Knows the desk's public names, but no tensor and no component.
+The slider handler does not pass through here: it moves the running take (see `registry`), which this loop never
+restarts. Knows the desk's public names, but no tensor and no component.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 from mixer.errors import FormulaError, InvalidValue, MixerError
@@ -19,7 +20,7 @@ from mixer.ui.formula import Recipe, place
 from mixer.ui.pace import Pace, Tempo
 from mixer.ui.registry import Live, Take
 from mixer.ui.stage import Frame
-from mixer.ui.value import DeckValue, describe
+from mixer.ui.value import DeckValue
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
@@ -92,11 +93,13 @@ def _begin(
     desk: Desk, live: Live, prompt: str, value: DeckValue, mode: Any, params: SamplingParams, recipe: Recipe
 ) -> Take:
     mix = desk.mix(value.positions)
-    steered = desk.session(prompt, mix=mix, params=params, on_mix_change=mode, formula=recipe.formula)
+    steered = desk.session(
+        prompt, mix=mix, params=params, on_mix_change=mode, formula=recipe.formula, steering=value.steering
+    )
     take = Take(base=desk.session(prompt, params=params), mix=steered, follows=recipe.tie != "none")
-    newer = live.begin(take, value, mix, describe(value.positions))
+    newer = live.begin(take, value, mix)
     if newer is not None:
-        live.follow(take, newer, desk.mix(newer.positions), describe(newer.positions))
+        live.follow(take, newer, desk.mix(newer.positions))
     return take
 
 
@@ -111,23 +114,22 @@ def _write(desk: Desk, take: Take, frame: Frame, tempo: Tempo) -> Iterator[Frame
             break
         if pace.due(urgent):
             urgent = False
-            frame.base = take.base.text
-            frame.status = figures(take, frame.status["seed"])
+            _update(frame, take)
             frame.scores = measure(take.mix.text) or frame.scores
             yield frame
         tempo.hold(take.nudge)
     frame.state = "stopped" if take.stopped else "done"
-    frame.base = take.base.text
-    frame.status = figures(take, frame.status["seed"])
+    _update(frame, take)
     frame.scores = measure(take.mix.text, now=True) or frame.scores
     yield frame
 
 
 def _append(frame: Frame, take: Take, step: Step) -> bool:
-    """Adds a step's text, or takes some back; whether it is the first one under another mix."""
-    label = take.labels.get(step.mix_key, "") if take.follows else ""
-    seq = take.seqs.get(step.mix_key, frame.seq)
+    """Adds a step's text, or takes some back; whether it is the first one under another move."""
+    seq, label = take.move(step) or (frame.seq, frame.mix[-1][0] if frame.mix else "")
     moved, frame.seq = seq != frame.seq, seq
+    take.nats.append(step.nats)
+    frame.levels = {name: round(level, 4) for name, level in step.levels.items()}
     if step.index == 0:
         frame.mix = []
     frame.mix = shortened(frame.mix, step.rewind)
@@ -136,6 +138,16 @@ def _append(frame: Frame, take: Take, step: Step) -> bool:
     else:
         frame.mix[-1] = (label, frame.mix[-1][1] + step.text)
     return moved
+
+
+def _update(frame: Frame, take: Take) -> None:
+    """Brings what a frame shows besides the steered text up to date."""
+    frame.base = take.base.text
+    frame.status = figures(take, frame.status["seed"])
+    steering = take.mix.course.steering
+    counted = bool(steering.heads) or steering.budget is not None
+    frame.nats = round(fmean(take.nats), 4) if take.nats and counted else None
+    frame.note = take.refused
 
 
 def shortened(pieces: list[tuple[str, str]], characters: int) -> list[tuple[str, str]]:

@@ -9,12 +9,15 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from mixer.errors import InvalidValue, UnknownName
+from mixer.steering import BUDGET, Steering
 
 LIMIT = 1.5  # beyond 1 is extrapolation, which the page marks as such
 STEP = 0.05
 MAX_SEQ = 2**53 - 1  # the largest whole number that a browser holds exactly
+REST = Steering(budget=None)  # steers nothing, limits nothing
 
 
 @dataclass(frozen=True)
@@ -24,24 +27,29 @@ class DeckValue:
     Attributes:
         seq: counts the moves of one page, so that an older event never overwrites a newer one.
         positions: attribute name -> position in [-LIMIT, LIMIT]; sliders at rest are left out.
+        steering: the reward sliders, and what limits them.
     """
 
     seq: int = 0
     positions: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    steering: Steering = REST
 
 
-def read_value(value: object, names: Collection[str]) -> DeckValue:
-    """What a client posted, checked: `{"seq": int, "positions": {name: number}}`; nothing at all is a deck at rest.
+def read_value(value: object, names: Collection[str], heads: Collection[str] = ()) -> DeckValue:
+    """What a client posted, checked: `{"seq": int, "positions": {name: number}}`, and what `read_steering` reads.
+
+    Nothing at all is a deck at rest.
 
     Raises:
-        UnknownName: a position names no attribute in `names`.
+        UnknownName: a position names no attribute in `names`, or a reward none in `heads`.
         InvalidValue: anything else is not as the deck sends it.
     """
     if value is None or value == "":
         return DeckValue()
     if not isinstance(value, Mapping):
         raise InvalidValue("The deck's value is not an object.", "Send {seq, positions}.")
-    return DeckValue(_seq(value.get("seq", 0)), read_positions(value.get("positions", {}), names))
+    positions = read_positions(value.get("positions", {}), names)
+    return DeckValue(_seq(value.get("seq", 0)), positions, read_steering(value, heads))
 
 
 def read_positions(positions: object, names: Collection[str]) -> Mapping[str, float]:
@@ -56,6 +64,31 @@ def read_positions(positions: object, names: Collection[str]) -> Mapping[str, fl
         if number != 0.0:
             result[name] = number
     return MappingProxyType(result)
+
+
+def read_steering(posted: Mapping[str, object], heads: Collection[str]) -> Steering:
+    """How rewards are to steer, as a client sends it: `{"rewards": {head: position}, "levels": {head: level}, "budget":
+    nats, "whole": bool}`.
+
+    All of these may be missing. A budget of None is no limit; a missing one is the default where anything steers.
+
+    Raises:
+        UnknownName: there is no such reward in `heads`. InvalidValue: anything else is not as the deck sends it.
+    """
+    found = []
+    for part in ("rewards", "levels"):
+        numbers = posted.get(part, {})
+        if not isinstance(numbers, Mapping):
+            raise InvalidValue(f"The {part} are not an object.", "Send {name: number}.")
+        for name in numbers:
+            if name not in heads:
+                raise UnknownName("reward", str(name)[:80], heads)
+        found.append(numbers)
+    whole = posted.get("whole", False)
+    if not isinstance(whole, bool):
+        raise InvalidValue("Whether the budget counts the sliders is not true or false.", "Leave it out.")
+    budget: Any = posted.get("budget", BUDGET if any(found) or whole else None)
+    return Steering(*found, budget=budget, whole=whole)
 
 
 @dataclass(frozen=True)
@@ -102,10 +135,16 @@ def read_question(posted: object, names: Collection[str]) -> tuple[int, str, Map
     )
 
 
-def describe(positions: Mapping[str, float]) -> str:
-    """A mix in a few words, such as `formality +0.80 · humor −0.40`; `base` when every slider is at rest."""
-    parts = (f"{name} {position:+.2f}".replace("-", "−") for name, position in positions.items())
+def describe(positions: Mapping[str, float], steering: Steering = REST) -> str:
+    """All sliders in a few words, such as `formality +0.80 · reward humor −0.40 · toxicity to 0.10`; `base` at rest."""
+    parts = [_signed(name, position) for name, position in positions.items()]
+    parts += [_signed(f"reward {name}", position) for name, position in steering.positions.items()]
+    parts += [f"{name} to {level:.2f}" for name, level in steering.levels.items()]
     return " · ".join(parts) or "base"
+
+
+def _signed(name: str, position: float) -> str:
+    return f"{name} {'−' if position < 0 else '+'}{abs(position):.2f}"
 
 
 def _seq(value: object) -> int:

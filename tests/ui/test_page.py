@@ -14,7 +14,7 @@ from mixer.ui.assets import head, script
 from tests.ui.conftest import in_loop
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = "".join(script(name) for name in ("deck.js", "formula.js", "stage.js"))
+SCRIPTS = "".join(script(name) for name in ("reward.js", "deck.js", "formula.js", "stage.js"))
 
 
 @pytest.fixture
@@ -30,7 +30,10 @@ def app() -> ModuleType:
 def test_the_page_builds_for_the_shipped_desk(desk: Desk) -> None:
     config = in_loop(lambda: build(desk)).get_config_file()
     (deck,) = [c for c in config["components"] if c["props"].get("elem_id") == "deck"]
-    assert [control["name"] for control in deck["props"]["props"]["controls"]] == list(desk.attributes)
+    controls = {control["name"]: control for control in deck["props"]["props"]["controls"]}
+    assert list(controls) == list(dict.fromkeys([*desk.attributes, *desk.rewards]))
+    assert {name for name, control in controls.items() if control["anchors"]} == set(desk.attributes)
+    assert {name for name, control in controls.items() if control["reward"]} == set(desk.rewards)
 
 
 def test_style_sheets_and_scripts_name_no_other_machine() -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import itertools
+import os
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer import Desk, SamplingParams
-from mixer.ui.registry import Live, Registry, Take
-from mixer.ui.value import DeckValue, describe
+from mixer import Desk, SamplingParams, Steering
+from mixer.desk import BASE
+from mixer.ui.registry import LATER, Live, Registry, Take
+from mixer.ui.value import REST, DeckValue
 
 
 def take_of(desk: Desk) -> Take:
@@ -17,14 +20,14 @@ def take_of(desk: Desk) -> Take:
 
 def steer(desk: Desk, live: Live, seq: int, position: float) -> bool:
     positions = {next(iter(desk.attributes)): position}
-    return live.steer(DeckValue(seq, positions), desk.mix(positions), describe(positions))
+    return live.steer(DeckValue(seq, positions), desk.mix(positions))
 
 
 @settings(deadline=None, max_examples=30)
 @given(moves=st.lists(st.tuples(st.integers(1, 30), st.sampled_from([-1.0, -0.5, 0.5, 1.0])), max_size=12))
 def test_an_older_move_never_overwrites_a_newer_one(desk: Desk, moves: list[tuple[int, float]]) -> None:
     live, take, rest = Live(), take_of(desk), desk.mix()
-    live.begin(take, DeckValue(), rest, "base")
+    live.begin(take, DeckValue(), rest)
     newest, expected = 0, rest
     for seq, position in moves:
         taken = steer(desk, live, seq, position)
@@ -35,13 +38,37 @@ def test_an_older_move_never_overwrites_a_newer_one(desk: Desk, moves: list[tupl
     assert take.base.mix == rest
 
 
+def test_rewards_steer_the_running_take_and_what_cannot_be_waits_for_the_next(desk: Desk) -> None:
+    live, take, rest = Live(), take_of(desk), desk.mix()
+    live.begin(take, DeckValue(), rest)
+    asked = Steering({desk.rewards[0]: 0.5}, {desk.rewards[-1]: 0.1})
+    assert live.steer(DeckValue(1, {}, asked), rest)
+    assert (take.mix.steering, take.base.steering, take.refused) == (asked, REST, "")
+    assert live.steer(DeckValue(2, {}, replace(asked, budget=0.3, whole=True)), rest)
+    assert (take.mix.steering, take.refused) == (replace(asked, budget=0.3), LATER)
+    assert not live.steer(DeckValue(1, {}, REST), rest)
+    assert live.steer(DeckValue(3, {}, REST), rest)
+    assert (take.mix.steering, take.refused) == (REST, "")
+
+
+def test_a_formula_that_no_reward_can_read_says_so_and_the_take_goes_on(desk: Desk) -> None:
+    live, take = Live(), take_of(desk)
+    desk.add_model("twin", os.environ.get("MIXER_BASE") or BASE)
+    take.mix = desk.session("The door", formula="[base, model=twin]")
+    live.begin(take, DeckValue(), desk.mix())
+    asked = Steering({desk.rewards[0]: 0.5}, whole=True)
+    assert live.steer(DeckValue(1, {}, asked), desk.mix())
+    assert "has no term of it" in take.refused
+    assert take.mix.steering == REST
+
+
 def test_a_move_that_arrives_before_its_take_is_not_lost(desk: Desk) -> None:
     live, take = Live(), take_of(desk)
     steer(desk, live, 5, 0.5)
-    newer = live.begin(take, DeckValue(3), desk.mix(), "base")
+    newer = live.begin(take, DeckValue(3), desk.mix())
     assert newer is not None
     assert newer.seq == 5
-    live.follow(take, newer, desk.mix(newer.positions), describe(newer.positions))
+    live.follow(take, newer, desk.mix(newer.positions))
     assert take.mix.mix == desk.mix(newer.positions)
 
 
@@ -49,7 +76,7 @@ def test_two_browser_sessions_never_share_a_mix(desk: Desk) -> None:
     registry = Registry()
     takes = {key: take_of(desk) for key in "ab"}
     for key, take in takes.items():
-        registry.live(key).begin(take, DeckValue(), desk.mix(), "base")
+        registry.live(key).begin(take, DeckValue(), desk.mix())
     steer(desk, registry.live("a"), 1, 0.5)
     assert takes["a"].mix.mix != takes["b"].mix.mix == desk.mix()
 
@@ -58,8 +85,8 @@ def test_a_second_take_stops_the_first_and_dropping_frees_the_rows(desk: Desk) -
     registry = Registry()
     live = registry.live("a")
     first, second = take_of(desk), take_of(desk)
-    live.begin(first, DeckValue(), desk.mix(), "base")
-    live.begin(second, DeckValue(), desk.mix(), "base")
+    live.begin(first, DeckValue(), desk.mix())
+    live.begin(second, DeckValue(), desk.mix())
     assert first.stopped
     assert not second.stopped
     live.end(first)
@@ -72,7 +99,7 @@ def test_a_second_take_stops_the_first_and_dropping_frees_the_rows(desk: Desk) -
 
 def test_invented_session_names_are_forgotten_but_running_ones_are_kept(desk: Desk) -> None:
     registry = Registry(capacity=5)
-    registry.live("running").begin(take_of(desk), DeckValue(), desk.mix(), "base")
+    registry.live("running").begin(take_of(desk), DeckValue(), desk.mix())
     for name in map(str, range(50)):
         registry.live(name)
     assert len(registry) == 5

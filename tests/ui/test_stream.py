@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer import Desk, SamplingParams
+from mixer import Desk, SamplingParams, Steering
 from mixer.errors import MixerError
 from mixer.ui.formula import Recipe, recipe
 from mixer.ui.registry import Live
@@ -27,7 +27,7 @@ def text(frame: Frame) -> str:
 
 def move(desk: Desk, live: Live, seq: int, position: float) -> None:
     positions = {next(iter(desk.attributes)): position}
-    assert live.steer(DeckValue(seq, positions), desk.mix(positions), describe(positions))
+    assert live.steer(DeckValue(seq, positions), desk.mix(positions))
 
 
 def test_the_last_frame_holds_both_whole_texts(desk: Desk) -> None:
@@ -59,6 +59,32 @@ def test_a_move_takes_effect_without_a_restart_and_is_marked(desk: Desk) -> None
     assert [label for label, _ in last.mix] == ["base", describe({next(iter(desk.attributes)): 1.5})]
     assert last.seq == 1
     assert not last.status["exact"]
+
+
+def test_a_reward_acts_on_the_next_token_and_is_marked_and_measured(desk: Desk) -> None:
+    live, before, last = Live(), "", Frame()
+    head, steering = desk.rewards[0], Steering({desk.rewards[0]: 1.0}, {desk.rewards[-1]: 0.0}, budget=0.5)
+    for frame in run(desk, live, PROMPT, DeckValue(), "keep", params(60)):
+        if not before and text(frame):
+            before = text(frame)
+            assert (frame.nats, frame.levels) == (None, {})
+            assert live.steer(DeckValue(1, {}, steering), desk.mix())
+        last = frame
+    assert text(last).startswith(before)
+    assert text(last) != last.base
+    assert [label for label, _ in last.mix] == ["base", describe({}, steering)]
+    assert (last.seq, last.note) == (1, "")
+    assert last.status["exact"]
+    assert last.levels.keys() == {head, desk.rewards[-1]}
+    assert last.nats is not None and 0 < last.nats <= 0.5
+
+
+def test_a_take_begins_with_the_rewards_and_may_count_the_whole(desk: Desk) -> None:
+    positions = {next(iter(desk.attributes)): 1.5}
+    steering = Steering({desk.rewards[0]: 1.0}, budget=0.2, whole=True)
+    *_, last = run(desk, Live(), PROMPT, DeckValue(1, positions, steering), "keep", params())
+    assert text(last) == desk.generate(PROMPT, desk.mix(positions), params(), steering=steering).text
+    assert last.nats is not None and 0 < last.nats <= 0.2
 
 
 def test_restart_begins_the_text_again_under_the_new_mix(desk: Desk) -> None:

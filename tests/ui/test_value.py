@@ -8,19 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer.errors import MixerError
+from mixer.steering import BUDGET, Steering
 from mixer.ui.value import (
     LIMIT,
     MAX_SEQ,
+    REST,
     BoxValue,
     DeckValue,
     describe,
     read_box,
     read_positions,
     read_question,
+    read_steering,
     read_value,
 )
 
 NAMES = ("formality", "humor", "poetry")
+HEADS = ("humor", "toxicity")
 names = st.sampled_from(NAMES)
 inside = st.floats(-LIMIT, LIMIT)
 outside = st.one_of(st.floats(min_value=LIMIT, exclude_min=True), st.floats(max_value=-LIMIT, exclude_max=True))
@@ -37,10 +41,47 @@ def test_what_the_deck_sends_is_read_back_with_rest_left_out(seq: int, positions
     assert value == DeckValue(seq, {name: x for name, x in positions.items() if x != 0.0})
 
 
-@given(json | st.fixed_dictionaries({"seq": json, "positions": json}))
+@given(st.dictionaries(st.sampled_from(HEADS), st.floats(-3, 3)), st.none() | st.floats(0, 20), st.booleans())
+def test_what_the_rewards_send_is_read_back(rewards: dict[str, float], budget: float | None, whole: bool) -> None:
+    posted = {"seq": 1, "positions": {}, "rewards": rewards, "levels": {}, "budget": budget, "whole": whole}
+    assert read_value(posted, NAMES, HEADS) == DeckValue(1, {}, Steering(rewards, {}, budget, whole))
+
+
+def test_a_value_without_rewards_is_one_at_rest_and_the_budget_comes_with_what_steers() -> None:
+    assert read_value({"seq": 1, "positions": {"humor": 1}}, NAMES, HEADS) == DeckValue(1, {"humor": 1.0}, REST)
+    assert read_steering({"rewards": {"humor": 0.5}}, HEADS) == Steering({"humor": 0.5}, budget=BUDGET)
+    assert read_steering({"levels": {"toxicity": 0}}, HEADS) == Steering(levels={"toxicity": 0.0}, budget=BUDGET)
+    assert read_steering({"whole": True}, ()) == Steering(whole=True)
+    assert read_steering({"rewards": {"humor": 1}, "budget": None}, HEADS).budget is None
+
+
+@pytest.mark.parametrize(
+    ("posted", "message"),
+    [
+        ({"rewards": {"humour": 1}}, "no reward called 'humour'. Did you mean humor"),
+        ({"rewards": {"humor": 9}}, "reward humor is 9"),
+        ({"levels": {"humor": -0.1}}, "level of humor is -0.1"),
+        ({"levels": {"humor": math.nan}}, "level of humor is nan"),
+        ({"rewards": {"humor": 1}, "levels": {"humor": 1}}, "both a position and a level"),
+        ({"rewards": [1]}, "rewards are not an object"),
+        ({"levels": None}, "levels are not an object"),
+        ({"budget": "much"}, "budget must be a number"),
+        ({"budget": -1}, "budget is -1"),
+        ({"whole": 1}, "not true or false"),
+    ],
+)
+def test_rewards_that_cannot_be_are_refused_in_words(posted: dict[str, Any], message: str) -> None:
+    with pytest.raises(MixerError, match=message):
+        read_value({"seq": 1, "positions": {}, **posted}, NAMES, HEADS)
+
+
+parts = dict.fromkeys(("rewards", "levels", "budget", "whole"), json)
+
+
+@given(json | st.fixed_dictionaries({"seq": json, "positions": json}, optional=parts))
 def test_any_json_is_read_or_refused_in_words(posted: Any) -> None:
     try:
-        value = read_value(posted, NAMES)
+        value = read_value(posted, NAMES, HEADS)
     except MixerError as error:
         assert str(error)
         assert len(str(error)) < 400
@@ -99,4 +140,6 @@ def test_a_sequence_number_is_a_whole_number(seq: Any) -> None:
 
 def test_a_mix_is_told_in_words() -> None:
     assert describe({"formality": 0.8, "humor": -0.4}) == "formality +0.80 · humor −0.40"
-    assert describe({}) == "base"
+    assert describe({}) == describe({}, Steering()) == "base"
+    steering = Steering({"humor": -0.4}, {"toxicity": 0.1})
+    assert describe({"humor": 0.8}, steering) == "humor +0.80 · reward humor −0.40 · toxicity to 0.10"
