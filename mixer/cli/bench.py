@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +22,54 @@ def add(commands: Any) -> None:
         ("batch", "eight mixes in one batch"),
         ("formula", "formulas of several terms in one forward pass, with guesses ahead and without"),
     ):
-        added = command(bench, name, bench_one, text)
+        added = measured(bench, name, bench_one, text)
         added.set_defaults(what=name)
-        added.add_argument("--quick", action="store_true", help="a short run; its figures are rough")
-        added.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of everybody's weights")
         added.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
-        added.add_argument("--threads", type=int, default=0, help="most threads of each system; 0 is all cores")
-        added.add_argument("--base", type=Path, default=ROOT / "assets" / "base", help="folder of a Llama-like model")
-        added.add_argument("--anchors", type=Path, default=ROOT / "anchors", help="folder of adapters")
-        added.add_argument("--seed", type=int, default=0, help="of coefficients and moves")
+    reward = measured(bench, "reward", bench_reward, "reward heads and fused ones, beside reward-augmented decoding")
+    reward.add_argument(
+        "--teacher", type=Path, help="folder of a trained reward model; one of random output, as costly, by default"
+    )
     memory = command(bench, "memory", bench_memory, "what a base of 1.5 billion parameters with twelve anchors takes")
     memory.add_argument("--layers", type=int, default=28)
     memory.add_argument("--hidden", type=int, default=1536)
+
+
+def measured(bench: Any, name: str, run: Callable[[argparse.Namespace], dict], text: str) -> argparse.ArgumentParser:
+    """A benchmark with the options that all of them share."""
+    added = command(bench, name, run, text)
+    added.add_argument("--quick", action="store_true", help="a short run; its figures are rough")
+    added.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of everybody's weights")
+    added.add_argument("--threads", type=int, default=0, help="most threads of each system; 0 is all cores")
+    added.add_argument("--base", type=Path, default=ROOT / "assets" / "base", help="folder of a Llama-like model")
+    added.add_argument("--anchors", type=Path, default=ROOT / "anchors", help="folder of adapters")
+    added.add_argument("--seed", type=int, default=0, help="of coefficients and moves")
+    return added
+
+
+def plan_of(options: argparse.Namespace, peers: tuple[str, ...] = ()) -> Plan:
+    """What these options ask for."""
+    names = ("base", "anchors", "dtype", "threads", "quick", "seed")
+    return Plan(**{name: getattr(options, name) for name in names}, peers=peers)
 
 
 def bench_one(options: argparse.Namespace) -> dict:
     """Run one benchmark; its report."""
     import importlib
 
-    names = ("base", "anchors", "dtype", "threads", "quick", "seed")
-    plan = Plan(**{name: getattr(options, name) for name in names}, peers=tuple(options.peers))
     module = importlib.import_module(f"mixer.evals.bench.{options.what}")
-    report = getattr(module, f"bench_{options.what}")(plan)
+    report = getattr(module, f"bench_{options.what}")(plan_of(options, tuple(options.peers)))
     if not options.json:
         print(module.table(report))
+    return report
+
+
+def bench_reward(options: argparse.Namespace) -> dict:
+    """Tokens a second without rewards, with heads, and with reward-augmented decoding."""
+    from mixer.evals.bench import reward
+
+    report = reward.bench_reward(plan_of(options), options.teacher)
+    if not options.json:
+        print(reward.table(report))
     return report
 
 

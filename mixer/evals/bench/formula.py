@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from mixer.evals.bench.gates import Verdict, judge
 from mixer.evals.bench.plan import Plan, coefficients
@@ -83,14 +84,19 @@ def ways_of(mixes: list[list[float]]) -> list[Way]:
 
 
 def prompt_of(rig: Rig, tokens: int, new: int, turn: int = 0) -> Prompt:
-    """A prompt of at most so many tokens, of story openings one after another; each turn's begins with another."""
+    """A prompt of at most so many tokens, and with room for the new ones; see `opening_of`."""
+    return opening_of(rig.tokenizer, min(tokens, rig.context - new), turn)
+
+
+def opening_of(tokenizer: Tokenizer, tokens: int, turn: int = 0) -> Prompt:
+    """At most so many tokens of story openings one after another; each turn's begins with another."""
     openings, ids = held_out_prompts(), []
     text = ""
     for opening in (*openings[turn % len(openings) :], *openings[: turn % len(openings)]):
         for word in opening.split():
             longer = f"{text} {word}".lstrip()
-            found = rig.tokenizer.encode(longer).ids
-            if len(found) > min(tokens, rig.context - new):
+            found = tokenizer.encode(longer).ids
+            if len(found) > tokens:
                 return Prompt(text, ids)
             text, ids = longer, found
     return Prompt(text, ids)

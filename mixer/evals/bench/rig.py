@@ -172,10 +172,18 @@ class Rig:
 
 def on_rig(plan: Plan, counts: Sequence[int], bench: Callable[[Rig], dict[str, Any]]) -> dict[str, Any]:
     """A benchmark's report, with what all of them say of the run."""
+
+    def run() -> dict[str, Any]:
+        with Rig(plan, counts) as rig:
+            return {"anchors": rig.anchors} | bench(rig) | {"missing": rig.missing, "facts": rig.facts}
+
+    return watched(plan, run)
+
+
+def watched(plan: Plan, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A report, with how long it took, and what share of the processors other programs had meanwhile."""
     begin, busy, own = time.perf_counter(), _busy(), _own()
-    with Rig(plan, counts) as rig:
-        report = {"dtype": plan.dtype, "threads": plan.threads, "anchors": rig.anchors, "quick": plan.quick}
-        report |= bench(rig) | {"missing": rig.missing, "facts": rig.facts}
+    report = {"dtype": plan.dtype, "threads": plan.threads, "quick": plan.quick} | run()
     seconds = time.perf_counter() - begin
     others = (_busy() - busy - (_own() - own)) / seconds / (os.cpu_count() or 1)
     return report | {"seconds": seconds, "others": max(others, 0.0)}

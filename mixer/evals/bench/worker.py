@@ -24,6 +24,7 @@ from mixer.errors import MixerError
 PAUSE = 0.02
 HOSTS = {
     "mixer": "mixer.evals.bench.ours",
+    "steered": "mixer.evals.bench.steered",
     "torch": "mixer.evals.bench.peers",
     "llama.cpp": "mixer.evals.bench.llama_host",
 }
