@@ -36,7 +36,8 @@ from mixer.training.reward import (
 
 D, V, S = 16, 120, 3
 CONFIG = HeadConfig(rank=2, epochs=30, rows=128, texts=40, a_text=4, lr=1e-2, decay=0.0)
-HEAD = RewardHead(torch.randn(2, D) / 4, torch.randn(D, 2) / 4, torch.randn(D) / 4)
+DOWN, UP, WEIGHT = (torch.randn(n, D, generator=torch.Generator().manual_seed(n)) / 4 for n in (2, 3, 1))
+HEAD = RewardHead(DOWN, UP[:2].T, WEIGHT[0])
 EMBEDDING = torch.randn(V, D, generator=torch.Generator().manual_seed(1))
 
 
