@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     except MixerError as error:
         return _refuse(str(error))
 
-    if args.anchors is not None and not desk.attributes:
+    if args.anchors is not None and not (desk.attributes or desk.rewards):
         return _refuse(next(iter(desk.problems), f"There is no anchor in {args.anchors}."))
 
     from mixer.ui import build, launch

@@ -1,4 +1,5 @@
-"""A mix as a small YAML file: what a person saves, edits by hand, and loads again to the last bit.
+"""A mix as a small YAML file: what a person saves, edits by hand, and loads again to the last bit; how rewards are to
+steer beside it may stand there too.
 
     rule: offset
     settings:
@@ -7,8 +8,12 @@
       poetry: {alpha: 0.1234567890123456}      # where no position gives this alpha exactly
     raw:
       sentiment.positive: 1.3                  # an anchor's own coefficient, beside the sliders
+    rewards: {sentiment: 0.8}                  # the reward sliders; what follows may be left out
+    levels: {toxicity: 0}                      # what to aim for instead
+    budget: 0.5                                # null for no limit; 1 if left out
+    whole: true                                # the budget counts the mix too
 
-Knows nothing of which attributes and anchors there are: the desk that uses the mix does.
+Knows nothing of which attributes, anchors and rewards there are: the desk that uses the mix does.
 """
 
 from __future__ import annotations
@@ -21,34 +26,43 @@ import yaml
 
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.mix import COEFFICIENT_LIMIT, POSITION_LIMIT, RULES, Mix, Setting, bounded
+from mixer.steering import BUDGET, MOST_NATS, Steering
 
 MOST_BYTES = 65_536
 DEEPEST = 4  # the file, its settings, one setting, and one to spare
-KEYS = ("rule", "settings", "raw")
+KEYS = ("rule", "settings", "raw", "rewards", "levels", "budget", "whole")
 SETTING_KEYS = ("position", "alpha", "lambda")
 HINT = "A mix file is YAML with `rule:`, `settings:` and `raw:`, as `python -m mixer export mix` writes it."
+REST = Steering(budget=None)  # steers nothing, limits nothing
 
 
-def save_mix(mix: Mix, path: Path | str) -> Path:
+def save_mix(mix: Mix, path: Path | str, steering: Steering = REST) -> Path:
     """Write a mix as YAML and return the path; a file that is there is replaced.
 
-    Settings, rule and raw coefficients all come back from `load_mix` exactly.
+    Settings, rule and raw coefficients all come back from `load_mix` exactly, and rewards, levels and budget from
+    `load_steering`.
 
     Raises:
-        InvalidValue: the mix has more settings than a file may hold. BadArtifact: the path cannot be written.
+        InvalidValue: the mix has more settings than a file may hold, or the steering is cut, fused or of another reach.
+        BadArtifact: the path cannot be written.
     """
     path = Path(path)
+    if steering != Steering(steering.positions, steering.levels, steering.budget, steering.whole):
+        raise InvalidValue("A mix file has no words for reach, cut and fused.", "Leave them at their defaults.")
     record = {
         "rule": mix.rule,
         "settings": {name: _written(setting) for name, setting in mix.settings.items()},
         "raw": {name: float(coefficient) for name, coefficient in mix.raw.items()},
     }
+    if steering != REST:
+        record |= {"rewards": dict(steering.positions), "levels": dict(steering.levels)}
+        record |= {"budget": steering.budget, "whole": steering.whole}
     words = "".join(letter if letter.isprintable() else " " for letter in f"{mix} ({mix.rule})")
     header = (
         f"# A mix for the mixing desk: {words}\n# Key {mix.key}. Positions: -1 and 1 are the poles, 0 is at rest.\n"
     )
     # Some line breaks and marks (such as U+0085) come back changed from PyYAML unless it writes them as escapes.
-    plain = all(name.isprintable() for name in (*mix.settings, *mix.raw))
+    plain = all(name.isprintable() for name in (*mix.settings, *mix.raw, *steering.heads))
     body = yaml.safe_dump(record, sort_keys=False, allow_unicode=plain, default_flow_style=False, width=10**9)
     data = (header + body).encode()
     if len(data) > MOST_BYTES:
@@ -70,7 +84,15 @@ def load_mix(path: Path | str) -> Mix:
         BadArtifact: there is no such file, it is no YAML of this form, or larger than 64 KiB.
         UnknownName: a key or the rule is none of those known. InvalidValue: a number is none, or out of range.
     """
-    path = Path(path)
+    return _loaded(Path(path))[0]
+
+
+def load_steering(path: Path | str) -> Steering:
+    """How rewards are to steer, as a mix file says; at rest where it says nothing of them. Raises as `load_mix`."""
+    return _loaded(Path(path))[1]
+
+
+def _loaded(path: Path) -> tuple[Mix, Steering]:
     record = _parsed(path)
     _know_keys(path, "", record, KEYS)
     rule = record.get("rule", "offset")
@@ -80,11 +102,29 @@ def load_mix(path: Path | str) -> Mix:
         name: _setting(path, f"settings.{_shown(name)}", value)
         for name, value in _mapping(path, "settings", record.get("settings", {})).items()
     }
-    raw = {
-        name: bounded(f"{path}: raw.{_shown(name)}", value, -COEFFICIENT_LIMIT, COEFFICIENT_LIMIT)
-        for name, value in _mapping(path, "raw", record.get("raw", {})).items()
-    }
-    return Mix(settings, rule, raw)
+    raw = _numbers(path, "raw", record, -COEFFICIENT_LIMIT, COEFFICIENT_LIMIT)
+    return Mix(settings, rule, raw), _steering(path, record)
+
+
+def _steering(path: Path, record: Mapping[str, Any]) -> Steering:
+    positions = _numbers(path, "rewards", record, -POSITION_LIMIT, POSITION_LIMIT)
+    levels = _numbers(path, "levels", record, 0.0, 1.0)
+    for name in levels:
+        if positions.get(name):
+            raise BadArtifact(f"{path}: {_shown(name)} is in rewards and in levels.", "Leave out one of them.")
+    whole = record.get("whole", False)
+    if not isinstance(whole, bool):
+        raise BadArtifact(f"{path}: whole must be true or false, not {str(whole)[:40]!r}.", HINT)
+    budget = record.get("budget", BUDGET if positions or levels or whole else None)
+    return Steering(
+        positions, levels, None if budget is None else bounded(f"{path}: budget", budget, 0.0, MOST_NATS), whole
+    )
+
+
+def _numbers(path: Path, key: str, record: Mapping[str, Any], low: float, high: float) -> dict[str, float]:
+    """Names with a number each."""
+    found = _mapping(path, key, record.get(key, {}))
+    return {name: bounded(f"{path}: {key}.{_shown(name)}", value, low, high) for name, value in found.items()}
 
 
 def _written(setting: Setting) -> float | dict[str, float]:

@@ -8,9 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from mixer import Mix, Setting, load_mix, save_mix
+from mixer import Mix, Setting, Steering, load_mix, save_mix
+from mixer.anchors import base_fingerprint
 from mixer.cli import main
+from mixer.load import load_base
+from mixer.mixfile import load_steering
+from tests.factory import make_desk_folders
+from tests.scheduler.test_rewards import make_reward
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -69,6 +75,51 @@ def test_a_mix_file_is_the_mix_and_what_is_set_beside_it_replaces_its_parts(tiny
     assert made("--set", "humor=-0.4") == set_anew, "what is set replaces the file's slider and its raw coefficients"
 
 
+@pytest.fixture(scope="module")
+def rewarded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Like `tiny`, with a reward head for humor and one without anchors."""
+    root = make_desk_folders(tmp_path_factory.mktemp("rewarded"))
+    lm, _ = load_base(str(root / "base"), torch.device("cpu"), torch.float32)
+    for attribute in ("humor", "toxicity"):
+        make_reward(root / "anchors", attribute, base_fingerprint(lm))
+    return root
+
+
+def test_rewards_steer_within_their_budget_and_are_listed(rewarded: Path, tmp_path: Path, capsys):
+    words = ["generate", "Dear", "--seed", "1", "--max-new-tokens", "6", "--temperature", "1", "--json"]
+
+    def made(*more: str | Path) -> dict:
+        code, out, err = run(capsys, *words, *more, *desk_of(rewarded))
+        assert code == 0, err
+        return json.loads(out.splitlines()[-1])
+
+    steered = made("--reward", "humor=2", "--aim", "toxicity=0")
+    assert steered["steering"] == {
+        "rewards": {"humor": 2.0},
+        "levels": {"toxicity": 0.0},
+        "budget": 1.0,
+        "whole": False,
+    }
+    assert 0 < steered["stats"]["most_nats"] <= 1 + 1e-6 and steered["stats"]["readings"].keys() == {
+        "humor",
+        "toxicity",
+    }
+    assert made("--reward", "humor=2", "--budget", "0.1", "--whole")["stats"]["most_nats"] <= 0.1 + 1e-6
+    assert made("--reward", "humor=2", "--budget", "none")["steering"]["budget"] is None
+    assert made()["steering"] == {"rewards": {}, "levels": {}, "budget": None, "whole": False}
+
+    file = save_mix(Mix(), tmp_path / "mix.yaml", Steering({"humor": 2.0}, {"toxicity": 0.0}))
+    assert made("--mix", file)["token_ids"] == steered["token_ids"]
+    assert made("--mix", file, "--aim", "humor=1")["steering"]["levels"] == {"humor": 1.0, "toxicity": 0.0}
+    assert made("--mix", file, "--reward", "humor=0", "--reward", "toxicity=0")["steering"]["budget"] == 1.0
+    export = ["export", "mix", tmp_path / "out.yaml", "--reward", "humor=0.5", "--budget", "2", *desk_of(rewarded)]
+    assert run(capsys, *export)[0] == 0
+    assert load_steering(tmp_path / "out.yaml") == Steering({"humor": 0.5}, budget=2.0)
+
+    code, out, _ = run(capsys, "attributes", *desk_of(rewarded))
+    assert code == 0 and out.splitlines()[-1].split() == ["rewards", "humor,", "toxicity"]
+
+
 def test_export_mix_writes_what_generate_reads(tiny: Path, tmp_path: Path, capsys):
     words = ["export", "mix", tmp_path / "mix.yaml", "--set", "humor=-0.4", "--rule", "interpolate", *desk_of(tiny)]
     assert run(capsys, *words)[:2] == (0, f"{tmp_path / 'mix.yaml'}\n")
@@ -111,6 +162,14 @@ def test_export_merged_writes_a_model_that_the_desk_loads(tiny: Path, tmp_path: 
         (["generate", "Hi", "--set", "formality=warm"], "--set 'formality=warm' is not a setting"),
         (["generate", "Hi", "--set", "formality=nan"], "position is nan"),
         (["generate", "Hi", "--set", "formality=1e9"], "position is 1e+09"),
+        (["generate", "Hi", "--reward", "humor=1"], "no reward called 'humor'"),
+        (["generate", "Hi", "--reward", "humor"], "--reward 'humor' is not a setting"),
+        (["generate", "Hi", "--reward", "humor=9"], "reward humor is 9"),
+        (["generate", "Hi", "--aim", "humor=2"], "level of humor is 2"),
+        (["generate", "Hi", "--aim", "humor=1", "--reward", "humor=1"], "both a position and a level"),
+        (["generate", "Hi", "--budget", "much"], "--budget 'much' is no budget"),
+        (["generate", "Hi", "--budget", "-1"], "budget is -1"),
+        (["generate", "Hi", "--reward-model", "x=/nowhere"], "/nowhere"),
         (["generate", ""], "prompt is empty"),
         (["generate", "word " * 20_000], "100,000 characters"),
         (["generate", "Hi", "--temperature", "-1"], "temperature is -1"),

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer import load_mix, save_mix
+from mixer import Steering, load_mix, save_mix
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName
 from mixer.mix import RULES, Mix, Setting
+from mixer.mixfile import load_steering
 
 names = st.one_of(
     st.sampled_from(["formality", "humor", "on", "1", "=", "<<", "null", "ü: #", "a\x85b", ""]), st.text()
@@ -69,6 +70,35 @@ def test_the_file_is_one_that_a_person_would_write(tmp_path: Path):
     ]
 
 
+heads = st.dictionaries(names, st.floats(-3, 3), max_size=4)
+budgets = st.none() | st.floats(0, 20)
+
+
+@given(mixes, heads, st.dictionaries(names, st.floats(0, 1), max_size=4), budgets, st.booleans())
+def test_how_rewards_steer_comes_back_too_and_leaves_the_mix_alone(
+    file: Path, mix: Mix, positions: dict, levels: dict, budget: float | None, whole: bool
+):
+    levels = {name: level for name, level in levels.items() if name not in positions}
+    steering = Steering(positions, levels, budget, whole)
+    assert load_steering(save_mix(mix, file, steering)) == steering
+    assert load_mix(file).key == mix.key
+    assert load_steering(save_mix(mix, file)) == Steering(budget=None)
+
+
+def test_a_budget_that_is_left_out_is_the_default_where_anything_steers(tmp_path: Path):
+    path = tmp_path / "mix.yaml"
+    for text, expected in {
+        "rewards: {humor: 0.5}\nlevels: {toxicity: 0}": Steering({"humor": 0.5}, {"toxicity": 0.0}),
+        "rewards: {humor: 0.5}\nbudget: null": Steering({"humor": 0.5}, budget=None),
+        "whole: true": Steering(whole=True),
+        "settings: {humor: 1}": Steering(budget=None),
+    }.items():
+        path.write_text(text)
+        assert load_steering(path) == expected
+    with pytest.raises(InvalidValue, match="reach, cut and fused"):
+        save_mix(Mix(), path, Steering(cut=True))
+
+
 def test_what_is_left_out_is_at_rest(tmp_path: Path):
     (tmp_path / "mix.yaml").write_text("settings: {humor: 1, poetry: {alpha: 0.75, lambda: 2}}\n")
     assert load_mix(tmp_path / "mix.yaml") == Mix({"humor": Setting.at(1), "poetry": Setting(0.75, 2)})
@@ -98,6 +128,11 @@ BAD = {
     "both": ("settings: {humor: {position: 1, alpha: 1}}", BadArtifact, "either a position or an alpha"),
     "neither": ("settings: {humor: {lambda: 1}}", BadArtifact, "either a position or an alpha"),
     "twice": ("settings: {humor: 1, humor: -1}", BadArtifact, "humor stands there twice"),
+    "a far reward": ("rewards: {humor: 4}", InvalidValue, r"rewards\.humor is 4"),
+    "a far level": ("levels: {humor: -1}", InvalidValue, r"levels\.humor is -1"),
+    "a word as budget": ("budget: much", InvalidValue, "budget must be a number, not 'much'"),
+    "a number as whole": ("whole: 1", BadArtifact, "whole must be true or false"),
+    "a reward twice": ("rewards: {humor: 1}\nlevels: {humor: 1}", BadArtifact, "humor is in rewards and in levels"),
     "empty": ("", BadArtifact, "must hold names"),
     "no yaml": ("settings: {", BadArtifact, "is no mix file"),
     "an object": ("rule: !!python/object/apply:os.getcwd []", BadArtifact, "is no mix file"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixer.errors import InvalidValue, UnknownName
 from mixer.mix import POLES, RULES, Mix, Setting
+from mixer.steering import BUDGET, Steering
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
@@ -48,6 +49,13 @@ def formula_sources(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=SOURCE[#LABEL]",
         help="a transformers sequence classifier as a judge for formulas; may be repeated",
     )
+    parser.add_argument(
+        "--reward-model",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="a trained reward model, to steer like a reward head; may be repeated",
+    )
 
 
 def add_sources(desk: Desk, options: argparse.Namespace) -> None:
@@ -62,6 +70,8 @@ def add_sources(desk: Desk, options: argparse.Namespace) -> None:
         name, source = _named("--judge", text)
         source, _, label = source.partition("#")
         desk.add_judge(name, source, label or None)
+    for text in options.reward_model:
+        desk.add_reward(*_named("--reward-model", text))
 
 
 def _named(option: str, text: str) -> tuple[str, str]:
@@ -71,11 +81,11 @@ def _named(option: str, text: str) -> tuple[str, str]:
     return name, source
 
 
-def load_desk(options: argparse.Namespace, mix: Mix | None = None):
+def load_desk(options: argparse.Namespace, mix: Mix | None = None, steering: Steering | None = None):
     """The desk that the options ask for.
 
     Raises:
-        MixerError: it cannot be loaded, or `mix` names an attribute or anchor that it lacks.
+        MixerError: it cannot be loaded, or `mix` or `steering` names an attribute, anchor or reward that it lacks.
     """
     from mixer import Desk
 
@@ -93,6 +103,9 @@ def load_desk(options: argparse.Namespace, mix: Mix | None = None):
             if attribute not in desk.attributes:
                 raise UnknownName("attribute", attribute, desk.attributes)
         mix.coefficients(desk.anchors)
+    for name in steering.heads if steering else ():
+        if name not in desk.rewards:
+            raise UnknownName("reward", name, desk.rewards)
     return desk
 
 
@@ -124,7 +137,52 @@ def read_mix(options: argparse.Namespace) -> Mix:
     return replace(mix, settings={**mix.settings, **settings}, rule=options.rule or mix.rule, raw=raw)
 
 
-def setting(text: str) -> tuple[str, float]:
+def steering_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say how rewards steer."""
+    parser.add_argument(
+        "--reward", action="append", default=[], metavar="NAME=POSITION", help="-1 to 1; may be repeated"
+    )
+    parser.add_argument(
+        "--aim", action="append", default=[], metavar="NAME=LEVEL", help="a reward's level to aim for, 0 to 1"
+    )
+    parser.add_argument(
+        "--budget", metavar="NATS", help="how far rewards may go at every token, or 'none'; 1 where any steers"
+    )
+    parser.add_argument("--whole", action="store_true", help="the budget counts the mix and the formula too")
+
+
+def read_steering(options: argparse.Namespace) -> Steering:
+    """How `--mix`, `--reward`, `--aim`, `--budget` and `--whole` steer; what is named loses what the file says of it.
+
+    Raises:
+        MixerError: the file holds no mix, or an option is not of its form.
+    """
+    pushes = dict(setting(text, "--reward") for text in options.reward)
+    asked = Steering(pushes, dict(setting(text, "--aim") for text in options.aim))
+    saved = rest = Steering(budget=None)
+    if options.mix is not None:
+        from mixer.mixfile import load_steering
+
+        saved = load_steering(options.mix)
+    named = pushes.keys() | asked.levels.keys()
+    positions = {name: x for name, x in saved.positions.items() if name not in named} | dict(asked.positions)
+    levels = {name: level for name, level in saved.levels.items() if name not in named} | dict(asked.levels)
+    budget, whole = saved.budget, saved.whole or options.whole
+    if options.budget is not None:
+        budget = _nats(options.budget)
+    elif saved == rest and (asked.heads or whole):
+        budget = BUDGET
+    return Steering(positions, levels, budget, whole)
+
+
+def _nats(text: str) -> float | None:
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise InvalidValue(f"--budget {text!r} is no budget.", "Give a number of nats, or none.") from None
+
+
+def setting(text: str, option: str = "--set") -> tuple[str, float]:
     """`formality=0.8` as a name and a number."""
     name, equals, number = text.partition("=")
     try:
@@ -132,4 +190,4 @@ def setting(text: str) -> tuple[str, float]:
             raise ValueError
         return name.strip(), float(number)
     except ValueError:
-        raise InvalidValue(f"--set {text!r} is not a setting.", "Write it as ATTRIBUTE=NUMBER.") from None
+        raise InvalidValue(f"{option} {text!r} is not a setting.", "Write it as NAME=NUMBER.") from None

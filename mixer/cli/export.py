@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mixer.cli.command import command, load_desk, mix_options, read_mix
+from mixer.cli.command import command, load_desk, mix_options, read_mix, read_steering, steering_options
 from mixer.errors import InvalidValue
 
 
@@ -24,6 +24,7 @@ def add(commands: Any) -> None:
     for parser in (adapter, merged, mix):
         mix_options(parser)
         parser.add_argument("--overwrite", action="store_true", help="replace what is already there")
+    steering_options(mix)
     for parser in (adapter, merged):
         # Here it is the dtype of the files; the desk's own follows from it.
         parser.set_defaults(dtype=None)
@@ -61,9 +62,9 @@ def export_mix(options: argparse.Namespace) -> dict:
 
     if options.out.exists() and not options.overwrite:
         raise InvalidValue(f"{options.out} is already there.", "Give another path, or --overwrite.")
-    mix = read_mix(options)
-    load_desk(options, mix)
-    path = save_mix(mix, options.out)
+    mix, steering = read_mix(options), read_steering(options)
+    load_desk(options, mix, steering)
+    path = save_mix(mix, options.out, steering)
     if not options.json:
         print(path)
     return {"path": str(path), "mix": str(mix), "key": mix.key}

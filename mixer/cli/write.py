@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from mixer.cli.command import command, load_desk, mix_options, read_mix
+from mixer.cli.command import command, load_desk, mix_options, read_mix, read_steering, steering_options
 from mixer.errors import UnknownName
 from mixer.mix import POLES, Mix, Setting
 
@@ -18,6 +18,7 @@ def add(commands: Any) -> None:
     one = command(commands, "generate", generate, "write a text under a mix", desk=True)
     one.add_argument("prompt")
     mix_options(one)
+    steering_options(one)
     how = one.add_mutually_exclusive_group()
     how.add_argument(
         "--formula", help="what to write by, such as 'base - 0.6*[base] @ \"Rudely:\"'; sliders by default"
@@ -34,7 +35,7 @@ def add(commands: Any) -> None:
     explain = command(commands, "formula", explain_formula, "say what a formula does, without running it", desk=True)
     explain.add_argument("formula")
     command(commands, "presets", list_presets, "list formulas for known techniques")
-    command(commands, "attributes", attributes, "list attributes, poles and anchors", desk=True)
+    command(commands, "attributes", attributes, "list attributes, poles, anchors and rewards", desk=True)
 
 
 def generate(options: argparse.Namespace) -> dict:
@@ -49,14 +50,16 @@ def generate(options: argparse.Namespace) -> dict:
     )
     preset = find_preset(options.preset) if options.preset else None
     formula = preset.formula if preset else options.formula
-    mix = read_mix(options)
+    mix, steering = read_mix(options), read_steering(options)
     if preset and not options.set and not options.mix:
         mix = Mix({name: Setting.at(position) for name, position in preset.settings.items()})
-    desk = load_desk(options, mix)
-    session = desk.session(options.prompt, mix, params, formula=formula, draft=options.draft)
+    desk = load_desk(options, mix, steering)
+    session = desk.session(options.prompt, mix, params, formula=formula, draft=options.draft, steering=steering)
+    levels = {}
     # What is printed cannot be taken back, and banned words are: such a text is shown when it is whole.
     live = not options.json and not session.bound.bans
     for step in session:
+        levels = step.levels
         if live:
             print(step.text, end="", flush=True)
     if not options.json:
@@ -73,11 +76,20 @@ def generate(options: argparse.Namespace) -> dict:
             "key": mix.key,
         },
         "formula": formula or "sliders",
+        "steering": {
+            "rewards": dict(steering.positions),
+            "levels": dict(steering.levels),
+            "budget": steering.budget,
+            "whole": steering.whole,
+        },
         "stats": {
             "first_token_ms": stats.first_token_ms,
             "tokens_per_second": stats.tokens_per_second,
             "exact": stats.exact,
             "acceptance": stats.acceptance,
+            "nats": stats.nats,
+            "most_nats": stats.most_nats,
+            "readings": dict(levels),
             "seed": session.seed,
         },
     }
@@ -151,4 +163,12 @@ def attributes(options: argparse.Namespace) -> dict:
             labels, anchors = facts["labels"], facts["anchors"]
             ranks = ", ".join(f"{anchor} (rank {fact['rank']})" for anchor, fact in anchors.items())
             print(f"{name:12} {labels['negative']} … {labels['positive']}: {ranks}")
-    return {"base": desk.name, "context": desk.context, "attributes": listed, "anchors": list(desk.anchors)}
+        if desk.rewards:
+            print(f"{'rewards':12} {', '.join(desk.rewards)}")
+    return {
+        "base": desk.name,
+        "context": desk.context,
+        "attributes": listed,
+        "anchors": list(desk.anchors),
+        "rewards": list(desk.rewards),
+    }

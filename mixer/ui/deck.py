@@ -6,12 +6,11 @@ One component for all sliders, because Gradio's own slider never reports a keybo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gradio as gr
 
-from mixer.mix import Attribute
+from mixer.formula.bind import Vocabulary
 from mixer.steering import BUDGET
 from mixer.ui.assets import script
 from mixer.ui.value import LIMIT, STEP
@@ -19,25 +18,16 @@ from mixer.ui.value import LIMIT, STEP
 BUDGETS = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # nats; after these, no limit
 
 
-def component(attributes: Iterable[Attribute], heads: Sequence[str] = ()) -> gr.HTML:
-    """The deck for any number of attributes and reward heads; a head without anchors has a card of its own."""
-    controls: list[dict[str, Any]] = [
-        {
-            "name": a.name,
-            "negative": a.labels[0],
-            "positive": a.labels[1],
-            "description": a.description,
-            "anchors": True,
-            "reward": a.name in heads,
-        }
-        for a in attributes
+def component(vocabulary: Vocabulary) -> gr.HTML:
+    """The deck for any number of attributes and rewards; a reward without anchors has a card of its own."""
+    rewards = vocabulary.rewards
+    controls = [
+        _control(a.name, a.labels, a.description, True, a.name in rewards) for a in vocabulary.attributes.values()
     ]
-    known = {control["name"] for control in controls}
-    controls += [
-        {"name": name, "negative": "less", "positive": "more", "description": "", "anchors": False, "reward": True}
-        for name in heads
-        if name not in known
-    ]
+    for name in rewards:
+        if name not in vocabulary.attributes:
+            poles = {opinion.goal: label for label, opinion in vocabulary.labels.items() if opinion.judge == name}
+            controls.append(_control(name, (poles.get(0.0, "less"), poles.get(1.0, "more")), "", False, True))
     return gr.HTML(
         value={"seq": 0, "positions": {}},  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
         html_template='<div class="deck" role="group" aria-label="Mix"></div>',
@@ -50,3 +40,15 @@ def component(attributes: Iterable[Attribute], heads: Sequence[str] = ()) -> gr.
         budgets=BUDGETS,
         budget=BUDGET,
     )
+
+
+def _control(name: str, labels: tuple[str, str], description: str, anchors: bool, reward: bool) -> dict[str, Any]:
+    """One card: what its sliders are called, and which it has."""
+    return {
+        "name": name,
+        "negative": labels[0],
+        "positive": labels[1],
+        "description": description,
+        "anchors": anchors,
+        "reward": reward,
+    }

@@ -37,7 +37,7 @@ def build(desk: Desk, registry: Registry | None = None) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page, gr.Column(elem_id="desk"):
         gr.HTML(_header(desk), apply_default_css=False, elem_id="masthead")
         with gr.Column(elem_id="console"):
-            deck = deck_ui.component(desk.attributes.values(), desk.rewards)
+            deck = deck_ui.component(desk.vocabulary)
             box = box_ui.component(desk)
             mode, temperature, tokens, seed, rate, fresh = _options()
         with gr.Column(elem_id="prompt-area"):
