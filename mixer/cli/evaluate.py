@@ -45,6 +45,18 @@ def add(commands: Any) -> None:
     rewards.add_argument("--sweep", action="store_true", help="also other ranks, and the regularizer")
     rewards.add_argument("--out", type=Path, help="write the reports there as JSON")
 
+    steering = command(evaluate, "steering", evaluate_steering, "what reward heads write, against their reward model")
+    steering.add_argument("attributes", nargs="+")
+    steering.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
+    steering.add_argument("--work", type=Path, default=REWARDS, help="reward models and caches; what was written stays")
+    steering.add_argument("--fluency", type=Path, metavar="FOLDER", help="a causal LM for perplexities; else the base")
+    steering.add_argument("--texts", type=int, default=1600, help="that heads learn from here")
+    steering.add_argument("--prompts", type=int, default=300, help="held-out openings to continue")
+    steering.add_argument("--tokens", type=int, default=32)
+    steering.add_argument("--seed", type=int, default=7)
+    steering.add_argument("--out", type=Path, help="write the reports there as JSON")
+    steering.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the curves there as SVG")
+
 
 def evaluate_control(options: argparse.Namespace) -> dict:
     """Judges' mean scores along every slider."""
@@ -94,6 +106,33 @@ def evaluate_rewards(options: argparse.Namespace) -> dict:
             print(report.table(), end="\n\n")
         if options.out:
             options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return found
+
+
+def evaluate_steering(options: argparse.Namespace) -> dict:
+    """Reward heads against their reward models, in what they write."""
+    from mixer.desk import ANCHORS, BASE, JUDGES
+    from mixer.evals.control import base_loglikelihoods
+    from mixer.evals.steering import steering
+    from mixer.judges import load_judges
+    from mixer.training.reward import Bench, HeadConfig
+
+    bench = Bench(BASE, ANCHORS, options.data, options.work, HeadConfig(texts=options.texts))
+    fluency = base_loglikelihoods(options.fluency or BASE)
+    named, judges = options.fluency.name if options.fluency else "the base itself", load_judges(JUDGES)
+    found = {}
+    for attribute in options.attributes:
+        sizes = {"prompts": options.prompts, "tokens": options.tokens, "seed": options.seed}
+        report = steering(attribute, bench, ANCHORS, judges, fluency, named, **sizes)
+        found[attribute] = json.loads(report.to_json())
+        if not options.json:
+            print(report.table(), report.details(), sep="\n\n", end="\n\n")
+        if options.out:
+            options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        if options.plots:
+            options.plots.mkdir(parents=True, exist_ok=True)
+            for name, chart in report.plots().items():
+                (options.plots / name).write_text(chart, encoding="utf-8")
     return found
 
 
