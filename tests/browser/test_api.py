@@ -9,7 +9,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from mixer import Desk, SamplingParams
+from mixer import Desk, SamplingParams, Steering
 from tests.browser.conftest import Server
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
@@ -30,12 +30,31 @@ def test_the_endpoint_writes_what_the_desk_writes(server: Server, desk: Desk) ->
     assert text == desk.generate("The door was", desk.mix(settings), params, formula).text
     with pytest.raises(AppError, match="Line 1, column 11"):
         client.predict("The door was", settings, 12, 0.8, 3, "sliders + plite", api_name="/generate")
+    steering = Steering({desk.rewards[0]: 1.0}, {desk.rewards[-1]: 0.0}, budget=0.5)
+    asked = (dict(steering.positions), dict(steering.levels), 0.5, False)
+    text = client.predict("The door was", settings, 12, 0.8, 3, None, *asked, api_name="/generate")
+    assert text == desk.generate("The door was", desk.mix(settings), params, steering=steering).text
+    with pytest.raises(AppError, match="no reward called 'charm'"):
+        client.predict("The door was", settings, 12, 0.8, 3, None, {"charm": 1.0}, api_name="/generate")
+    with pytest.raises(AppError, match="budget is -1"):
+        client.predict("The door was", settings, 12, 0.8, 3, None, {}, {}, -1, api_name="/generate")
     with pytest.raises(AppError, match="prompt is empty"):
         client.predict("", {}, 12, 0.8, 3, api_name="/generate")
 
 
 @pytest.mark.parametrize(
-    "value", [[], "x", 7, {"seq": "1"}, {"seq": 1, "positions": {"__class__": 1}}, {"seq": 1, "positions": [1e400]}]
+    "value",
+    [
+        [],
+        "x",
+        7,
+        {"seq": "1"},
+        {"seq": 1, "positions": {"__class__": 1}},
+        {"seq": 1, "positions": [1e400]},
+        {"seq": 1, "positions": {}, "rewards": {"__class__": 1}},
+        {"seq": 1, "positions": {}, "rewards": {"toxicity": 1}, "levels": {"toxicity": 1}},
+        {"seq": 1, "positions": {}, "levels": {"toxicity": 1e400}, "budget": {}, "whole": "yes"},
+    ],
 )
 def test_a_hostile_deck_value_changes_nothing_and_the_server_lives(server: Server, value: object) -> None:
     config = httpx.get(f"{server.url}config").json()
@@ -47,7 +66,7 @@ def test_a_hostile_deck_value_changes_nothing_and_the_server_lives(server: Serve
     assert answer.status_code >= 400
     assert "Traceback" not in answer.text
     live = server.registry.find("hostile")
-    assert live is None or not live.value.positions
+    assert live is None or (not live.value.positions and not live.value.steering.heads)
     assert httpx.get(server.url).status_code == 200
 
 
