@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
     rewards.add_argument("attributes", nargs="+")
     rewards.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
     rewards.add_argument("--work", type=Path, default=REWARDS, help="reward models and caches")
-    rewards.add_argument("--texts", type=int, default=1600, help="that the heads learn from")
+    rewards.add_argument("--texts", type=int, default=4800, help="that the heads learn from")
     rewards.add_argument("--sweep", action="store_true", help="also other ranks, and the regularizer")
     rewards.add_argument("--out", type=Path, help="write the reports there as JSON")
 

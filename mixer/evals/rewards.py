@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
+from mixer.anchors import base_fingerprint
+from mixer.rewardfile import find_rewards, load_reward
 from mixer.rewards import RewardHead, divergence
 from mixer.training.places import LIKELY, Places
 from mixer.training.rad import RewardModel, load_teacher
@@ -26,7 +28,7 @@ from mixer.training.reward import Bench, HeadConfig, centred, fidelity, fit, str
 BUDGETS = (0.1, 0.5)
 ENERGIES = (0.9, 0.99)
 PREFIXES, TOKENS = 200, 256  # of the matrix whose rank is measured
-RAD, BASE, RANDOM = "RAD", "base, not steered", "random W"
+RAD, BASE, RANDOM, SHIPPED = "RAD", "base, not steered", "random W", "ARM that ships"
 
 
 @dataclass(frozen=True)
@@ -162,14 +164,14 @@ def variants(config: HeadConfig, sweep: bool) -> dict[str, HeadConfig]:
         f"ARM on responses, {reads}": replace(config, source="responses", reads=reads) for reads in ("final", "trunk")
     }
     if sweep:
-        arms |= {f"ARM distilled, rank {rank}": replace(config, rank=rank) for rank in (4, 64)}
+        arms |= {f"ARM distilled, rank {rank}": replace(config, rank=rank) for rank in (4, 16, 64)}
         arms |= {"ARM distilled, regularizer 1": replace(config, regularizer=1.0)}
         arms |= {"ARM on responses, regularizer 1": replace(config, source="responses", regularizer=1.0)}
     return arms
 
 
 def rewards(attribute: str, bench: Bench, sweep: bool = False) -> RewardReport:
-    """Train every arm on the same places and measure it at the test places.
+    """Train every arm on the same places and measure it at the test places, beside the head that ships.
 
     Raises:
         BadArtifact: there is no reward model in `bench.work/ATTRIBUTE`.
@@ -185,6 +187,9 @@ def rewards(attribute: str, bench: Bench, sweep: bool = False) -> RewardReport:
     size, rank = bench.embedding.shape[1], bench.config.rank
     down, up = torch.randn(rank, size, generator=generator), torch.randn(size, rank, generator=generator)
     arms.append(head_arm(RANDOM, RewardHead(down, up, torch.zeros(size)), test, bench.embedding))
+    if bench.anchors and (folder := find_rewards(bench.anchors).get(attribute)):
+        shipped = load_reward(folder, base_fingerprint(bench.lm)).head
+        arms.append(head_arm(SHIPPED, shipped, test, bench.embedding))
     for name, config in variants(bench.config, sweep).items():
         print(f"{attribute}: {name}", file=sys.stderr)
         train, validation = parts[config.source]

@@ -54,11 +54,11 @@ class HeadConfig:
     """
 
     source: Source = "rad"
-    rank: int = 16
+    rank: int = 32
     reads: Reads = "final"
     inner: int = 128
     regularizer: float = 0.0
-    texts: int = 1600
+    texts: int = 4800
     a_text: int = 6
     epochs: int = 20
     rows: int = 512
@@ -239,7 +239,7 @@ class Bench:
         self, base: Path | str, anchors: Path | None, data: Path | None, work: Path, config: HeadConfig
     ) -> None:
         self.base, self.data, self.work, self.config = base, data, work, config
-        self._anchors = anchors
+        self.anchors = anchors
         self.lm, self.tokenizer = load_base(base, "cpu")
         found = load_anchors(anchors, self.lm, str(base)) if anchors else AnchorSet({}, (), ())
         self.mixed = MixedBase(self.lm, found, config.seed)
@@ -286,7 +286,7 @@ class Bench:
         """Texts under random mixes, kept in `work` for all attributes."""
         path = self.work / f"written-{part}-{count}.json"
         if not path.is_file():
-            desk = Desk.load(self.base, self._anchors or ANCHORS, device="cpu", strict=False)
+            desk = Desk.load(self.base, self.anchors or ANCHORS, device="cpu", strict=False)
             openings = [pair.opening for name in ATTRIBUTES for pair in of_part(find_pairs(None, name), part)]
             prompts = [openings[i % len(openings)] for i in range(count)]
             texts = written(desk, prompts, [self.mixed.random_mix() for _ in prompts], self.config.seed)
