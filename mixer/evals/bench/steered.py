@@ -49,6 +49,8 @@ class Host:
         torch.set_num_threads(threads)
         transformers.utils.logging.disable_progress_bar()
         self._desk = Desk.load(base, anchors, device="cpu", dtype=dtype, auto_fold=False)
+        # Every text has its full length. To bar its end would not do: it may be all that RAD's cut leaves.
+        self._desk._model.eos_ids = frozenset()
         self._helm = self._desk._catalog.helm
         with tempfile.TemporaryDirectory(prefix="mixer-bench-") as folder:
             self._desk.add_reward(TREE, teacher or make_teacher(self._desk, Path(folder)))
@@ -117,7 +119,7 @@ class Host:
     def _session(
         self, prompt: str, tokens: int, seed: int, steering: Mapping[str, Any], apart: bool = False
     ) -> Session:
-        params = SamplingParams(max_new_tokens=tokens, min_new_tokens=tokens, seed=seed)
+        params = SamplingParams(max_new_tokens=tokens, seed=seed)
         session = self._desk.session(prompt, params=params, draft="off", steering=Steering(**steering))
         if apart:
             session.helm = self._apart
