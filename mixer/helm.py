@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mixer.errors import UnknownName, Unsupported
-from mixer.native.steer import GAIN, press, spend, steer
+from mixer.native.steer import GAIN, find, press, push, steer
 from mixer.rewards import Calibration, Reward, advantage
 from mixer.sampling import COLD
 from mixer.steering import Steering
@@ -178,33 +178,27 @@ class Helm:
                 there are none.
             origin: where the budget counts from, `(V,)`; `plain` if None.
         """
+        steering = course.steering
         plain = logits if plain is None else plain
-        origin, steering = plain if origin is None else origin, course.steering
+        origin = plain if origin is None else origin
         if not course.moves and (origin is logits or steering.budget is None):
             return Steered(logits)
         temperature = 1.0 if temperature < COLD else temperature
         budget = math.inf if steering.budget is None else steering.budget
-        if origin is logits and not course.models and logits.device.type == "cpu":
-            return self._quick(logits, state, course, temperature, budget)
-        some = _likely(plain, temperature, steering.reach)
-        bias, levels = self._pressed(course, state, ids, some)
-        if origin is logits:
-            steered, nats = _sparse(logits, some, bias, temperature, budget, steering.cut)
+        after, before, begun = (tensor.float().cpu().numpy() for tensor in (logits, plain, origin))
+        most, apart, cut = min(steering.reach, after.size), origin is not logits, steering.cut and course.moves
+        if course.own and not course.models:
+            levels = np.zeros(len(course.own))
+            own = (self._padded(state).numpy(), *self._stack, course.numbers, course.positions, course.aims, levels)
+            values, nats = steer(after, before, begun, apart, temperature, most, LEAST, budget, cut, *own)
+            read = dict(zip(course.own, levels.tolist(), strict=True))
         else:
-            steered, nats = _dense(logits, origin, some, bias, temperature, budget, steering.cut)
-        return Steered(steered, nats, levels)
-
-    def _quick(self, logits: Tensor, state: Tensor, course: Course, temperature: float, budget: float) -> Steered:
-        """Heads alone, on the host, with nothing else that steers: one call."""
-        steering, levels = course.steering, np.zeros(len(course.own))
-        most, state = min(steering.reach, logits.shape[0]), self._padded(state)
-        own = (course.numbers, course.positions, course.aims)
-        after, nats, moved = steer(
-            logits.numpy(), temperature, most, LEAST, budget, steering.cut, state.numpy(), *self._stack, *own, levels
-        )
-        return Steered(
-            torch.from_numpy(after) if moved else logits, nats, dict(zip(course.own, levels.tolist(), strict=True))
-        )
+            some = Likely(np.empty(most, np.int64), np.empty(most, np.float32))
+            count = find(before, temperature, most, LEAST, *some)
+            some = Likely(some.tokens[:count], some.logprobs[:count])
+            bias, read = self._pressed(course, state, ids, some)
+            values, nats = push(after, begun, apart, temperature, *some, bias, budget, cut)
+        return Steered(torch.from_numpy(values).to(logits.device, logits.dtype), nats, read)
 
     def advantages(self, name: str, state: Tensor, ids: Sequence[int], tokens: Tensor, logprobs: Tensor) -> Tensor:
         """What one reward adds to these tokens at position 1, in nats, `(k,)`; see `mixer.rewards.advantage`."""
@@ -268,49 +262,3 @@ class Helm:
             np.array(spans),
             np.array(scales),
         )
-
-
-def _likely(logits: Tensor, temperature: float, most: int) -> Likely:
-    """See `mixer.rewards.likely`."""
-    warm = logits.float() / temperature
-    best = (warm - warm.logsumexp(0)).topk(min(most, warm.shape[0]))
-    kept = best.values >= best.values[0] + math.log(LEAST)
-    return Likely(best.indices[kept].cpu().numpy(), best.values[kept].cpu().numpy())
-
-
-def _sparse(
-    logits: Tensor, some: Likely, bias: np.ndarray, temperature: float, budget: float, cut: bool
-) -> tuple[Tensor, float]:
-    """Logits with as much of a bias on the likely tokens as fits, and the nats that it takes."""
-    if not bias.any():
-        return logits, 0.0
-    logprobs, mass = some.logprobs, float(np.exp(some.logprobs.astype(np.float64)).sum())
-    if cut:
-        logprobs, mass = logprobs - np.float32(math.log(mass)), 1.0
-    kappa, nats = spend(logprobs, bias, max(0.0, 1 - mass), budget)
-    return _pushed(logits, some, kappa * temperature * bias, cut), nats
-
-
-def _dense(
-    logits: Tensor, origin: Tensor, some: Likely, bias: np.ndarray, temperature: float, budget: float, cut: bool
-) -> tuple[Tensor, float]:
-    """The same where `logits` themselves have been steered away from `origin`."""
-    if cut:
-        tokens = torch.from_numpy(some.tokens).to(origin.device)
-        origin = torch.full_like(origin, -torch.inf).scatter(0, tokens, origin[tokens])
-    whole = _pushed(logits, some, temperature * bias, cut)
-    before, after = (torch.log_softmax(values.float() / temperature, -1) for values in (origin, whole))
-    push = torch.where(before == -torch.inf, 0.0, after - before)
-    kappa, nats = spend(before.cpu().numpy(), push.cpu().numpy(), 0.0, budget)
-    if kappa == 1:
-        return whole, nats
-    return (temperature * (before + kappa * push) if kappa else origin), nats
-
-
-def _pushed(logits: Tensor, some: Likely, push: np.ndarray, cut: bool) -> Tensor:
-    """Logits with something added to the likely tokens, the others left out where they are cut."""
-    if not cut and not push.any():
-        return logits
-    tokens = torch.from_numpy(some.tokens).to(logits.device)
-    own = logits[tokens] + torch.from_numpy(push).to(logits.device, logits.dtype)
-    return (torch.full_like(logits, -torch.inf) if cut else logits).scatter(0, tokens, own)

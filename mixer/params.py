@@ -18,7 +18,7 @@ class SamplingParams:
 
     Attributes:
         max_new_tokens: most tokens to write.
-        min_new_tokens: the model may not end the text before this many; stop texts still do.
+        min_new_tokens: the model may not end the text before, unless nothing else is left; stop texts still do.
         temperature: 0 takes the likeliest token every time.
         top_k: keep the k likeliest tokens; 0 keeps all.
         top_p: keep the smallest set of tokens with at least this probability.

@@ -40,6 +40,7 @@ HINT = "Train it with `python -m mixer train reward ATTRIBUTE --kind rad`."
 LORA_SCALING = 2.0
 ROWS = 32  # texts whose keys and values are kept
 REACH = 20  # the paper's k
+NEAR = 8  # tokens that a text has grown by since it was scored last, at most, to be found at once
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,16 @@ class Rad:
 
         A text goes on in its own row. Where another one goes on differently, what both share is copied.
         """
-        known = {row: shared(held, ids) for row, held in self._held.items()}
-        row = max(known, key=lambda row: (known[row], known[row] == len(self._held[row])))
-        length = known[row]
+        text = tuple(ids)
+        # Mostly a text goes on where it was lately; else every row is looked at token by token.
+        near = (row for row in reversed(self._held) if 0 <= len(text) - len(self._held[row]) <= NEAR)
+        row = next((row for row in near if self._held[row] == text[: len(self._held[row])]), None)
+        if row is None or not self._held[row]:
+            known = {row: shared(held, text) for row, held in self._held.items()}
+            row = max(known, key=lambda row: (known[row], known[row] == len(self._held[row])))
+            length = known[row]
+        else:
+            length = len(self._held[row])
         if length < len(self._held[row]):
             other, row = row, next(iter(self._held))
             if length and row != other:

@@ -201,7 +201,7 @@ def steer(
 ) -> Tensor:
     """Log-probabilities `(..., V)` with a bias on the likely tokens, at most `budget` nats away.
 
-    A row whose bias is 0 on all likely tokens comes back bit for bit.
+    A row whose bias is 0 on all likely tokens comes back bit for bit, unless the others are cut.
 
     Args:
         logprobs: normalized, after temperature, `(..., V)` float32.
@@ -214,4 +214,4 @@ def steer(
     before = torch.log_softmax(logprobs.masked_fill(~some, -torch.inf), dim=-1) if cut else logprobs
     share = kappa(before, bias, budget).to(bias)
     steered = torch.log_softmax(before + share[..., None] * bias, dim=-1)
-    return torch.where((bias == 0).all(-1, keepdim=True), logprobs, steered)
+    return steered if cut else torch.where((bias == 0).all(-1, keepdim=True), logprobs, steered)

@@ -96,7 +96,7 @@ class Sampler:
         Args:
             logits: may be written to.
             seeds, steps: of each row, `(B,)`.
-            may_end: whether a row may draw a token that ends its text, `(B,)`; all may if None.
+            may_end: whether a row may draw a token that ends its text, `(B,)`, though others are left; all may if None.
         """
         free = np.ones(len(self.params), bool) if may_end is None else np.array(may_end)
         if logits.device.type == "cpu":
@@ -106,7 +106,9 @@ class Sampler:
             return tokens.tolist(), logprobs.tolist()
         totals = logits.logsumexp(-1)
         for row in np.flatnonzero(~free):
-            logits[row, self._ends.tolist()] = -torch.inf
+            rest = logits[row].index_fill(0, torch.from_numpy(self._ends).to(logits.device), -torch.inf)
+            if rest.max() > -torch.inf:
+                logits[row] = rest
         ids = torch.arange(logits.shape[1], device=logits.device)[None]
         warped = torch.stack([warp(own, params) for own, params in zip(logits, self.params, strict=True)])
         best = (warped + noise(seeds, steps, ids.expand_as(logits))).argmax(-1, keepdim=True)

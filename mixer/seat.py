@@ -9,7 +9,7 @@ batch.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -216,14 +216,17 @@ class Seat:
             values = self._evaluated(done, done)
         for place, own in enumerate(values, done):
             index = len(session.token_ids) + place
-            if not self.drafting and self._steers:
-                self._steered[place] = self._steer(own, place)
-                own = self._steered[place].logits
             if barred := session.barred(index):
-                own = own.index_fill(0, torch.tensor(sorted(barred), device=own.device), -torch.inf)
+                own = _without(own, barred)
                 if own.max() == -torch.inf:
                     session.finish_reason = "ban"
                     return
+            if not self.drafting and self._steers:
+                # What must not be drawn is not to be steered either: where the others are cut, nothing would be left.
+                if not session.may_end(index) and (rest := _without(own, session.ends)).max() > -torch.inf:
+                    own = rest
+                self._steered[place] = self._steer(own, place)
+                own = self._steered[place].logits
             yield index, own
 
     def _evaluated(self, first: int, last: int) -> Sequence[Tensor]:
@@ -259,6 +262,8 @@ class Seat:
         session = self.session
         course, bound = session.course, session.bound
         plain = without_opinions(bound, self._logprobs(place), self._reader(place)) if bound.opinions else None
+        if plain is not None:
+            plain = plain.masked_fill(logits == -torch.inf, -torch.inf)
         origin = self._origin.logits[place] if course.steering.whole and self._origin else None
         state = self._heard.states[place] if self._heard else NOTHING
         ids = [*session.prompt_ids, *self.tokens[: len(session.token_ids) + place]] if course.models else ()
@@ -296,3 +301,8 @@ class Seat:
     def fail(self, error: Exception) -> None:
         """Give the session's reader an error in place of a step."""
         self.error, self._underway = error, False
+
+
+def _without(logits: Tensor, tokens: Collection[int]) -> Tensor:
+    """Logits `(V,)` with some tokens left out."""
+    return logits.index_fill(0, torch.tensor(sorted(tokens), device=logits.device), -torch.inf)

@@ -120,6 +120,13 @@ def test_a_token_that_ends_the_text_is_not_drawn_before_it_may_be():
     assert logprobs[0] == pytest.approx(float(torch.log_softmax(logits[0], -1)[1]), abs=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_token_that_ends_the_text_may_be_drawn_where_no_other_is_left(temperature: float):
+    logits = torch.tensor([[-torch.inf, 1.0, -torch.inf]])
+    sampler = Sampler([SamplingParams(temperature=temperature)], ends=[1])
+    assert sampler(logits, [1], [0], may_end=[False]) == ([1], [0.0])
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -176,7 +176,7 @@ def _kept(sources: str):
 
         Args:
             logits: `(B, V)` float32; changed where tokens are barred.
-            barred: token ids that the rows in `may_end`, `(B,)`, may draw and the others may not.
+            barred: token ids that the rows in `may_end`, `(B,)`, may draw, and the others if nothing else is left.
             cold: `(B,)` whether the likeliest token is to be taken.
             temperature, top_k, top_p, min_p: `(B,)`; what they leave out is 1, 0, 1 and 0.
             keys: `(B,)` int64: seed and step, scrambled.
@@ -191,8 +191,11 @@ def _kept(sources: str):
             most, factor = largest(own), np.float32(1.0 / temperature[row])
             log_total = most + math.log(exp_of(own, most, np.float32(1.0), probs))
             if not may_end[row]:
+                kept = own[barred]
                 for token in barred:
                     own[token] = -np.inf
+                if largest(own) == -np.inf:  # nothing else is left: then these may be drawn
+                    own[barred] = kept
                 most = largest(own)
             if cold[row]:
                 tokens[row] = first_of(own, most)

@@ -152,25 +152,65 @@ def press_onto(state, down, products, weights, spans, scales, heads, positions, 
 
 @inner
 def push_within(logits, temperature, tokens, logprobs, bias, budget, cut):
-    """Logits `(V,)` with as much of a bias on these tokens as the budget admits, the nats that it takes, and whether
-    there is anything to add.
-
-    Args:
-        cut: leave out all other tokens; the budget counts from these alone then.
-    """
-    mass, some = 0.0, False
+    """Logits with as much of a bias on these tokens as the budget admits, and the nats that it takes."""
+    mass = 0.0
     for i in range(tokens.size):
         mass += math.exp(logprobs[i])
-        some |= bias[i] != 0
-    if not some:
-        return logits, 0.0, False
     if cut:
         logprobs = logprobs - np.float32(math.log(mass))
     kappa, nats = share_within(logprobs, bias, tokens.size, 0.0 if cut else max(0.0, 1 - mass), budget)
+    return pushed(logits, kappa * temperature, tokens, bias, cut), nats
+
+
+@inner
+def push_between(logits, origin, temperature, tokens, bias, budget, cut):
+    """The same where `logits` themselves were taken away from `origin`, which counts too."""
+    whole = pushed(logits, temperature, tokens, bias, cut)
+    if cut:
+        origin = pushed(origin, 0.0, tokens, bias, cut)
+    before, push = log_softmax(origin, temperature), log_softmax(whole, temperature)
+    for token in range(before.size):
+        push[token] = push[token] - before[token] if before[token] > -np.inf else np.float32(0)
+    kappa, nats = share_within(before, push, before.size, 0.0, budget)
+    if kappa == 1:
+        return whole, nats
+    if kappa == 0:
+        return origin, nats
+    for token in range(before.size):
+        before[token] = np.float32(temperature) * (before[token] + np.float32(kappa) * push[token])
+    return before, nats
+
+
+@inner
+def pushed(logits, factor, tokens, bias, cut):
+    """Logits with a bias on some tokens, the others left out where they are cut."""
     out = np.full(logits.size, np.float32(-np.inf)) if cut else logits.copy()
     for i in range(tokens.size):
-        out[tokens[i]] = logits[tokens[i]] + np.float32(kappa * temperature * bias[i])
-    return out, nats, True
+        out[tokens[i]] = logits[tokens[i]] + np.float32(factor * bias[i])
+    return out
+
+
+@inner
+def log_softmax(logits, temperature):
+    """Log-probabilities at a temperature."""
+    most, factor, out = largest(logits), np.float32(1 / temperature), np.empty(logits.size, np.float32)
+    log_total = np.float32(math.log(exp_of(logits, most, factor, out)))
+    for token in range(logits.size):
+        out[token] = (logits[token] - most) * factor - log_total
+    return out
+
+
+def _find(sources: str):
+    """`find`, compiled once for these sources."""
+
+    @outer
+    def find(logits, temperature, most_tokens, least, tokens, logprobs):
+        """See `find_likely`."""
+        if not sources:  # which binds the compiled code to them
+            return 0
+        return find_likely(logits, 1 / temperature, most_tokens, least, tokens, logprobs)
+
+    return find
 
 
 def _press(sources: str):
@@ -196,12 +236,37 @@ def _press(sources: str):
     return press
 
 
+def _push(sources: str):
+    """`push`, compiled once for these sources."""
+
+    @outer
+    def push(logits, origin, apart, temperature, tokens, logprobs, bias, budget, cut):
+        """Add as much of a bias as a budget admits; logits `(V,)`, and the nats that it takes.
+
+        Args:
+            logits: `(V,)` float32, and temperature: above 0, at which all is meant.
+            origin: `(V,)`, where the budget counts from; read only if it is `apart` from the logits.
+            tokens, logprobs, bias: `(n,)`, of the tokens that are steered.
+            cut: leave out all other tokens; the budget counts from these alone then.
+        """
+        if not sources:
+            return logits, 0.0
+        if apart:
+            return push_between(logits, origin, temperature, tokens, bias, budget, cut)
+        return push_within(logits, temperature, tokens, logprobs, bias, budget, cut)
+
+    return push
+
+
 def _steer(sources: str):
     """`steer`, compiled once for these sources."""
 
     @outer
     def steer(
         logits,
+        plain,
+        origin,
+        apart,
         temperature,
         most_tokens,
         least,
@@ -218,36 +283,20 @@ def _steer(sources: str):
         aims,
         levels,
     ):
-        """Steer one row by heads alone; see `push_within` for what comes back.
-
-        Args:
-            logits: `(V,)` float32. temperature: above 0. most_tokens, least, budget, cut: see `find_likely`,
-                `push_within`. The others: see `press`.
-        """
+        """`find` in `plain`, `press` and `push` in one."""
         if not sources:
-            return logits, 0.0, False
+            return logits, 0.0
         tokens, logprobs = np.empty(most_tokens, np.int64), np.empty(most_tokens, np.float32)
-        count = find_likely(logits, 1 / temperature, most_tokens, least, tokens, logprobs)
-        some, bias = tokens[:count], np.zeros(count, np.float32)
+        count = find_likely(plain, 1 / temperature, most_tokens, least, tokens, logprobs)
+        tokens, logprobs, bias = tokens[:count], logprobs[:count], np.zeros(count, np.float32)
         press_onto(
-            state, down, products, weights, spans, scales, heads, positions, aims, some, logprobs[:count], bias, levels
+            state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels
         )
-        return push_within(logits, temperature, some, logprobs[:count], bias, budget, cut)
+        if apart:
+            return push_between(logits, origin, temperature, tokens, bias, budget, cut)
+        return push_within(logits, temperature, tokens, logprobs, bias, budget, cut)
 
     return steer
 
 
-def _spend(sources: str):
-    """`spend`, compiled once for these sources."""
-
-    @outer
-    def spend(logprobs, push, rest, budget):
-        """The largest share of a push that stays within a budget, and the nats that it takes; see `moved`."""
-        if not sources:
-            return 0.0, 0.0
-        return share_within(logprobs, push, logprobs.size, rest, budget)
-
-    return spend
-
-
-press, steer, spend = _press(SOURCES), _steer(SOURCES), _spend(SOURCES)
+find, press, push, steer = _find(SOURCES), _press(SOURCES), _push(SOURCES), _steer(SOURCES)

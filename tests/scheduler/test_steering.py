@@ -156,3 +156,12 @@ def test_a_reward_model_steers_as_a_head_does(desk: Desk, tmp_path: Path):
         desk.session("Hi", steering=Steering({name: 1.0}, fused=True))
     with pytest.raises(InvalidValue, match="taken"):
         desk.add_reward("humor", tmp_path)
+
+
+def test_a_cut_leaves_something_where_the_text_may_not_end(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(desk._model, "eos_ids", frozenset(range(130)))
+    for formula in (None, "sliders + reward(humor)"):
+        steering = Steering({"humor": 1.0}, reach=1, cut=True)
+        options = params(12, min_new_tokens=12)
+        session = desk.session(PROMPTS[0], None, options, formula=formula, steering=steering)
+        assert len(list(session)) == 12 and min(session.token_ids) >= 130
