@@ -139,7 +139,7 @@ def test_bans_hold_where_rewards_steer(desk: Desk):
 def test_a_reward_model_steers_as_a_head_does(desk: Desk, tmp_path: Path):
     """In sliders, levels and formulas, step by step as from the first token on, and cut to its reach as RAD is."""
     name = f"rad{len(desk.rewards)}"
-    desk.add_reward(name, make_teacher(Path(desk.base_model.name_or_path), tmp_path / "rad"))
+    desk.add_reward(name, make_teacher(Path(str(desk.base_model.name_or_path)), tmp_path / "rad"))
     assert desk.rewards[-1] == name
     steering = Steering({name: 1.5, "humor": 0.5}, budget=0.5, reach=20, cut=True)
     session, other = (desk.session(PROMPTS[i], desk.mix(humor=0.5), WARM, steering=steering) for i in (0, 1))
