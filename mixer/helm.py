@@ -140,7 +140,8 @@ class Helm:
         if steering.fused:
             if odd := [name for name in steering.heads if name in self.models]:
                 raise Unsupported(f"{odd[0]} is a model of its own, which cannot be fused.", "Fuse heads alone.")
-            strengths = tuple(self._strength(name, steering) for name in self.heads)
+            places = [(reward, steering.positions.get(name, 0.0)) for name, reward in self.heads.items()]
+            strengths = tuple(reward.fused_strength(position, SPENT) for reward, position in places)
             return Course(steering, (), NONE, NONE, NONE, (), strengths)
         own = tuple(name for name in steering.heads if name in self.heads)
         return Course(
@@ -151,11 +152,6 @@ class Helm:
             np.array([steering.levels.get(name, math.nan) for name in own]),
             tuple(name for name in steering.heads if name in self.models),
         )
-
-    def _strength(self, name: str, steering: Steering) -> float:
-        """What one unit of a fused head's reward adds, in nats."""
-        measured = self.heads[name].calibration
-        return steering.positions.get(name, 0.0) * measured.fused_betas[SPENT] / measured.sigma
 
     def steer(
         self,

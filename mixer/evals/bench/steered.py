@@ -104,8 +104,6 @@ class Host:
         ids = [*session.prompt_ids, *session.token_ids[:-1]]
         along = self._expected(ids, len(steps), Steering(**steering), session.params.temperature, apart)
         for step, row in zip(steps, along, strict=True):
-            if steering.get("cut") and bool(row.isfinite().all()):
-                continue  # a single token was likely, and there was nothing to choose
             off = max(off, abs(step.logprob - float(row[step.token_id])))
         return {"off": off, "nats": max(step.nats for step in steps)}
 
@@ -182,7 +180,7 @@ class Apart(Helm):
         """See `Helm`; knows no clip and no budget."""
         for name in course.own:
             rewards = self.heads[name].head.rewards(state, self._embedding)
-            logits = logits + self._strength(name, course.steering) * rewards
+            logits = logits + self.heads[name].fused_strength(course.steering.positions[name], SPENT) * rewards
         return Steered(logits)
 
 
