@@ -4,7 +4,8 @@ All arms draw at temperature 1 from the `REACH` likeliest tokens of at least `LE
 does from 20: those of the base where rewards steer, those of the changed model where its weights are changed. The
 distance is one figure for all, and exact: `KL(p' || p)` over what is drawn from, p the whole base, less the same of the
 base's own likely tokens, which everybody pays. Where the base's likely tokens are the only ones, that is the divergence
-among them, as `Step.nats` has it. Knows nothing of judges, prompts' origin or reports.
+among them, as `Step.nats` has it. No text may end early: an empty one says nothing of its attribute, and a reward model
+that dislikes a prompt likes its end. Knows nothing of judges, prompts' origin or reports.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mixer.lora import Gate, LoRAStack
 from mixer.mix import Mix, Setting
 from mixer.params import SamplingParams
 from mixer.rewards import Reward, advantage, fused_matrix, kappa
-from mixer.steering import Steering
+from mixer.steering import REST, Steering
 
 REACH = 20
 BUDGET = 1.0  # of LoRA and reward together, nats a token
@@ -94,6 +95,7 @@ class Hand:
         parts = [adapter.parts for adapter in desk.anchor_set.adapters]
         self._lm = desk.base_model
         self._stack = LoRAStack(self._lm, parts, self._lm.dtype) if parts else None
+        self._ends = sorted(desk.session(".").ends)
         head = self._lm.get_output_embeddings()
         self._embedding: Tensor = head.weight.detach().float()  # type: ignore[union-attr]
 
@@ -102,7 +104,8 @@ class Hand:
         mix, steering = self.settings(arm, slider)
         trim = {"top_k": REACH, "min_p": LEAST} if arm.trims or not slider else {}
         params = [
-            SamplingParams(tokens, temperature=1.0, top_p=1.0, seed=seed + i, **trim) for i in range(len(prompts))
+            SamplingParams(tokens, tokens, temperature=1.0, top_p=1.0, seed=seed + i, **trim)
+            for i in range(len(prompts))
         ]
         requests = [Request(p, mix, own, steering=steering) for p, own in zip(prompts, params, strict=True)]
         outputs = self.desk.generate_batch(requests)
@@ -122,7 +125,7 @@ class Hand:
         aim = self.aim
         mix = Mix({aim.anchor: Setting.at(aim.anchor_sign * slider)} if arm.anchors and slider else {})
         if arm.head is None or not slider:
-            return mix, Steering(budget=None)
+            return mix, REST
         positions = {arm.head: aim.sign * slider}
         if arm.fused:
             return mix, Steering(positions, budget=None, fused=True)
@@ -138,7 +141,7 @@ class Hand:
         for first in range(0, len(prompts), BATCH):
             texts = [o.token_ids for o in outputs[first : first + BATCH]]
             states, moved, counts = self._states(starts[first : first + BATCH], texts, mix)
-            base = states @ self._embedding.T
+            base = self._logits(states)
             base -= base.logsumexp(-1, keepdim=True)
             tokens, drawn = self._drawn_from(base, moved, steering)
             found += [own.numpy() for own in excess(drawn, base.gather(1, tokens), base).split(counts)]
@@ -163,6 +166,12 @@ class Hand:
                 moved = self._lm.base_model(ids, use_cache=False).last_hidden_state[wanted].float()
         return states, moved, [len(text) for text in texts]
 
+    def _logits(self, states: Tensor) -> Tensor:
+        """Of final states `(n, D)`, without tokens that would end the text, `(n, V)`."""
+        logits = states @ self._embedding.T
+        logits[:, self._ends] = -torch.inf
+        return logits
+
     def _drawn_from(self, base: Tensor, states: Tensor, steering: Steering) -> tuple[Tensor, Tensor]:
         """What an arm draws from: tokens, `(n, REACH)`, and their log-probabilities, -inf where they are too unlikely.
 
@@ -172,7 +181,7 @@ class Hand:
         if steering.fused:
             strengths = [reward.fused_strength(position, SPENT) for reward, position in heads]
             states = states @ fused_matrix([reward.head for reward, _ in heads], strengths, self._embedding).T
-        logits = states @ self._embedding.T
+        logits = self._logits(states)
         best, tokens = logits.topk(REACH)
         some = best >= best[:, :1] + math.log(LEAST)
         after = before = best - logits.logsumexp(-1, keepdim=True)

@@ -223,6 +223,7 @@ def write_all(hand: Hand, prompts: Sequence[str], tokens: int, seed: int, bench:
         "base": base_fingerprint(bench.lm),
         "prompts": zlib.crc32("\n".join(prompts).encode()),
         "tokens": tokens,
+        "least": tokens,
         "seed": seed,
         "reach": REACH,
         "budget": BUDGET,

@@ -38,13 +38,14 @@ def hand(tiny: Path) -> Hand:
 def test_at_rest_every_arm_writes_what_the_base_writes(hand: Hand):
     first, *others = (hand.write(arm, 0.0, PROMPTS, 8, 7) for arm in (STEERED, FUSED, LORA, BOTH))
     assert all(own == first for own in others) and first.most == 0 and not any(first.nats)
+    assert first.tokens == (8,) * len(PROMPTS)
 
 
 @pytest.mark.parametrize("slider", [0.5, 3.0])
 def test_a_second_pass_finds_what_the_desk_says_it_spent(hand: Hand, slider: float):
     mix, steering = hand.settings(STEERED, slider)
     assert steering.positions == {"arm": -slider} and steering.cut and steering.reach == REACH and not mix.settings
-    params = SamplingParams(8, temperature=1.0, top_p=1.0, seed=7)
+    params = SamplingParams(8, 8, temperature=1.0, top_p=1.0, seed=7)
     outputs = hand.desk.generate_batch([Request(prompt, mix, params, steering=steering) for prompt in PROMPTS])
     apart = hand.distances(STEERED, slider, PROMPTS, outputs)
     for own, output in zip(apart, outputs, strict=True):
