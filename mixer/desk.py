@@ -26,7 +26,7 @@ from mixer.formula.bind import BASE as BASE_ROW
 from mixer.formula.bind import Bound, Vocabulary, bind
 from mixer.formula.nodes import Formula, Part, Term
 from mixer.formula.plan import Plan, make_plan
-from mixer.helm import NEUTRAL, Helm
+from mixer.helm import Helm
 from mixer.judges import Judges, load_judges
 from mixer.load import DeviceMap, is_quantized, load_base, local_folder, pick_device, pick_dtype
 from mixer.mix import Attribute, Mix, MixRule, Setting, bounded
@@ -36,7 +36,7 @@ from mixer.rewardfile import load_rewards
 from mixer.rewards import Reward
 from mixer.scheduler import Scheduler
 from mixer.speculate import Speculation
-from mixer.steering import Steering
+from mixer.steering import REST, Steering
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE, ANCHORS, JUDGES = ROOT / "assets" / "base", ROOT / "anchors", ROOT / "assets" / "judges"
@@ -53,7 +53,7 @@ class Request:
     mix: Mix = field(default_factory=Mix)
     params: SamplingParams = field(default_factory=SamplingParams)
     formula: str | None = None
-    steering: Steering = NEUTRAL
+    steering: Steering = REST
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ class Desk:
         if draft not in get_args(Draft):
             raise UnknownName("draft", str(draft), get_args(Draft))
         bound = self._bound(formula)
-        steering = steering or NEUTRAL
+        steering = steering or REST
         guesser = BASE_ALONE if draft == "base" else bound.draft if draft == "auto" else None
         speculation = Speculation(guesser) if guesser or draft == "ngram" else None
         rows = (*bound.rows, *(guesser.rows if guesser else ()), *((BASE_ROW,) if steering.whole else ()))
@@ -329,7 +329,7 @@ class Desk:
         steering: Steering | None = None,
     ) -> Output:
         """Write one text under one mix."""
-        request = Request(prompt, mix or Mix(), params or SamplingParams(), formula, steering or NEUTRAL)
+        request = Request(prompt, mix or Mix(), params or SamplingParams(), formula, steering or REST)
         return self.generate_batch([request])[0]
 
     def generate_batch(self, requests: Sequence[Request]) -> list[Output]:

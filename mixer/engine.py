@@ -17,12 +17,12 @@ from torch import Tensor
 from mixer.errors import InvalidValue, UnknownName
 from mixer.formula.bind import BASE, Bound, Branch
 from mixer.formula.evaluate import Reader
-from mixer.helm import NEUTRAL, Helm
+from mixer.helm import Helm
 from mixer.mix import Mix
 from mixer.model import Model
 from mixer.params import SamplingParams
 from mixer.speculate import Speculation
-from mixer.steering import Steering
+from mixer.steering import REST, Steering
 from mixer.text import Bans, TextStream, encode_prompt
 
 OnMixChange = Literal["keep", "refill", "restart"]
@@ -139,7 +139,7 @@ class Session:
         readings: Sequence[Reading],
         reader: Callable[[Sequence[int], Sequence[int], Tensor], Reader],
         helm: Helm,
-        steering: Steering = NEUTRAL,
+        steering: Steering = REST,
         speculation: Speculation | None = None,
     ) -> None:
         if on_mix_change not in get_args(OnMixChange):

@@ -33,7 +33,6 @@ LANES = 16
 PIECE = 8192  # rows of the embedding that are widened at once
 
 NONE = np.zeros(0)
-NEUTRAL = Steering(budget=None)  # steers nothing, limits nothing
 
 
 class TextReward(Protocol):

@@ -26,14 +26,13 @@ import yaml
 
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.mix import COEFFICIENT_LIMIT, POSITION_LIMIT, RULES, Mix, Setting, bounded
-from mixer.steering import BUDGET, MOST_NATS, Steering
+from mixer.steering import BUDGET, MOST_NATS, REST, Steering
 
 MOST_BYTES = 65_536
 DEEPEST = 4  # the file, its settings, one setting, and one to spare
 KEYS = ("rule", "settings", "raw", "rewards", "levels", "budget", "whole")
 SETTING_KEYS = ("position", "alpha", "lambda")
 HINT = "A mix file is YAML with `rule:`, `settings:` and `raw:`, as `python -m mixer export mix` writes it."
-REST = Steering(budget=None)  # steers nothing, limits nothing
 
 
 def save_mix(mix: Mix, path: Path | str, steering: Steering = REST) -> Path:

@@ -88,3 +88,6 @@ class Steering:
 
 def _without(values: Mapping[str, float], name: str) -> dict[str, float]:
     return {own: value for own, value in values.items() if own != name}
+
+
+REST = Steering(budget=None)  # steers nothing, limits nothing

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer.helm import LEAST, NEUTRAL, SPENT, Helm, Steered
+from mixer.helm import LEAST, SPENT, Helm, Steered
 from mixer.rewards import Calibration, Reward, RewardHead, advantage, divergence, likely, steer
-from mixer.steering import Steering
+from mixer.steering import REST, Steering
 
 D, V = 24, 200  # neither a rank nor D is a multiple of 16
 NAMES = ("humor", "poetry", "toxicity")
@@ -84,7 +84,7 @@ def test_the_budget_holds_and_the_nats_are_true(seed, positions, temperature, bu
 @given(seeds, temperatures)
 def test_at_rest_the_very_same_logits_come_back(seed, temperature):
     logits, state = row(seed)
-    for rest in (NEUTRAL, Steering(), Steering(dict.fromkeys(NAMES, 0.0)), Steering({"humor": 1.0}, fused=True)):
+    for rest in (REST, Steering(), Steering(dict.fromkeys(NAMES, 0.0)), Steering({"humor": 1.0}, fused=True)):
         assert steered(logits, state, rest, temperature).logits is logits
     assert torch.equal(logits, row(seed)[0])  # and steering writes to nobody's logits
     steered(logits, state, Steering({"humor": 2.0}), temperature)

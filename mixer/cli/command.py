@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixer.errors import InvalidValue, UnknownName
 from mixer.mix import POLES, RULES, Mix, Setting
-from mixer.steering import BUDGET, Steering
+from mixer.steering import BUDGET, REST, Steering
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
@@ -159,7 +159,7 @@ def read_steering(options: argparse.Namespace) -> Steering:
     """
     pushes = dict(setting(text, "--reward") for text in options.reward)
     asked = Steering(pushes, dict(setting(text, "--aim") for text in options.aim))
-    saved = rest = Steering(budget=None)
+    saved = REST
     if options.mix is not None:
         from mixer.mixfile import load_steering
 
@@ -170,7 +170,7 @@ def read_steering(options: argparse.Namespace) -> Steering:
     budget, whole = saved.budget, saved.whole or options.whole
     if options.budget is not None:
         budget = _nats(options.budget)
-    elif saved == rest and (asked.heads or whole):
+    elif saved == REST and (asked.heads or whole):
         budget = BUDGET
     return Steering(positions, levels, budget, whole)
 

@@ -12,12 +12,11 @@ from types import MappingProxyType
 from typing import Any
 
 from mixer.errors import InvalidValue, UnknownName
-from mixer.steering import BUDGET, Steering
+from mixer.steering import BUDGET, REST, Steering
 
 LIMIT = 1.5  # beyond 1 is extrapolation, which the page marks as such
 STEP = 0.05
 MAX_SEQ = 2**53 - 1  # the largest whole number that a browser holds exactly
-REST = Steering(budget=None)  # steers nothing, limits nothing
 
 
 @dataclass(frozen=True)
