@@ -114,7 +114,7 @@ def test_every_row_is_as_transformers_scores_it_alone(folders: dict[str, Path], 
 def test_a_score_does_not_depend_on_the_texts_beside_it(folders: dict[str, Path], kind: str):
     classifier = load_classifier(folders[kind])
 
-    @settings(deadline=None, max_examples=15)
+    @settings(max_examples=15)
     @given(text=st.text(max_size=60), endings=st.lists(st.text(max_size=20), min_size=1, max_size=5))
     def holds(text: str, endings: list[str]) -> None:
         alone = [classifier.scores_after(text, [ending])[0] for ending in endings]

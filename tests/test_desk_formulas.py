@@ -88,14 +88,14 @@ def agrees(desk: Desk, terms: Terms, formula: Formula, formality: float, humor: 
 grown = formulas(5, NAMES, OPINIONS)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(grown, positions, positions)
 def test_log_probabilities_are_the_reference_s(desk, terms, formula, formality, humor):
     agrees(desk, terms, formula, formality, humor)
 
 
 @pytest.mark.slow
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(grown, positions, positions)
 def test_log_probabilities_are_the_reference_s_at_length(desk, terms, formula, formality, humor):
     agrees(desk, terms, formula, formality, humor)

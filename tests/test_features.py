@@ -37,7 +37,7 @@ def load_once(kept: list[Words] = []) -> Words:  # noqa: B006
     return kept[0]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(text=texts, endings=st.lists(texts, min_size=1, max_size=6))
 @example(text="one - ", endings=["- two", "two"])
 @example(text="ΟΔΟΣ", endings=["", "Α", " Α", "'Α"])
@@ -55,7 +55,7 @@ def test_endings_read_after_a_text_are_the_whole_texts(text: str, endings: list[
         np.testing.assert_allclose(together.words[row], alone.words[0], atol=1e-9)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(text=texts)
 def test_values_of_each_group_have_norm_1(text: str):
     seen = features(text, load_once())

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer.helm import LEAST, SPENT, Helm, Steered
@@ -59,7 +59,6 @@ def warm(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     return torch.log_softmax(logits / (temperature or 1.0), -1)
 
 
-@settings(deadline=None)
 @given(seeds, sliders, temperatures, st.floats(0, 4), st.integers(2, 100), st.booleans())
 def test_steering_is_what_the_definitions_say(seed, positions, temperature, budget, reach, cut):
     logits, state = row(seed)
@@ -71,7 +70,6 @@ def test_steering_is_what_the_definitions_say(seed, positions, temperature, budg
     assert torch.allclose(warm(found.logits, temperature).exp(), expected.exp(), atol=2e-3)
 
 
-@settings(deadline=None)
 @given(seeds, sliders, temperatures, st.sampled_from([0.05, 0.5, 2.0]))
 def test_the_budget_holds_and_the_nats_are_true(seed, positions, temperature, budget):
     logits, state = row(seed)
@@ -99,7 +97,6 @@ def test_tokens_out_of_reach_keep_their_logits(seed):
     assert set(moved) <= set(logits.topk(5).indices.tolist())
 
 
-@settings(deadline=None)
 @given(seeds, st.floats(0, 1))
 def test_a_level_is_aimed_for_by_the_head_s_own_reading(seed, level):
     logits, state = row(seed)
@@ -111,7 +108,6 @@ def test_a_level_is_aimed_for_by_the_head_s_own_reading(seed, level):
     assert torch.allclose(found.logits, same.logits, atol=1e-5)
 
 
-@settings(deadline=None)
 @given(seeds, sliders, st.sampled_from([0.1, 1.0]), temperatures)
 def test_what_steered_already_counts_toward_the_budget(seed, positions, budget, temperature):
     """As a mix or a judge does; with a budget that all fits in, the sum comes back."""

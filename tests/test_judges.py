@@ -36,7 +36,7 @@ def test_there_is_a_judge_for_every_attribute_and_toxicity(judges: Judges):
     assert judges.names == tuple(sorted([*ATTRIBUTES, "toxicity"]))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(text=st.text(max_size=300))
 def test_scores_lie_between_0_and_1_and_repeat(text: str):
     judges = load_judges_once()
@@ -73,7 +73,7 @@ def test_the_shipped_judges_say_what_they_always_said(judges: Judges):
     assert judges.scores(TEXT) == pytest.approx(former, abs=1e-5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(text=st.text(max_size=60), endings=st.lists(st.text(max_size=8), max_size=5), times=st.sampled_from([1, 100]))
 @example(text="", endings=["", " ", "x"], times=1)
 @example(text="A word " * 571, endings=["", " a", " ab", " abc", " abcd", "x" * 3000, "y" * 9000], times=1)

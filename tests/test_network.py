@@ -85,7 +85,7 @@ def test_logits_are_those_of_the_merged_weights_in_float64(case: Case):
     assert not torch.allclose(case.alone[1], plain_logits(case.model, case.texts[1]), atol=0.05), "anchors matter"
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_a_text_may_be_cut_into_calls_in_any_way_beside_any_others(case: Case, data: st.DataObject):
     expected = case.alone
@@ -123,7 +123,7 @@ def test_a_call_may_hold_more_than_fits_at_once(case: Case):
     assert case.same(case.run(*[(row, 0, LENGTH) for row in range(ROWS)], wanted=wanted), expected[wanted])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_a_row_does_not_see_what_others_hold_nor_how_their_mixes_move(case: Case, data: st.DataObject):
     watched, expected = data.draw(st.integers(0, ROWS - 1)), case.alone
@@ -162,7 +162,7 @@ def test_full_house(case: Case):
         assert case.same(together[row], alone[0])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(1, LENGTH - 1), st.integers(1, LENGTH - 1), st.integers(0, ROWS - 1), st.integers(0, LENGTH - 1))
 def test_a_row_goes_on_from_a_snapshot_as_if_it_had_read_it(case: Case, taken: int, used: int, row: int, held: int):
     used, expected = min(taken, used), case.alone[row]
@@ -185,7 +185,7 @@ def test_a_row_goes_on_from_a_snapshot_as_if_it_had_read_it(case: Case, taken: i
         assert case.same(torch.cat(got), expected[used:])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(1, LENGTH), st.integers(0, LENGTH - 1), st.integers(0, ROWS - 1), st.booleans())
 def test_a_row_may_go_back_and_read_on_otherwise(case: Case, read: int, back: int, row: int, decoding: bool):
     back, expected = min(read, back), case.alone[row]

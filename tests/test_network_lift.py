@@ -36,7 +36,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return case
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(positions=st.lists(st.one_of(st.none(), strengths), min_size=ROWS, max_size=ROWS), data=st.data())
 def test_each_row_s_logits_are_those_of_its_own_fused_matrix(case: Case, positions: list, data: st.DataObject):
     head = case.model.lm_head.weight.detach().float()

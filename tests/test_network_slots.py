@@ -34,7 +34,7 @@ def one_by_one(network: Network, row: int, text: list[int], some: list[int]) -> 
     return torch.cat([network.forward([token], [row], [len(text)], [0]) for token in some])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(some=tokens, row=st.integers(0, ROWS - 1), length=st.integers(1, LENGTH), data=st.data())
 def test_alternatives_are_what_each_is_in_a_pass_of_its_own(case: Case, some, row: int, length: int, data):
     case.begin()
@@ -48,7 +48,7 @@ def test_alternatives_are_what_each_is_in_a_pass_of_its_own(case: Case, some, ro
     assert torch.allclose(states @ case.model.lm_head.weight.detach().float().T, got, atol=1e-4)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(some=tokens, row=st.integers(0, ROWS - 1), length=st.integers(1, LENGTH - 2))
 def test_a_row_goes_on_as_if_alternatives_had_never_been(case: Case, some, row: int, length: int):
     case.begin()
@@ -62,7 +62,7 @@ def test_a_row_goes_on_as_if_alternatives_had_never_been(case: Case, some, row: 
     assert case.same(case.network.forward([case.texts[row][length]], [OTHER], [length], [0]), one)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_alternatives_of_several_rows_stand_beside_texts_that_are_read(case: Case, data: st.DataObject):
     case.begin()

@@ -73,7 +73,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 tokens = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=24)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(st.lists(tokens, min_size=1, max_size=3), st.data())
 def test_texts_that_grow_and_go_back_are_scored_as_from_the_start(case: Case, texts: list[list[int]], data):
     for _ in range(5):

@@ -88,7 +88,7 @@ def test_likely_tokens_are_the_first_ones_and_never_none(seed: int, top_k: int, 
     assert int(kept.sum()) == V or own[~kept].max() <= own[kept].min()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seeds, st.floats(0, 100), budgets)
 def test_the_budget_is_respected_and_used(seed: int, scale: float, budget: float):
     own, bias = logprobs(seed, 4), scale * numbers(seed + 1, 4, V)
@@ -99,7 +99,7 @@ def test_the_budget_is_respected_and_used(seed: int, scale: float, budget: float
     assert (divergence(own, bias, share + 1e-9)[share < 1] > budget - 1e-6).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seeds, st.floats(0.01, 30), budgets, st.booleans())
 def test_a_steered_distribution_keeps_within_the_budget(seed: int, scale: float, budget: float, cut: bool):
     own, bias = logprobs(seed, 3), scale * numbers(seed + 1, 3, V)
@@ -115,7 +115,7 @@ def test_a_steered_distribution_keeps_within_the_budget(seed: int, scale: float,
             assert (one - former)[~kept].std() < 1e-4
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seeds, budgets)
 def test_no_strength_is_no_change_bit_for_bit(seed: int, budget: float):
     own, bias = logprobs(seed, 3), numbers(seed + 1, 3, V)
@@ -125,7 +125,7 @@ def test_no_strength_is_no_change_bit_for_bit(seed: int, budget: float):
     assert torch.allclose(steer(own, bias, 0.0), own, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(seeds, st.floats(1e-3, 30), budgets)
 def test_rows_are_steered_apart(seed: int, scale: float, budget: float):
     own, bias = logprobs(seed, 3), scale * numbers(seed + 1, 3, V)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
@@ -182,7 +182,6 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path):
             worker.ask("facts")
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.floats(0, 3))
 def test_shared_noise_agrees_as_often_as_the_formula_says(seed: int, apart: float):
     """4,000 draws: four standard errors are at most 0.032."""

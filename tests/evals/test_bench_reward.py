@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer import Desk
@@ -97,7 +97,6 @@ def test_a_trained_reward_model_takes_the_place_of_the_random_one(folders: Path,
     assert torch.allclose(own._helm.models["sequential"].rewards([5, 6, 7], [1, 2]), expected, atol=1e-5)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.001, 1), min_size=3, max_size=9), st.floats(0.5, 9))
 def test_ratios_are_of_each_round_s_steps_as_far_as_both_go(seconds: list[float], times: float):
     short, long = [[own] * 2 for own in seconds], [[own * times] * 2 + [5.0] for own in seconds]

@@ -18,7 +18,7 @@ from tests.factory import make_base
 from tests.training.test_reward import EMBEDDING, HEAD, D, places
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(0, 100), st.floats(0.1, 5), st.floats(-3, 3))
 def test_an_arm_that_ranks_as_rad_does_is_rad(seed: int, scale: float, constant: float):
     own = places(seed, 60)

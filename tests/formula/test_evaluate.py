@@ -47,7 +47,7 @@ def written_out(formula: Formula) -> Expr:
     return visit(formula.result)
 
 
-law = settings(max_examples=25, deadline=None)
+law = settings(max_examples=25)
 sizes, seeds = st.integers(3, 40), st.integers(0, 2**31)
 trees = formulas(depth=2, ban=False, judges=False).map(written_out)
 plain = formulas(depth=2, ban=False, judges=False, top=False, supersede=False).map(written_out)
@@ -86,19 +86,19 @@ def agrees(formula: Formula, size: int, seed: int, spread: float) -> None:
     assert (got[~seen] < -55).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(formulas(depth=5), sizes, seeds, st.sampled_from([0.3, 2.0, 6.0]))
 def test_a_sound_formula_has_the_reference_s_value(formula, size, seed, spread):
     agrees(formula, size, seed, spread)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(doubtful(), sizes, seeds)
 def test_a_formula_is_refused_just_where_the_reference_has_no_value(formula, size, seed):
     agrees(formula, size, seed, 2.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes, seeds, st.sampled_from([5.0, 20.0, 60.0]), st.sampled_from([0.01, 0.5, 20.0]), st.integers(0, 3))
 def test_klmask_holds_where_a_token_is_nearly_certain_or_impossible(size, seed, spread, divergence, cut):
     """Against leaving each token out: probabilities down to e^-200, and some tokens that one side cuts off."""

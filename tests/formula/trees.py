@@ -31,7 +31,7 @@ VOCABULARY = Vocabulary(
 NAMES = ("sliders", "base", "formality", "humor.negative", "polite", "rude", "negative")
 OPINIONS = ("politeness", "rude", "nontoxic")
 
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault of trees
+patient = settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault of trees
 factors = st.floats(0.25, 4).map(lambda value: round(value, 3))
 shares = st.floats(0, 1).map(lambda value: round(value, 3))
 

@@ -101,7 +101,7 @@ dot_cases = st.builds(Case, seeds, counts, st.integers(1, 13).map(lambda n: n * 
 
 
 @pytest.mark.parametrize("function", [product, append])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases)
 def test_a_product_is_right_within_rounding_and_writes_nothing_else(function, case: Case):
     out, before = case.result(function), case.rows_of(case.out)
@@ -112,7 +112,7 @@ def test_a_product_is_right_within_rounding_and_writes_nothing_else(function, ca
     assert np.array_equal(case.around(out), case.around(case.out))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=dot_cases)
 def test_dots_are_right_within_rounding_and_write_nothing_else(case: Case):
     out = case.result(dots)
@@ -123,7 +123,7 @@ def test_dots_are_right_within_rounding_and_write_nothing_else(case: Case):
 
 
 @pytest.mark.parametrize("function", [product, append, dots])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_row_s_bits_do_not_depend_on_the_rows_beside_it(function, data: st.DataObject):
     case = data.draw(dot_cases if function is dots else cases)
@@ -133,7 +133,7 @@ def test_a_row_s_bits_do_not_depend_on_the_rows_beside_it(function, data: st.Dat
     assert case.result(function).tobytes() == in_two.tobytes() == alone.tobytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(case=dot_cases, data=st.data())
 def test_a_dot_s_bits_do_not_depend_on_the_dots_beside_it(case: Case, data: st.DataObject):
     cut = data.draw(st.integers(0, case.width))
@@ -142,7 +142,7 @@ def test_a_dot_s_bits_do_not_depend_on_the_dots_beside_it(case: Case, data: st.D
     assert case.result(dots).tobytes() == in_two.tobytes() == alone.tobytes()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases, data=st.data())
 def test_a_sum_that_is_appended_to_in_two_calls_has_the_bits_of_one(case: Case, data: st.DataObject):
     cut = data.draw(st.integers(1, case.depth))
@@ -150,7 +150,7 @@ def test_a_sum_that_is_appended_to_in_two_calls_has_the_bits_of_one(case: Case, 
     assert case.result(append).tobytes() == in_two.tobytes()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(case=cases, data=st.data())
 def test_factors_of_zero_leave_no_trace_in_a_sum(case: Case, data: st.DataObject):
     """What the mixes of other rows make live costs a row at rest no bit."""
@@ -160,7 +160,7 @@ def test_factors_of_zero_leave_no_trace_in_a_sum(case: Case, data: st.DataObject
     assert np.array_equal(case.result(append), case.result(append, (0, case.rows, 0, first)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(-87, 88, width=32), min_size=1, max_size=70))
 def test_exp_is_right_to_two_units_in_the_last_place(values: list[float]):
     x = np.array(values, np.float32)

@@ -35,7 +35,7 @@ from tests.scheduler.conftest import (
 # The same text.
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_text_is_the_same_alone_and_among_others_that_come_and_go(desk: Desk, data: st.DataObject):
     alone = [trace(session) for session in texts(desk, 6)]

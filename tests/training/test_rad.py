@@ -48,7 +48,7 @@ def sequentially(model: RewardModel, prefix: list[int], tokens: list[int]) -> to
 ids = st.lists(st.integers(0, VOCAB - 1), min_size=2, max_size=20)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.lists(ids, min_size=1, max_size=3), st.data())
 def test_many_places_in_one_pass_are_what_each_token_is_alone(model: RewardModel, texts: list[list[int]], data):
     longest = max(map(len, texts))

@@ -78,7 +78,7 @@ def test_a_regularizer_holds_a_head_back():
     assert held.shift(torch.ones(D)).norm() < free.shift(torch.ones(D)).norm()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.floats(0.01, 1))
 def test_a_strength_spends_its_budget(seed: int, budget: float):
     generator = torch.Generator().manual_seed(seed)

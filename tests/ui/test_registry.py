@@ -23,7 +23,7 @@ def steer(desk: Desk, live: Live, seq: int, position: float) -> bool:
     return live.steer(DeckValue(seq, positions), desk.mix(positions))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(moves=st.lists(st.tuples(st.integers(1, 30), st.sampled_from([-1.0, -0.5, 0.5, 1.0])), max_size=12))
 def test_an_older_move_never_overwrites_a_newer_one(desk: Desk, moves: list[tuple[int, float]]) -> None:
     live, take, rest = Live(), take_of(desk), desk.mix()
