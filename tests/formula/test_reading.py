@@ -88,6 +88,6 @@ def test_a_reward_head_is_asked_about_likely_tokens_beside_the_formula_without_i
     asked = [(head, goal) for head, goal, tokens in reader.asked if tokens == tuple(some.tolist())]
     assert asked.count(("politeness", 1.0)) == 1 and asked.count(("politeness", 0.0)) == 1
     without = evaluate(bound("base + [polite] + judge(rude)"), given, TableReader(3))
-    added = 3 * TableReader(3).advantages("politeness", 1.0, some, plain[some].exp())
+    added = 3 * TableReader(3).advantages("politeness", 1.0, some, plain[some])
     assert 2 <= len(some) < 40
     assert torch.allclose(got, torch.log_softmax(without.scatter_add(0, some, added / 2), -1), atol=1e-4)
