@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
     steering.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
     steering.add_argument("--work", type=Path, default=REWARDS, help="reward models and caches; what was written stays")
     steering.add_argument("--fluency", type=Path, metavar="FOLDER", help="a causal LM for perplexities; else the base")
-    steering.add_argument("--texts", type=int, default=1600, help="that heads learn from here")
+    steering.add_argument("--texts", type=int, default=4800, help="that heads learn from here")
     steering.add_argument("--prompts", type=int, default=300, help="held-out openings to continue")
     steering.add_argument("--tokens", type=int, default=32)
     steering.add_argument("--seed", type=int, default=7)
