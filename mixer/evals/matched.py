@@ -38,6 +38,8 @@ class Matched:
     Attributes:
         difference: of the scores, counted in the direction that is steered to.
         ratio: of the perplexities; below 1 where the arm's texts are more fluent.
+        effect: what the other arm's score has gained over rest. Where that is within the margin, to do nothing would
+            match as well.
     """
 
     arm: str
@@ -47,12 +49,15 @@ class Matched:
     interval: Interval
     ratio: float
     ratio_interval: Interval
+    effect: float
 
     @property
     def verdict(self) -> str:
         """`matches` where the difference lies within the margin for certain, and the perplexity is not shown to be
         higher; else what fell short, or went beyond."""
         low, high = self.interval
+        if self.effect <= MARGIN:
+            return "no effect to match"
         if low >= -MARGIN and high <= MARGIN:
             said = "as strong"
         elif low > MARGIN or high < -MARGIN:
@@ -115,7 +120,8 @@ def compare(
         surprise, its_surprise = (at(one.nats, one.surprise, target) for one in (line, other))
         difference, ratio = direction * (score - its_score), np.exp(surprise - its_surprise)
         if not (np.isnan(difference).any() or np.isnan(ratio).any()):
-            figures = float(difference[0]), interval(difference), float(ratio[0]), interval(ratio)
+            effect = direction * float(its_score[0] - other.scores[0, 0])
+            figures = float(difference[0]), interval(difference), float(ratio[0]), interval(ratio), effect
             made.append(Matched(name, against, target, *figures))
     return made
 

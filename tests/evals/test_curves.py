@@ -34,7 +34,7 @@ REPORT = SteeringReport(
     margin=0.02,
     fluency="the base itself",
     curves=(curve("RAD", -0.1), curve("ARM <fused>", -0.05)),
-    comparisons=(Matched("ARM <fused>", "RAD", 0.5, -0.03, (-0.04, -0.025), 1.1, (1.02, 1.2)),),
+    comparisons=(Matched("ARM <fused>", "RAD", 0.5, -0.03, (-0.04, -0.025), 1.1, (1.02, 1.2), 0.1),),
 )
 
 

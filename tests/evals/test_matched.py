@@ -77,10 +77,11 @@ def test_a_line_that_turns_back_counts_where_it_first_crosses():
 @settings(deadline=None)
 @given(st.floats(-0.4, 0.4), st.sampled_from([1.0, -1.0]))
 def test_the_difference_of_two_lines_is_that_of_their_slopes(slope: float, direction: float):
-    found = compare("ARM", line(slope, 0.1), "RAD", line(0.2, 0.1), (0.25, 1.0, 9.0), direction)
+    own, other = line(direction * slope, 0.1), line(direction * 0.2, 0.1)
+    found = compare("ARM", own, "RAD", other, (0.25, 1.0, 9.0), direction)
     assert [one.nats for one in found] == [0.25, 1.0]
     for one in found:
-        expected = direction * (slope - 0.2) * one.nats**0.5
+        expected = (slope - 0.2) * one.nats**0.5
         # Noise that both lines share cancels.
         assert (one.difference, *one.interval) == pytest.approx((expected,) * 3, abs=1e-9)
         assert one.ratio == pytest.approx(1)
@@ -100,7 +101,14 @@ def test_the_difference_of_two_lines_is_that_of_their_slopes(slope: float, direc
     ],
 )
 def test_a_verdict_says_what_fell_short(low: float, high: float, fluency: float, verdict: str):
-    assert Matched("ARM", "RAD", 0.5, (low + high) / 2, (low, high), 1.0, (fluency, 1.3)).verdict == verdict
+    assert Matched("ARM", "RAD", 0.5, (low + high) / 2, (low, high), 1.0, (fluency, 1.3), 0.2).verdict == verdict
+
+
+def test_where_the_other_arm_does_nothing_there_is_nothing_to_match():
+    (found,) = compare("ARM", line(0.02), "RAD", line(0.03), (0.25,))
+    assert found.effect == pytest.approx(0.015) and found.verdict == "no effect to match"
+    (away,) = compare("ARM", line(-0.2), "RAD", line(-0.2), (0.25,), direction=-1.0)
+    assert away.effect == pytest.approx(0.1) and away.verdict == "matches"
 
 
 def test_distinct_and_repeated_runs_of_known_texts():
