@@ -1,9 +1,9 @@
 // The mix deck under the hand: native range inputs, so that keyboard and screen reader work as everywhere.
 // Sends {seq, positions} to the server as the component's value, and {rewards, levels, budget, whole} where any of the
 // controls in reward.js is not at rest: while dragging at most every 60 ms, and the exact last value when the browser
-// commits it; tells the page of it ("desk:steer"). Takes what was measured from the stage's frames ("desk:frame") and
-// positions from the formula box ("desk:formula").
-function mount(element, trigger, props, watch) {
+// commits it; tells the page of it ("desk:steer"). Takes what was measured from the stage's frames ("desk:frame"),
+// positions from the formula box ("desk:formula"), and all of it from the tools ("desk:put").
+function mount(element, trigger, props) {
   const THROTTLE = 60; // ms
   const TOLERANCE = 0.5; // asked and measured position may differ by this much before it shows
   const limit = props.limit;
@@ -158,25 +158,20 @@ function mount(element, trigger, props, watch) {
   for (const control of props.controls) strips.append(strip(control));
   if (!props.controls.length) strips.append(make("p", "empty", "No anchors were found, so there is nothing to mix: only the base model writes."));
   root.replaceChildren(head, strips, budget.node);
-  rows.forEach(draw);
-  settle();
   root.addEventListener("pointerdown", (event) => (held = event.target));
   for (const end of ["pointerup", "pointercancel", "focusout"]) root.addEventListener(end, () => (held = null));
 
-  // A value that came from the server, such as a preset.
-  watch("value", () => {
-    const value = props.value;
-    if (!value || value.seq === seq || !value.positions) return;
-    seq = Math.max(seq, value.seq);
-    const { positions, rewards: pushes = {}, levels = {} } = value;
+  function put({ positions, rewards: pushes = {}, levels = {}, budget: nats, whole: all }) {
     for (const [name, row] of rows) if (row.input !== held) set(row, positions[name] || 0);
     for (const one of rewards) {
       const aimed = levels[one.name] !== undefined;
       if (one.input !== held) one.put(aimed ? levels[one.name] : pushes[one.name] || 0, aimed);
     }
-    budget.put(value.budget, value.whole);
+    budget.put(nats, all);
     settle();
-  });
+  }
+  put(props.value);
+  document.addEventListener("desk:put", (event) => (put(event.detail), send(false)));
 
   // What the formula makes of the sliders: "mix" is a weight mix with positions of its own, "sliders" names them, and
   // in any other the sliders do nothing.

@@ -1,7 +1,7 @@
 // The formula box: a text area that is checked by the server as it is typed, and its tie to the deck.
 // Its value is {text, typed}: `typed` from a keystroke until the sliders have followed it. It tells the deck what a
-// formula asks of the sliders ("desk:formula") and hears from it where a hand put them ("desk:steer"). What a formula
-// means, and how its numbers are rewritten, only the server knows: see mixer/ui/box.py.
+// formula asks of the sliders ("desk:formula") and hears from it where a hand put them ("desk:steer"); the tools put a text
+// here ("desk:put"). What a formula means, and how its numbers are rewritten, only the server knows: see mixer/ui/box.py.
 function mount(element, trigger, props, watch, server) {
   const PAUSE = 150; // ms without a keystroke before the text is checked
   const TIES = {
@@ -18,7 +18,6 @@ function mount(element, trigger, props, watch, server) {
   const note = root.querySelector(".note");
   const alert = root.querySelector("[role=alert]");
   const rows = root.querySelectorAll("[role=toolbar]");
-  const examples = root.querySelector("select");
   let written = ""; // what a person wrote last; rewriting always starts from it, so that nothing wears off
   let edition = 0; // counts what a person wrote
   let seq = 0; // counts the questions to the server
@@ -115,11 +114,11 @@ function mount(element, trigger, props, watch, server) {
 
   // One thing more to know of a valid formula: that it is not what is being written by, a warning, where it comes from.
   function remark() {
-    const example = props.examples.find((one) => one.formula === known.text);
+    const credit = props.credits.find(([text]) => text === known.text);
     const later = writing !== null && writing !== known.title;
     const warnings = [...(later ? [LATER] : []), ...known.warnings];
     note.replaceChildren(...warnings.map((text) => make("span", "warning", text)));
-    if (example) note.append(`${example.about} ${example.credit}`);
+    if (credit) note.append(credit[1]);
     else if (!warnings.length) note.textContent = TIES[known.tie];
   }
 
@@ -139,6 +138,18 @@ function mount(element, trigger, props, watch, server) {
       event.preventDefault();
       document.querySelector("#generate")?.click();
     }
+  });
+
+  document.addEventListener("desk:put", (event) => {
+    const { formula } = event.detail;
+    if (formula === box.value) return;
+    edition += 1;
+    waiting = null;
+    clearTimeout(timer);
+    box.value = written = formula;
+    alert.textContent = "";
+    keep(false);
+    ask({});
   });
 
   document.addEventListener("desk:steer", (event) => {
@@ -162,13 +173,11 @@ function mount(element, trigger, props, watch, server) {
 
   // Writes over what is selected as if it were typed, so that undo brings it back.
   function type(text) {
-    const former = document.activeElement;
     box.focus();
     if (!document.execCommand("insertText", false, text)) {
       box.setRangeText(text, box.selectionStart, box.selectionEnd, "end");
       box.dispatchEvent(new Event("input"));
     }
-    return former;
   }
 
   // A name goes in at the cursor, with a plus where it would run into what is before; a function takes in what is
@@ -211,29 +220,6 @@ function mount(element, trigger, props, watch, server) {
       if (row.scrollLeft !== former) event.preventDefault();
     }, { passive: false });
   }
-
-  props.examples.forEach((example, index) => {
-    const option = make("option", "", example.name);
-    option.value = index;
-    option.title = example.about;
-    examples.append(option);
-  });
-  examples.parentElement.hidden = !props.examples.length;
-  examples.addEventListener("change", () => {
-    const example = props.examples[examples.value];
-    examples.value = "";
-    if (!example) return;
-    box.select();
-    type(example.formula).focus();
-    if (Object.keys(example.settings).length) {
-      document.dispatchEvent(new CustomEvent("desk:formula", { detail: { tie, positions: example.settings } }));
-    }
-    const prompt = document.querySelector("#prompt textarea");
-    if (example.prompt && prompt) {
-      prompt.value = example.prompt;
-      prompt.dispatchEvent(new Event("input", { bubbles: true }));
-    }
-  });
 
   box.value = written = props.value.text;
   box.setSelectionRange(written.length, written.length);

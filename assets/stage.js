@@ -124,7 +124,7 @@ function mount(element, trigger, props, watch) {
     });
   }
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && state === "running") document.querySelector("#stop")?.click();
+    if (event.key === "Escape" && state === "running" && !document.querySelector(":popover-open")) document.querySelector("#stop")?.click();
   });
   // Generate in mid-text begins again: Gradio keeps the press until this text has ended. The second press of a double
   // click is not one.
@@ -136,5 +136,6 @@ function mount(element, trigger, props, watch) {
   document.addEventListener("click", (event) => event.target.closest("#generate") && again(event), true);
   document.addEventListener("keydown", (event) => event.key === "Enter" && event.shiftKey && event.target.closest("#prompt") && again(event), true);
   watch("value", () => show(props.value));
+  document.addEventListener("desk:recall", (event) => show(event.detail)); // a text of the history
   show(props.value);
 }

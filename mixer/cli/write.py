@@ -28,6 +28,7 @@ def add(commands: Any) -> None:
         "--draft", default="auto", help="who guesses tokens ahead: auto (the formula's own), off, ngram or base"
     )
     one.add_argument("--max-new-tokens", type=int, default=120)
+    one.add_argument("--min-new-tokens", type=int, default=0, help="the text may not end before")
     one.add_argument("--temperature", type=float, default=0.8)
     one.add_argument("--top-p", type=float, default=0.95)
     one.add_argument("--seed", type=int)
@@ -44,6 +45,7 @@ def generate(options: argparse.Namespace) -> dict:
 
     params = SamplingParams(
         max_new_tokens=options.max_new_tokens,
+        min_new_tokens=options.min_new_tokens,
         temperature=options.temperature,
         top_p=options.top_p,
         seed=options.seed,

@@ -6,7 +6,6 @@ text; how text and sliders belong together is in `formula`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any
@@ -16,23 +15,20 @@ import gradio as gr
 from mixer.errors import FormulaError, MixerError
 from mixer.formula.bind import Vocabulary
 from mixer.formula.nodes import EXPRS, FUNCTIONS, TEXTS, Argument, Call, is_name, named, signature
-from mixer.presets import load_presets
 from mixer.ui.assets import script
 from mixer.ui.formula import DEFAULT, place, recipe, rewrite
-from mixer.ui.value import LIMIT, read_question
+from mixer.ui.presets import presets
+from mixer.ui.value import read_question
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
     from mixer.formula.check import Summand
     from mixer.formula.plan import Plan
 
-log = logging.getLogger(__name__)
-
 _TEMPLATE = """
 <section class="formula" aria-labelledby="formula-label">
   <div class="formula-head">
     <label id="formula-label" for="formula-text">Formula</label>
-    <span><select aria-label="Examples of formulas"><option value="">Examples…</option></select></span>
   </div>
   <textarea id="formula-text" rows="2" spellcheck="false" autocomplete="off" autocapitalize="off"
     aria-describedby="formula-fault" aria-keyshortcuts="Control+Enter" title="Control+Enter generates"></textarea>
@@ -48,18 +44,18 @@ _TEMPLATE = """
 """
 
 
-def component(desk: Desk) -> gr.HTML:
-    """The box, with `sliders` in it; its value is {text, typed}."""
+def component(desk: Desk, text: str = DEFAULT) -> gr.HTML:
+    """The box, with a formula in it; its value is {text, typed}."""
     return gr.HTML(
-        value={"text": DEFAULT, "typed": False},  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
+        value={"text": text, "typed": False},  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
         html_template=_TEMPLATE,
         js_on_load=script("formula.js"),
         apply_default_css=False,
         elem_id="formula",
         server_functions=[_look(desk)],
         names=names(desk.vocabulary),
-        examples=examples(desk),
-        start=answer(desk, DEFAULT),
+        credits=[(preset.state.formula, f"{preset.about} {preset.credit}") for preset in presets(desk)],
+        start=answer(desk, text),
     )
 
 
@@ -106,33 +102,6 @@ def _summand(one: Summand) -> dict[str, str]:
         return {"text": one.text, "exponent": f"{one.exponent:.3g}".replace("-", "−")}
     factor = "" if one.factor is None else f"{one.factor:.3g} × ".replace("-", "−")
     return {"text": factor + one.text, "exponent": ""}
-
-
-def examples(desk: Desk) -> list[dict[str, Any]]:
-    """The presets that this desk can run."""
-    try:
-        presets = load_presets()
-    except MixerError as error:
-        log.warning("There are no examples: %s", error)
-        return []
-    found = []
-    for preset in presets:
-        try:
-            desk.formula(preset.formula)
-        except FormulaError:
-            continue  # it names what is not loaded here
-        settings = {name: max(-LIMIT, min(LIMIT, x)) for name, x in preset.settings.items() if name in desk.attributes}
-        found.append(
-            {
-                "name": preset.name,
-                "formula": preset.formula,
-                "about": preset.about,
-                "credit": preset.credit,
-                "prompt": preset.prompt,
-                "settings": settings,
-            }
-        )
-    return found
 
 
 def names(vocabulary: Vocabulary) -> list[dict[str, str]]:

@@ -13,13 +13,15 @@ import gradio as gr
 from mixer.formula.bind import Vocabulary
 from mixer.steering import BUDGET
 from mixer.ui.assets import script
+from mixer.ui.state import State
 from mixer.ui.value import LIMIT, STEP
 
 BUDGETS = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # nats; after these, no limit
 
 
-def component(vocabulary: Vocabulary) -> gr.HTML:
+def component(vocabulary: Vocabulary, state: State | None = None) -> gr.HTML:
     """The deck for any number of attributes and rewards; a reward without anchors has a card of its own."""
+    state = state or State()
     rewards = vocabulary.rewards
     controls = [
         _control(a.name, a.labels, a.description, True, a.name in rewards) for a in vocabulary.attributes.values()
@@ -29,7 +31,7 @@ def component(vocabulary: Vocabulary) -> gr.HTML:
             poles = {opinion.goal: label for label, opinion in vocabulary.labels.items() if opinion.judge == name}
             controls.append(_control(name, (poles.get(0.0, "less"), poles.get(1.0, "more")), "", False, True))
     return gr.HTML(
-        value={"seq": 0, "positions": {}},  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
+        value={"seq": 0, "positions": dict(state.positions)},  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
         html_template='<div class="deck" role="group" aria-label="Mix"></div>',
         js_on_load=script("reward.js", "deck.js"),
         apply_default_css=False,

@@ -14,35 +14,52 @@ from mixer.mix import bounded
 from mixer.ui import box as box_ui
 from mixer.ui import deck as deck_ui
 from mixer.ui import stage as stage_ui
+from mixer.ui import tools as tools_ui
 from mixer.ui.assets import FOLDER, head
 from mixer.ui.formula import Recipe, place, recipe
+from mixer.ui.presets import presets
 from mixer.ui.registry import Registry
+from mixer.ui.snippets import least
 from mixer.ui.stage import Frame
-from mixer.ui.stream import FASTEST, MODES, options, run
+from mixer.ui.state import State
+from mixer.ui.stream import run
 from mixer.ui.theme import theme
-from mixer.ui.value import BoxValue, DeckValue, read_box, read_positions, read_steering, read_value
+from mixer.ui.value import (
+    FASTEST,
+    MODES,
+    BoxValue,
+    DeckValue,
+    options,
+    read_box,
+    read_positions,
+    read_steering,
+    read_value,
+)
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
 
-PROMPT = "The last train of the evening was"
-SPEED = 30  # tokens a second: faster than reading, slow enough to steer by hand
+OPENING = "Speculative decoding"  # the preset that the page opens with
 AT_ONCE = 8  # takes that stream side by side; more wait in the queue
 TITLE = "Mixing desk"
 
 
-def build(desk: Desk, registry: Registry | None = None) -> gr.Blocks:
-    """The page of a desk."""
+def build(desk: Desk, registry: Registry | None = None, opening: str | None = OPENING) -> gr.Blocks:
+    """The page of a desk, opened with a preset if the desk can run it; with everything at rest otherwise."""
     registry = Registry() if registry is None else registry
+    known = presets(desk)
+    state = next((preset.state for preset in known if preset.name == opening), State())
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page, gr.Column(elem_id="desk"):
         gr.HTML(_header(desk), apply_default_css=False, elem_id="masthead")
+        tools = tools_ui.component(desk, known, state)
         with gr.Column(elem_id="console"):
-            deck = deck_ui.component(desk.vocabulary)
-            box = box_ui.component(desk)
-            mode, temperature, tokens, seed, rate, fresh = _options()
+            deck = deck_ui.component(desk.vocabulary, state)
+            box = box_ui.component(desk, state.formula)
+            mode, temperature, tokens, seed, rate, fresh = _options(state)
         with gr.Column(elem_id="prompt-area"):
+            gr.HTML(tools_ui.NOTICES, apply_default_css=False, elem_id="notices")
             prompt = gr.Textbox(
-                PROMPT, label="Prompt", lines=2, max_lines=4, elem_id="prompt", placeholder="How the text begins"
+                state.prompt, label="Prompt", lines=2, max_lines=4, elem_id="prompt", placeholder="How the text begins"
             )
         stage = stage_ui.component()
         with gr.Row(elem_id="transport"):
@@ -51,10 +68,13 @@ def build(desk: Desk, registry: Registry | None = None) -> gr.Blocks:
             gr.HTML(stage_ui.STATUS, apply_default_css=False, elem_id="status")
 
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        plain = [prompt, mode, temperature, tokens, seed, rate, fresh]
+        tools.submit(None, tools, plain, js=tools_ui.PUT, **quiet)
+        gr.on([part.change for part in (deck, box, *plain)], None, [deck, box, *plain], js=tools_ui.TELL, **quiet)
         gr.on(
             [start.click, prompt.submit],
             _generate(desk, registry),
-            [deck, box, prompt, mode, temperature, tokens, seed, rate, fresh],
+            [deck, box, *plain],
             [stage, seed],
             trigger_mode="always_last",
             show_progress="hidden",
@@ -93,23 +113,25 @@ def launch(
     return url
 
 
-def _options() -> tuple[gr.Radio, gr.Number, gr.Number, gr.Number, gr.Number, gr.Checkbox]:
+def _options(state: State) -> tuple[gr.Radio, gr.Number, gr.Number, gr.Number, gr.Number, gr.Checkbox]:
     # Numbers without bounds of Gradio's own, which would answer in a toast: `stream.options` answers on the page.
     with gr.Accordion("Options", open=False, elem_id="options"):
         mode = gr.Radio(
             list(MODES),
-            value="keep",
+            value=state.mode,
             label="When a slider moves",
             info="keep: steer from here · refill: reread the text under the new mix · restart: begin again",
             elem_id="mode",
         )
         with gr.Row():
-            temperature = gr.Number(0.8, label="Temperature", step=0.05, elem_id="temperature", min_width=80)
-            tokens = gr.Number(160, label="Most tokens", precision=0, elem_id="tokens", min_width=80)
-            seed = gr.Number(7, label="Seed", precision=0, elem_id="seed", min_width=80)
+            temperature = gr.Number(
+                state.temperature, label="Temperature", step=0.05, elem_id="temperature", min_width=80
+            )
+            tokens = gr.Number(state.tokens, label="Most tokens", precision=0, elem_id="tokens", min_width=80)
+            seed = gr.Number(state.seed, label="Seed", precision=0, elem_id="seed", min_width=80)
         with gr.Row(equal_height=True):
-            rate = gr.Number(SPEED, label="Tokens a second", info="0: all it can", elem_id="rate", min_width=120)
-            fresh = gr.Checkbox(False, label="New seed each time", elem_id="fresh", min_width=150)
+            rate = gr.Number(state.rate, label="Tokens a second", info="0: all it can", elem_id="rate", min_width=120)
+            fresh = gr.Checkbox(state.fresh, label="New seed each time", elem_id="fresh", min_width=150)
     return mode, temperature, tokens, seed, rate, fresh
 
 
@@ -141,8 +163,7 @@ def _generate(desk: Desk, registry: Registry) -> Callable[..., Iterator[tuple[An
         try:
             value, found = _chosen(desk, read_box(box), read_value(deck, desk.attributes, desk.rewards))
             params = options(tokens, temperature, None if fresh else seed)
-            # A text that ends after one sentence leaves nothing to steer.
-            params = replace(params, min_new_tokens=params.max_new_tokens // 2)
+            params = replace(params, min_new_tokens=least(params.max_new_tokens))
             speed = bounded("The speed", rate, 0, FASTEST)
         except MixerError as error:
             fault = place(error, read_box(box).text) if isinstance(error, FormulaError) else None
@@ -204,6 +225,7 @@ def _api(desk: Desk) -> Callable[..., str]:
         levels: dict[str, float] | None = None,
         budget: float | None = None,
         whole: bool = False,
+        min_new_tokens: int = 0,
     ) -> str:
         """Continues a prompt under a mix, or by a formula, steered by rewards.
 
@@ -221,6 +243,7 @@ def _api(desk: Desk) -> Callable[..., str]:
             budget: most nats of divergence at every token, 0 to 20, that rewards, and judges and rewards of the
                 formula, may spend together. Left out, 1 where anything steers, and no limit where nothing does.
             whole: count the settings and the formula too: everything that leads away from the base model.
+            min_new_tokens: the text may not end before; 0 to max_new_tokens.
         """
         try:
             mix = desk.mix(read_positions(settings or {}, desk.attributes))
@@ -228,7 +251,7 @@ def _api(desk: Desk) -> Callable[..., str]:
             asked = {"rewards": rewards or {}, "levels": levels or {}, "whole": whole}
             asked |= {} if budget is None else {"budget": budget}
             steering = read_steering(asked, desk.rewards)
-            params = options(max_new_tokens, temperature, seed)
+            params = replace(options(max_new_tokens, temperature, seed), min_new_tokens=min_new_tokens)
             return desk.generate(prompt, mix, params, chosen, steering).text
         except MixerError as error:
             raise gr.Error(str(error), print_exception=False) from error

@@ -7,14 +7,12 @@ restarts. Knows the desk's public names, but no tensor and no component.
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
-from mixer.errors import FormulaError, InvalidValue, MixerError
-from mixer.mix import bounded
+from mixer.errors import FormulaError, MixerError
 from mixer.params import SamplingParams
 from mixer.ui.formula import Recipe, place
 from mixer.ui.pace import Pace, Tempo
@@ -26,31 +24,11 @@ if TYPE_CHECKING:
     from mixer.desk import Desk
     from mixer.engine import Step
 
-MODES: tuple[Literal["keep", "refill", "restart"], ...] = ("keep", "refill", "restart")
-MOST_TOKENS = 1000
-FASTEST = 1000.0  # tokens a second that may be asked for
 SCORE_EVERY = 0.35  # seconds between two measurements of the growing text
 SCORE_SHARE = 0.05  # at most this share of the time goes into measuring
 MEASURABLE = 12  # characters; a judge makes nothing of less
 
 log = logging.getLogger(__name__)
-
-
-def options(max_new_tokens: object, temperature: object, seed: object) -> SamplingParams:
-    """Sampling options as a client sends them; a seed of None draws a fresh one.
-
-    Raises:
-        InvalidValue: one of them is no number or out of range.
-    """
-    tokens = bounded("The number of tokens", max_new_tokens, 1, MOST_TOKENS)
-    if seed is None:
-        seed = secrets.randbelow(10_000)
-    number = bounded("The seed", seed, 0, 2**53)
-    if tokens != int(tokens) or number != int(number):
-        raise InvalidValue("The seed and the number of tokens are whole numbers.", "Leave the fraction away.")
-    return SamplingParams(
-        max_new_tokens=int(tokens), temperature=bounded("The temperature", temperature, 0.0, 2.0), seed=int(number)
-    )
 
 
 def run(

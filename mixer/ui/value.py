@@ -1,4 +1,4 @@
-"""What the deck's and the formula box's values mean, as a client posts them.
+"""What the values of the page's controls mean, as a client posts them.
 
 Trusts nothing: any client can post anything. Knows neither Gradio nor who is streaming.
 """
@@ -6,16 +6,22 @@ Trusts nothing: any client can post anything. Knows neither Gradio nor who is st
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from mixer.errors import InvalidValue, UnknownName
+from mixer.mix import bounded
+from mixer.params import SamplingParams
 from mixer.steering import BUDGET, REST, Steering
 
 LIMIT = 1.5  # beyond 1 is extrapolation, which the page marks as such
 STEP = 0.05
+MOST_TOKENS = 1000
+FASTEST = 1000.0  # tokens a second that may be asked for
+MODES: tuple[Literal["keep", "refill", "restart"], ...] = ("keep", "refill", "restart")
 MAX_SEQ = 2**53 - 1  # the largest whole number that a browser holds exactly
 
 
@@ -131,6 +137,23 @@ def read_question(posted: object, names: Collection[str]) -> tuple[int, str, Map
         _seq(posted.get("seq", 0)),
         _text(posted.get("text")),
         None if positions is None else read_positions(positions, names),
+    )
+
+
+def options(max_new_tokens: object, temperature: object, seed: object) -> SamplingParams:
+    """Sampling options as a client sends them; a seed of None draws a fresh one.
+
+    Raises:
+        InvalidValue: one of them is no number or out of range.
+    """
+    tokens = bounded("The number of tokens", max_new_tokens, 1, MOST_TOKENS)
+    if seed is None:
+        seed = secrets.randbelow(10_000)
+    number = bounded("The seed", seed, 0, 2**53)
+    if tokens != int(tokens) or number != int(number):
+        raise InvalidValue("The seed and the number of tokens are whole numbers.", "Leave the fraction away.")
+    return SamplingParams(
+        max_new_tokens=int(tokens), temperature=bounded("The temperature", temperature, 0.0, 2.0), seed=int(number)
     )
 
 

@@ -43,7 +43,7 @@ def server(desk: Desk) -> Iterator[Server]:
         port = probe.getsockname()[1]
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # as app.py does: a core for the server and the browser
     registry = Registry()
-    page = in_loop(lambda: build(desk, registry))
+    page = in_loop(lambda: build(desk, registry, opening=None))
     yield Server(in_loop(lambda: launch(page, "127.0.0.1", port, block=False)), registry)
     page.close()
 

@@ -14,7 +14,7 @@ from mixer.ui.assets import head, script
 from tests.ui.conftest import in_loop
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = "".join(script(name) for name in ("reward.js", "deck.js", "formula.js", "stage.js"))
+SCRIPTS = "".join(script(name) for name in ("reward.js", "deck.js", "formula.js", "stage.js", "history.js", "tools.js"))
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from mixer.errors import MixerError
 from mixer.ui.formula import Recipe, recipe
 from mixer.ui.registry import Live
 from mixer.ui.stage import Frame
-from mixer.ui.stream import Measure, options, run, shortened
-from mixer.ui.value import DeckValue, describe
+from mixer.ui.stream import Measure, run, shortened
+from mixer.ui.value import DeckValue, describe, options
 
 PROMPT = "The door was"
 

@@ -1,0 +1,86 @@
+// The last texts, kept in this browser alone: each brings back the text, and the state and seed that write it again.
+// `tools` are those of tools.js: `now()`, where the controls stand, and `take(state)`, which puts them there.
+function texts({ make, root, now, take }) {
+  const KEY = "mixing-desk.history";
+  const MOST = 20;
+  const sheet = root.querySelector("#history-sheet");
+  const list = sheet.querySelector("ol");
+  const clear = sheet.querySelector(".clear");
+  let begun = null; // the state that the running text was begun with
+  let waiting = null; // to be shown when the running text has stopped
+
+  function load() {
+    try {
+      const found = JSON.parse(localStorage.getItem(KEY) || "[]");
+      return found.filter((one) => one?.state?.positions && typeof one.frame?.prompt === "string" && Array.isArray(one.frame.mix)).slice(0, MOST);
+    } catch {
+      return []; // nothing is kept, or nothing that this page wrote
+    }
+  }
+
+  // The oldest give way where the browser has no more room.
+  function save(entries) {
+    for (let many = Math.min(entries.length, MOST); many >= 0; many -= 1) {
+      try {
+        return localStorage.setItem(KEY, JSON.stringify(entries.slice(0, many)));
+      } catch {
+        continue;
+      }
+    }
+  }
+
+  // Sliders may have moved in mid-text, and count as they stood at its end; all else as it was begun with.
+  function keep(frame) {
+    if (!begun || !frame.mix.length) return;
+    const { positions, rewards, levels, budget, whole, formula } = now();
+    const tied = frame.formula ? begun.formula : formula === begun.formula ? formula : "sliders"; // see Recipe
+    const state = { ...begun, prompt: frame.prompt, formula: tied, positions, rewards, levels, budget, whole, seed: frame.status.seed, fresh: false };
+    save([{ at: Date.now(), state, frame }, ...load()]);
+    begun = null;
+  }
+
+  function show({ state, frame }) {
+    take(state);
+    document.dispatchEvent(new CustomEvent("desk:recall", { detail: { ...frame, recalled: true } }));
+  }
+
+  document.addEventListener("desk:frame", ({ detail: frame }) => {
+    if (frame.recalled || frame.state === "idle") return;
+    if (frame.state === "running") {
+      if (!frame.mix.length) begun = now();
+      return;
+    }
+    if (frame.state !== "error") keep(frame);
+    const next = waiting;
+    waiting = null;
+    if (next) show(next);
+  });
+
+  function draw() {
+    const entries = load();
+    sheet.querySelector(".empty").hidden = entries.length > 0;
+    clear.hidden = !entries.length;
+    list.replaceChildren(
+      ...entries.map((entry) => {
+        const { at, state, frame } = entry;
+        const button = make("button", "text");
+        button.type = "button";
+        const words = make("span", "words", frame.prompt + frame.mix.map(([, text]) => text).join(""));
+        words.dir = "auto";
+        const by = [frame.formula, frame.mix.at(-1)[0]].filter(Boolean).join(" · ");
+        button.append(words, make("span", "by", `${new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })} · ${by} · seed ${state.seed}`));
+        button.addEventListener("click", () => {
+          sheet.hidePopover();
+          if (document.documentElement.dataset.desk !== "running") return show(entry);
+          waiting = entry;
+          document.querySelector("#stop")?.click();
+        });
+        const item = make("li", "");
+        item.append(button);
+        return item;
+      })
+    );
+  }
+  sheet.addEventListener("beforetoggle", (event) => event.newState === "open" && draw());
+  clear.addEventListener("click", () => (save([]), draw()));
+}

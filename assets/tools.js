@@ -1,0 +1,203 @@
+// The tools in the page's head. Hears of every control as Gradio has it ("desk:values"), and puts all of them where a
+// state says: the deck and the formula box by "desk:put", Gradio's own by submitting this component's value.
+// A state is flat JSON, as mixer/ui/state.py has it; undone, redone and kept states never leave the browser.
+function mount(element, trigger, props, watch, server) {
+  const PAUSE = 350; // ms without a change that end a step
+  const MOST_STEPS = 200;
+  const SEEN = "mixing-desk.seen";
+  const root = element.querySelector(".tools");
+  const menu = root.querySelector(".presets");
+  const [undo, redo] = root.querySelectorAll(".undo, .redo");
+  const sheet = root.querySelector("#share-sheet");
+  const past = [];
+  const future = [];
+  let now = props.start; // where the controls stand
+  let step = now; // where they stood when the last step ended
+  let put = true; // they are being put there by the page: that is no step of a hand's
+  let timer = null;
+  let held = false; // a pointer is down: one drag is one step
+
+  const make = (tag, className, text) => {
+    const node = document.createElement(tag);
+    node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+  const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
+  const numbers = (values = {}) => Object.fromEntries(Object.entries(values).filter(([, value]) => value).sort(([a], [b]) => (a < b ? -1 : 1)));
+  const levels = (values = {}) => Object.fromEntries(Object.entries(values).sort(([a], [b]) => (a < b ? -1 : 1)));
+
+  function read([deck, box, prompt, mode, temperature, tokens, seed, rate, fresh]) {
+    return {
+      prompt, formula: box.text, positions: numbers(deck.positions), rewards: numbers(deck.rewards), levels: levels(deck.levels),
+      budget: deck.budget === undefined ? props.budget : deck.budget, whole: Boolean(deck.whole),
+      mode, temperature, tokens, seed, rate, fresh,
+    };
+  }
+
+  document.addEventListener("desk:values", (event) => {
+    now = read(event.detail);
+    clearTimeout(timer);
+    timer = setTimeout(() => held || settle(), PAUSE);
+  });
+
+  // Ends the step that is being made, if one is. A seed that the page drew by itself is none.
+  function settle() {
+    clearTimeout(timer);
+    timer = null;
+    const drawn = now.fresh && same({ ...step, seed: now.seed }, now);
+    if (!put && !drawn && !same(step, now)) {
+      past.push(step);
+      if (past.length > MOST_STEPS) past.shift();
+      future.length = 0;
+    }
+    put = false;
+    step = now;
+    draw();
+  }
+
+  function apply(state) {
+    now = step = state;
+    put = true;
+    clearTimeout(timer);
+    timer = setTimeout(() => held || settle(), PAUSE);
+    document.dispatchEvent(new CustomEvent("desk:put", { detail: state }));
+    props.value = state;
+    trigger("submit");
+    draw();
+  }
+
+  // A step of its own: a preset, a text of the history.
+  function take(state) {
+    settle();
+    if (same(step, state)) return;
+    past.push(step);
+    future.length = 0;
+    apply(state);
+  }
+
+  function go(from, to) {
+    settle();
+    if (!from.length) return;
+    to.push(step);
+    apply(from.pop());
+  }
+
+  function draw() {
+    undo.disabled = !past.length && same(step, now);
+    redo.disabled = !future.length;
+    const at = props.presets.findIndex(({ state }) => state.formula === now.formula && same(state.positions, now.positions));
+    const pushed = Object.keys({ ...now.rewards, ...now.levels }).length > 0; // no preset does
+    menu.value = at < 0 || pushed ? "" : at;
+  }
+
+  undo.addEventListener("click", () => go(past, future));
+  redo.addEventListener("click", () => go(future, past));
+  document.addEventListener("keydown", (event) => {
+    const key = event.key.toLowerCase();
+    if (!(event.ctrlKey || event.metaKey) || event.altKey || (key !== "z" && key !== "y")) return;
+    if (event.target.closest?.("textarea, [contenteditable], input:not([type=range], [type=checkbox], [type=radio])")) return;
+    event.preventDefault();
+    if (key === "y" || event.shiftKey) go(future, past);
+    else go(past, future);
+  });
+  // A hand takes hold: what came before is a step of its own.
+  document.addEventListener("pointerdown", () => ((held = true), timer !== null && settle()), true);
+  for (const end of ["pointerup", "pointercancel"]) {
+    document.addEventListener(end, () => {
+      held = false;
+      clearTimeout(timer);
+      timer = setTimeout(settle, PAUSE);
+    }, true);
+  }
+
+  props.presets.forEach(({ name, about }, index) => {
+    const option = make("option", "", name);
+    option.value = index;
+    option.title = about;
+    menu.append(option);
+  });
+  menu.hidden = !props.presets.length;
+  menu.addEventListener("change", () => {
+    const chosen = props.presets[menu.value];
+    if (!chosen) return draw();
+    settle();
+    const { prompt, formula, positions, rewards, levels } = chosen.state;
+    take({ ...now, prompt, formula, positions, rewards, levels });
+  });
+
+  async function copy(text, field) {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      field.focus(); // without leave to write there, as on a plain http address
+      field.select();
+      return document.execCommand("copy");
+    }
+    return true;
+  }
+
+  // The very state as a link, which is copied at once, and as code.
+  root.querySelector(".share").addEventListener("click", async () => {
+    settle();
+    const said = sheet.querySelector("[role=status]");
+    const list = sheet.querySelector("dl");
+    const note = sheet.querySelector(".empty");
+    const told = (await server.tell({ ...now, address: location.origin + location.pathname })) || { refused: "The server did not answer." };
+    note.textContent = told.refused || told.note || "";
+    note.hidden = !note.textContent;
+    said.textContent = "";
+    const rows = ["Link", "Python", "Command line", "curl"].filter((name) => told[name]).map((name) => {
+      const field = make("textarea", "");
+      field.readOnly = true;
+      field.value = told[name];
+      field.rows = name === "Link" ? 2 : Math.min(9, told[name].trimEnd().split("\n").length + (name === "Python" ? 0 : 2));
+      field.spellcheck = false;
+      field.setAttribute("aria-label", name);
+      field.dir = "ltr";
+      const button = make("button", "copy", "Copy");
+      button.type = "button";
+      button.setAttribute("aria-label", `Copy ${name}`);
+      button.addEventListener("click", async () => (said.textContent = (await copy(field.value, field)) ? `${name} copied` : ""));
+      const term = make("dt", "", name);
+      term.append(button);
+      const detail = make("dd", "");
+      detail.append(field);
+      return [term, detail];
+    });
+    list.replaceChildren(...rows.flat());
+    sheet.showPopover();
+    const link = list.querySelector("textarea[aria-label=Link]");
+    if (link && (await copy(link.value, link))) said.textContent = "Link copied";
+  });
+
+  texts({ make, root, now: () => now, take });
+
+  const keep = (name, value) => {
+    try {
+      if (value === undefined) return localStorage.getItem(name);
+      localStorage.setItem(name, value);
+    } catch {
+      return null; // a browser that keeps nothing
+    }
+  };
+  const mounted = () => [".deck > *", ".formula .chip", ".notices"].every((part) => document.querySelector(part));
+
+  // One line for those who are new here; and the page's address may hold a state.
+  async function open() {
+    const answer = /[?&]v=/.test(location.search) ? await server.visit(location.search) : null;
+    while (!mounted()) await new Promise((done) => setTimeout(done, 20));
+    const [hint, warning] = document.querySelectorAll(".notice-line");
+    hint.hidden = keep(SEEN) !== null;
+    hint.querySelector("button").addEventListener("click", () => ((hint.hidden = true), keep(SEEN, "1")));
+    warning.querySelector("button").addEventListener("click", () => (warning.hidden = true));
+    if (answer) {
+      apply(answer.state);
+      warning.querySelector("ul").replaceChildren(...answer.notes.map((note) => make("li", "", note)));
+      warning.hidden = !answer.notes.length;
+    }
+    document.documentElement.dataset.opened = "";
+  }
+  draw();
+  open();
+}

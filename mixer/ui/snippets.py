@@ -1,0 +1,82 @@
+"""A state of the page as text that runs elsewhere: in Python, on the command line, and as a request to this server.
+
+All three write the very text that the page writes. Texts that people typed go in quoted, never bare.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from mixer.steering import MOST_NATS, REST
+from mixer.ui.state import State
+
+
+def least(tokens: int) -> int:
+    """Fewest tokens of a text on the page: one that ends after a sentence leaves nothing to steer."""
+    return tokens // 2
+
+
+def python(state: State) -> str:
+    """A program that prints the text."""
+    steering, seed = state.steers, None if state.fresh else state.seed
+    lines = [
+        f"{state.prompt!r},",
+        f"desk.mix({dict(state.positions)!r})," if state.positions else "desk.mix(),",
+        f"SamplingParams(max_new_tokens={state.tokens}, min_new_tokens={least(state.tokens)}, "
+        f"temperature={state.temperature!r}, seed={seed!r}),",
+    ]
+    names = "Desk, SamplingParams"
+    if state.formula != State().formula:
+        lines.append(f"formula={state.formula!r},")
+    if steering != REST:
+        names += ", Steering"
+        numbers = f"{dict(steering.positions)!r}, {dict(steering.levels)!r}"
+        lines.append(f"steering=Steering({numbers}, budget={steering.budget!r}, whole={steering.whole!r}),")
+    body = "\n".join(f"    {line}" for line in lines)
+    return f"from mixer import {names}\n\ndesk = Desk.load()\noutput = desk.generate(\n{body}\n)\nprint(output.text)\n"
+
+
+def shell(state: State) -> str:
+    """A command that prints the text."""
+    steering = state.steers
+    asked = [("set", f"{name}={position!r}") for name, position in state.positions.items()]
+    asked += [("reward", f"{name}={position!r}") for name, position in steering.positions.items()]
+    asked += [("aim", f"{name}={level!r}") for name, level in steering.levels.items()]
+    if steering != REST:
+        asked.append(("budget", "none" if steering.budget is None else repr(steering.budget)))
+    if state.formula != State().formula:
+        asked.append(("formula", state.formula))
+    asked += [("max-new-tokens", str(state.tokens)), ("min-new-tokens", str(least(state.tokens)))]
+    asked.append(("temperature", repr(state.temperature)))
+    if state.seed is not None and not state.fresh:
+        asked.append(("seed", str(state.seed)))
+    words = [f"--{option}={shlex.quote(value)}" for option, value in asked]  # a value may begin with a minus
+    words += ["--whole"] * steering.whole
+    return f"python -m mixer generate {' '.join(words)} -- {shlex.quote(state.prompt)}\n"
+
+
+def curl(state: State, address: str) -> str:
+    """A request to the server at this address, whose last line of answer holds the text."""
+    where = shlex.quote(f"{address.rstrip('/')}/gradio_api/call/generate")
+    body = shlex.quote(json.dumps({"data": request(state)}, ensure_ascii=False))
+    ask = f"curl -s {where} -H 'Content-Type: application/json' -d {body}"
+    return f"{ask} |\n  sed 's/.*: *\"//; s/\".*//' | xargs -I ID curl -sN {where}/ID\n"
+
+
+def request(state: State) -> list[object]:
+    """What the endpoint `generate` takes, in its order; it knows no budget without a limit, and gets the largest."""
+    steering = state.steers
+    return [
+        state.prompt,
+        dict(state.positions),
+        state.tokens,
+        state.temperature,
+        None if state.fresh else state.seed,
+        None if state.formula == State().formula else state.formula,
+        dict(steering.positions),
+        dict(steering.levels),
+        None if steering == REST else MOST_NATS if steering.budget is None else steering.budget,
+        steering.whole,
+        least(state.tokens),
+    ]
