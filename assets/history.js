@@ -9,10 +9,18 @@ function texts({ make, root, now, take }) {
   let begun = null; // the state that the running text was begun with
   let waiting = null; // to be shown when the running text has stopped
 
+  const like = (a, b) => typeof a === typeof b && (a === null) === (b === null);
+
+  // Whether this very page may have kept it.
+  function sound({ state, frame }) {
+    const { prompt, base, mix, status, levels } = frame;
+    const whole = ["prompt", "formula", "positions", "rewards", "levels", "mode"].every((key) => like(state[key], now()[key]));
+    return whole && [prompt, base].every((one) => typeof one === "string") && mix.length > 0 && mix.every(Array.isArray) && status && levels;
+  }
+
   function load() {
     try {
-      const found = JSON.parse(localStorage.getItem(KEY) || "[]");
-      return found.filter((one) => one?.state?.positions && typeof one.frame?.prompt === "string" && Array.isArray(one.frame.mix)).slice(0, MOST);
+      return JSON.parse(localStorage.getItem(KEY) || "[]").filter(sound).slice(0, MOST);
     } catch {
       return []; // nothing is kept, or nothing that this page wrote
     }

@@ -13,7 +13,8 @@ function mount(element, trigger, props, watch, server) {
   const future = [];
   let now = props.start; // where the controls stand
   let step = now; // where they stood when the last step ended
-  let put = true; // they are being put there by the page: that is no step of a hand's
+  let target = null; // where the page itself is putting them
+  let late = null; // where they were on the way there
   let timer = null;
   let held = false; // a pointer is down: one drag is one step
 
@@ -35,49 +36,59 @@ function mount(element, trigger, props, watch, server) {
     };
   }
 
+  const soon = () => (clearTimeout(timer), (timer = setTimeout(() => held || settle(), PAUSE)));
+
+  // While controls are being put somewhere they are heard of one by one, which is nobody's step.
   document.addEventListener("desk:values", (event) => {
-    now = read(event.detail);
-    clearTimeout(timer);
-    timer = setTimeout(() => held || settle(), PAUSE);
+    const found = read(event.detail);
+    if (target && !same(found, target)) late = found;
+    else [now, target] = [found, null];
+    soon();
   });
 
   // Ends the step that is being made, if one is. A seed that the page drew by itself is none.
   function settle() {
     clearTimeout(timer);
     timer = null;
-    const drawn = now.fresh && same({ ...step, seed: now.seed }, now);
-    if (!put && !drawn && !same(step, now)) {
-      past.push(step);
-      if (past.length > MOST_STEPS) past.shift();
-      future.length = 0;
+    if (target) {
+      step = now = late || target; // the page made something else of it: a formula its sliders, say
+      target = null;
     }
-    put = false;
+    const drawn = now.fresh && same({ ...step, seed: now.seed }, now);
+    if (!drawn && !same(step, now)) note();
     step = now;
     draw();
   }
 
+  function note() {
+    past.push(step);
+    if (past.length > MOST_STEPS) past.shift();
+    future.length = 0;
+  }
+
+  // A hand takes hold: what came before is a step of its own.
+  const grab = () => timer !== null && !target && settle();
+
   function apply(state) {
-    now = step = state;
-    put = true;
-    clearTimeout(timer);
-    timer = setTimeout(() => held || settle(), PAUSE);
+    now = step = target = state;
+    late = null;
     document.dispatchEvent(new CustomEvent("desk:put", { detail: state }));
     props.value = state;
     trigger("submit");
+    soon();
     draw();
   }
 
   // A step of its own: a preset, a text of the history.
   function take(state) {
-    settle();
+    grab();
     if (same(step, state)) return;
-    past.push(step);
-    future.length = 0;
+    note();
     apply(state);
   }
 
   function go(from, to) {
-    settle();
+    grab();
     if (!from.length) return;
     to.push(step);
     apply(from.pop());
@@ -101,13 +112,11 @@ function mount(element, trigger, props, watch, server) {
     if (key === "y" || event.shiftKey) go(future, past);
     else go(past, future);
   });
-  // A hand takes hold: what came before is a step of its own.
-  document.addEventListener("pointerdown", () => ((held = true), timer !== null && settle()), true);
+  document.addEventListener("pointerdown", () => ((held = true), grab()), true);
   for (const end of ["pointerup", "pointercancel"]) {
     document.addEventListener(end, () => {
       held = false;
-      clearTimeout(timer);
-      timer = setTimeout(settle, PAUSE);
+      soon();
     }, true);
   }
 
@@ -121,7 +130,7 @@ function mount(element, trigger, props, watch, server) {
   menu.addEventListener("change", () => {
     const chosen = props.presets[menu.value];
     if (!chosen) return draw();
-    settle();
+    grab();
     const { prompt, formula, positions, rewards, levels } = chosen.state;
     take({ ...now, prompt, formula, positions, rewards, levels });
   });
@@ -139,7 +148,7 @@ function mount(element, trigger, props, watch, server) {
 
   // The very state as a link, which is copied at once, and as code.
   root.querySelector(".share").addEventListener("click", async () => {
-    settle();
+    grab();
     const said = sheet.querySelector("[role=status]");
     const list = sheet.querySelector("dl");
     const note = sheet.querySelector(".empty");

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playw
 
 from mixer import Desk
 from mixer.ui import build, launch
+from mixer.ui.page import OPENING
 from mixer.ui.registry import Registry
 from tests.ui.conftest import desk, in_loop
 
@@ -36,20 +37,31 @@ class Server:
     registry: Registry
 
 
-@pytest.fixture(scope="session")
-def server(desk: Desk) -> Iterator[Server]:
+def serve(desk: Desk, opening: str | None) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # as app.py does: a core for the server and the browser
     registry = Registry()
-    page = in_loop(lambda: build(desk, registry, opening=None))
+    page = in_loop(lambda: build(desk, registry, opening))
     yield Server(in_loop(lambda: launch(page, "127.0.0.1", port, block=False)), registry)
     page.close()
 
 
 @pytest.fixture(scope="session")
-def chromium(server: Server) -> Iterator[Browser]:  # after the server: playwright keeps a loop running
+def server(desk: Desk) -> Iterator[Server]:
+    """A page that opens with everything at rest."""
+    yield from serve(desk, None)
+
+
+@pytest.fixture(scope="session")
+def greeter(desk: Desk) -> Iterator[Server]:
+    """The page as people find it."""
+    yield from serve(desk, OPENING)
+
+
+@pytest.fixture(scope="session")
+def chromium(server: Server, greeter: Server) -> Iterator[Browser]:  # after them: playwright keeps a loop running
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None and not Path("/usr/bin/chromium").exists():
         pytest.skip("no Chromium on this machine")
@@ -67,7 +79,9 @@ class Visit:
         self._contexts: list[BrowserContext] = []
         self.trouble: list[str] = []
 
-    def __call__(self, width: int = 1280, height: int = 800, dark: bool = False, touch: bool = False) -> Page:
+    def __call__(
+        self, width: int = 1280, height: int = 800, dark: bool = False, touch: bool = False, query: str = ""
+    ) -> Page:
         context = self._browser.new_context(
             viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", has_touch=touch
         )
@@ -77,8 +91,8 @@ class Visit:
         page.set_default_timeout(15_000)
         page.on("pageerror", lambda error: self.trouble.append(f"pageerror: {error}"))
         page.on("console", lambda m: self.trouble.append(f"console: {m.text}") if m.type == "error" else None)
-        page.goto(self._url)
-        page.wait_for_selector(".fader")
+        page.goto(self._url + query)
+        page.wait_for_selector("html[data-opened] .fader")
         page.wait_for_timeout(500)
         return page
 
@@ -92,6 +106,14 @@ class Visit:
     def close(self) -> None:
         for context in self._contexts:
             context.close()
+
+
+@pytest.fixture
+def first_visit(chromium: Browser, greeter: Server) -> Iterator[Visit]:
+    visit = Visit(chromium, greeter.url)
+    yield visit
+    visit.close()
+    assert visit.trouble == []
 
 
 @pytest.fixture

@@ -1,0 +1,72 @@
+"""The snippets really run, and write what the page writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+
+from mixer import Desk, SamplingParams
+from mixer.cli import main
+from mixer.steering import Steering
+from mixer.ui import snippets
+from mixer.ui.state import State
+from tests.ui.test_state import states
+
+STATE = State(
+    'She said: "It\'s $HOME, `now`\\n"\nand then',
+    'sliders - 0.5*[base] @ "a \\"quoted\\" \'word\'"',
+    {"formality": -0.6, "poetry": 0.25},
+    Steering({"sentiment": -0.8}, {"toxicity": 0.1}, budget=None, whole=True),
+    temperature=0.9,
+    tokens=14,
+    seed=5,
+)
+shipped = pytest.mark.skipif("MIXER_BASE" in os.environ, reason="the snippets load the shipped desk")
+
+
+def written(desk: Desk, state: State) -> str:
+    params = SamplingParams(
+        max_new_tokens=state.tokens, min_new_tokens=state.tokens // 2, temperature=state.temperature, seed=state.seed
+    )
+    mix = desk.mix(dict(state.positions))
+    return desk.generate(state.prompt, mix, params, state.formula, state.steers).text
+
+
+@shipped
+@pytest.mark.parametrize("state", [STATE, State("-- Dear", positions={"humor": 1.0}, tokens=8)], ids=["full", "plain"])
+def test_the_python_and_the_command_write_what_the_page_writes(
+    desk: Desk, state: State, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = written(desk, state)
+    path = tmp_path / "snippet.py"
+    path.write_text(snippets.python(state), encoding="utf-8")
+    runpy.run_path(str(path))
+    assert capsys.readouterr().out.strip() == text.strip()
+    words = shlex.split(snippets.shell(state))
+    assert words[:3] == ["python", "-m", "mixer"]
+    assert main(words[3:]) == 0
+    assert capsys.readouterr().out.strip() == text.strip()
+
+
+@given(states)
+def test_any_state_is_one_program_one_command_and_one_request(state: State) -> None:
+    compile(snippets.python(state), "snippet", "exec")
+    words = shlex.split(snippets.shell(state))
+    assert words[-1] == state.prompt
+    assert f"--formula={state.formula}" in words or state.formula == "sliders"
+    curl = shlex.split(snippets.curl(state, "http://here/"))
+    assert curl[2] == "http://here/gradio_api/call/generate"
+    assert json.loads(curl[curl.index("-d") + 1]) == {"data": snippets.request(state)}
+
+
+def test_a_fresh_seed_is_left_to_whoever_runs_it() -> None:
+    state = State(seed=5, fresh=True)
+    assert "seed=None" in snippets.python(state)
+    assert "--seed" not in snippets.shell(state)
+    assert snippets.request(state)[4] is None
