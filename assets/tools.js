@@ -159,8 +159,8 @@ function mount(element, trigger, props, watch, server) {
     const rows = ["Link", "Python", "Command line", "curl"].filter((name) => told[name]).map((name) => {
       const field = make("textarea", "");
       field.readOnly = true;
-      field.value = told[name];
-      field.rows = name === "Link" ? 2 : Math.min(9, told[name].trimEnd().split("\n").length + (name === "Python" ? 0 : 2));
+      field.value = told[name].trimEnd();
+      field.rows = name === "Link" ? 2 : Math.min(9, field.value.split("\n").length + (name === "Python" ? 0 : 2));
       field.spellcheck = false;
       field.setAttribute("aria-label", name);
       field.dir = "ltr";
