@@ -52,7 +52,7 @@ def test_every_preset_writes_on_the_shipped_desk(desk: Desk, preset: Preset):
     mix = desk.mix(preset.settings)
     text = desk.generate(preset.prompt, mix, params, formula=preset.formula).token_ids
     plain = desk.generate(preset.prompt, mix, params).token_ids
-    assert len(text) == 8 and (text == plain) == (plan.bound.draft is not None)
+    assert len(text) == 8 and (text == plain) == (preset.formula == "sliders" or plan.bound.draft is not None)
 
 
 def test_the_guide_names_every_function_and_preset_and_its_examples_are_formulas(desk: Desk):

@@ -39,7 +39,7 @@ from mixer.ui.value import (
 if TYPE_CHECKING:
     from mixer.desk import Desk
 
-OPENING = "Speculative decoding"  # the preset that the page opens with
+OPENING = "Continuous interpolation"  # the preset that the page opens with
 AT_ONCE = 8  # takes that stream side by side; more wait in the queue
 TITLE = "Mixing desk"
 
