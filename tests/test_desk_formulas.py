@@ -18,7 +18,7 @@ from mixer.formula.bind import Branch
 from mixer.formula.nodes import Formula
 from mixer.network import TorchNetwork
 from tests.factory import byte_tokenizer
-from tests.formula.reference import Reference
+from tests.formula.reference import Reference, Refused
 from tests.formula.trees import formulas
 
 NAMES = ("sliders", "base", "formality", "humor", "humor.negative", "formality.positive")
@@ -75,7 +75,13 @@ def agrees(desk: Desk, terms: Terms, formula: Formula, formality: float, humor: 
     sliders = desk.mix(formality=formality, humor=humor)
     values = {row: terms.branch(row, row.under(sliders).coefficients(desk.anchors)) for row in bound.rows}
     reference = Reference(bound, values, score)
-    expected, error = reference.result()
+    try:
+        expected, error = reference.result()
+    except Refused:
+        assume(reference.margin > 1e-4)  # of equal tokens a cut may keep another one
+        with pytest.raises(FormulaError):
+            desk.logprobs(PROMPT, sliders, str(formula))
+        return
     # The desk's own passes are float32, some 1e-5 away: beside a cut or a threshold that decides otherwise.
     assume(reference.margin > 1e-4)
     got = desk.logprobs(PROMPT, sliders, str(formula)).numpy()
