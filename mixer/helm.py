@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mixer.errors import UnknownName, Unsupported
+from mixer.native.lanes import LANES
 from mixer.native.steer import GAIN, find, press, push, steer
 from mixer.rewards import Calibration, Reward, advantage
 from mixer.sampling import COLD
@@ -29,7 +30,6 @@ from mixer.steering import Steering
 
 SPENT = 0.5  # nats that a slider at its pole spends on the average
 LEAST = 1e-3  # share of the likeliest token's probability that a token needs to be steered
-LANES = 16
 PIECE = 8192  # rows of the embedding that are widened at once
 
 NONE = np.zeros(0)

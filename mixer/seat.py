@@ -173,8 +173,8 @@ class Seat:
         """The rows that it takes to go on."""
         if self.drafting:
             return self._drafted
-        counted = self.session.course.steering.whole and self._origin and self._origin not in self._targeted
-        return [*self._targeted, self._origin] if counted and self._origin else self._targeted
+        origin = self._origin if self.session.course.steering.whole else None
+        return [*self._targeted, origin] if origin and origin not in self._targeted else self._targeted
 
     @property
     def tokens(self) -> list[int]:
