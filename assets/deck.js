@@ -15,12 +15,7 @@ function mount(element, trigger, props) {
   let lastSent = -Infinity;
   let held = null; // the input under a finger; a value from the server does not move it
 
-  const make = (tag, className, text) => {
-    const node = document.createElement(tag);
-    node.className = className;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  };
+  const { make, say } = desk;
   const tools = { make, signed: (x) => signed(x), moved: (now) => (settle(), now ? send() : sendSoon()) };
   const fraction = (position) => (Math.max(-limit, Math.min(limit, position)) + limit) / (2 * limit);
   const signed = (x) => (Math.abs(x) < 0.005 ? "0.00" : (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2));

@@ -31,12 +31,7 @@ function mount(element, trigger, props, watch, server) {
   let known = null; // the last answer for a valid text
   let writing = null; // what is being written by, in short, while it is
 
-  const make = (tag, className, text) => {
-    const node = document.createElement(tag);
-    node.className = className;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  };
+  const { make, say } = desk;
   const keep = (typed) => (props.value = { text: box.value, typed });
 
   async function ask(question) {

@@ -18,12 +18,7 @@ function mount(element, trigger, props, watch, server) {
   let timer = null;
   let held = false; // a pointer is down: one drag is one step
 
-  const make = (tag, className, text) => {
-    const node = document.createElement(tag);
-    node.className = className;
-    if (text !== undefined) node.textContent = text;
-    return node;
-  };
+  const { make, say } = desk;
   const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
   const numbers = (values = {}) => Object.fromEntries(Object.entries(values).filter(([, value]) => value).sort(([a], [b]) => (a < b ? -1 : 1)));
   const levels = (values = {}) => Object.fromEntries(Object.entries(values).sort(([a], [b]) => (a < b ? -1 : 1)));
@@ -180,16 +175,9 @@ function mount(element, trigger, props, watch, server) {
     if (link && (await copy(link.value, link))) said.textContent = "Link copied";
   });
 
+  Object.assign(desk, { now: () => now, take });
   texts({ make, root, now: () => now, take });
 
-  const keep = (name, value) => {
-    try {
-      if (value === undefined) return localStorage.getItem(name);
-      localStorage.setItem(name, value);
-    } catch {
-      return null; // a browser that keeps nothing
-    }
-  };
   const mounted = () => [".deck > *", ".formula .chip", ".notices"].every((part) => document.querySelector(part));
 
   // One line for those who are new here; and the page's address may hold a state.
@@ -197,8 +185,8 @@ function mount(element, trigger, props, watch, server) {
     const answer = /[?&]v=/.test(location.search) ? await server.visit(location.search) : null;
     while (!mounted()) await new Promise((done) => setTimeout(done, 20));
     const [hint, warning] = document.querySelectorAll(".notice-line");
-    hint.hidden = keep(SEEN) !== null;
-    hint.querySelector("button").addEventListener("click", () => ((hint.hidden = true), keep(SEEN, "1")));
+    hint.hidden = desk.kept(SEEN) !== null;
+    hint.querySelector("button").addEventListener("click", () => ((hint.hidden = true), desk.kept(SEEN, "1")));
     warning.querySelector("button").addEventListener("click", () => (warning.hidden = true));
     if (answer) {
       apply(answer.state);

@@ -5,15 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets"
-STYLES = ("page.css", "tools.css", "deck.css", "reward.css", "formula.css", "stage.css")
+STYLES = ("page.css", "tools.css", "deck.css", "reward.css", "formula.css", "stage.css", "shelf.css")
 
 
 def head() -> str:
     """The style sheets for the page's head. Not through Gradio's `css`, which rewrites every rule and loses some."""
-    return "\n".join(f"<style>\n{(FOLDER / name).read_text(encoding='utf-8')}</style>" for name in STYLES)
+    return "\n".join(f"<style>\n{read(name)}</style>" for name in STYLES)
 
 
 def script(*names: str) -> str:
-    """A component's script: the last of assets/NAME defines `mount`, called with what Gradio hands to a component."""
-    text = "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
-    return f"{text}\nmount(element, trigger, props, watch, server);\n"
+    """A component's script: the last of assets/NAME defines `mount`, called with what Gradio hands to a component.
+
+    Before that the component's template is put into the reader's language.
+    """
+    text = "\n".join(read(name) for name in names)
+    return f"{text}\ndesk.localize(element);\nmount(element, trigger, props, watch, server);\n"
+
+
+def read(name: str) -> str:
+    """A file of assets/ as text."""
+    return (FOLDER / name).read_text(encoding="utf-8")

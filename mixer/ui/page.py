@@ -11,14 +11,17 @@ import gradio as gr
 
 from mixer.errors import FormulaError, MixerError
 from mixer.mix import bounded
+from mixer.ui import api
 from mixer.ui import box as box_ui
 from mixer.ui import deck as deck_ui
 from mixer.ui import stage as stage_ui
 from mixer.ui import tools as tools_ui
+from mixer.ui import words
 from mixer.ui.assets import FOLDER, head
 from mixer.ui.formula import Recipe, place, recipe
 from mixer.ui.presets import presets
 from mixer.ui.registry import Registry
+from mixer.ui.shelf import Panel, shelf
 from mixer.ui.snippets import least
 from mixer.ui.stage import Frame
 from mixer.ui.state import State
@@ -31,8 +34,6 @@ from mixer.ui.value import (
     DeckValue,
     options,
     read_box,
-    read_positions,
-    read_steering,
     read_value,
 )
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 OPENING = "Continuous interpolation"  # the preset that the page opens with
 AT_ONCE = 8  # takes that stream side by side; more wait in the queue
 TITLE = "Mixing desk"
+PANELS: dict[str, Panel] = {}  # the shelf's, by title
 
 
 def build(desk: Desk, registry: Registry | None = None, opening: str | None = OPENING) -> gr.Blocks:
@@ -62,6 +64,7 @@ def build(desk: Desk, registry: Registry | None = None, opening: str | None = OP
                 state.prompt, label="Prompt", lines=2, max_lines=4, elem_id="prompt", placeholder="How the text begins"
             )
         stage = stage_ui.component()
+        shelf(desk, registry, PANELS)
         with gr.Row(elem_id="transport"):
             stop = gr.Button("Stop", elem_id="stop", scale=0)
             start = gr.Button("Generate", variant="primary", elem_id="generate", scale=0)
@@ -83,7 +86,7 @@ def build(desk: Desk, registry: Registry | None = None, opening: str | None = OP
         )
         deck.input(_steer(desk, registry), deck, None, trigger_mode="always_last", **quiet)
         stop.click(_stop(registry), None, None, **quiet)
-        gr.api(_api(desk), api_name="generate", concurrency_limit=AT_ONCE)
+        api.offer(desk, AT_ONCE)
         page.unload(_unload(registry))
     return page
 
@@ -98,7 +101,9 @@ def launch(
         server_port=port,
         share=share,
         theme=theme(),
-        head=head(),
+        head=head() + words.head(),
+        i18n=words.i18n(),
+        pwa=True,
         favicon_path=FOLDER / "favicon.png",
         footer_links=[],
         ssr_mode=False,
@@ -211,49 +216,3 @@ def _unload(registry: Registry) -> Callable[..., None]:
         registry.drop(str(request.session_hash))
 
     return unload
-
-
-def _api(desk: Desk) -> Callable[..., str]:
-    def generate(
-        prompt: str,
-        settings: dict[str, float] | None = None,
-        max_new_tokens: int = 120,
-        temperature: float = 0.8,
-        seed: int | None = None,
-        formula: str | None = None,
-        rewards: dict[str, float] | None = None,
-        levels: dict[str, float] | None = None,
-        budget: float | None = None,
-        whole: bool = False,
-        min_new_tokens: int = 0,
-    ) -> str:
-        """Continues a prompt under a mix, or by a formula, steered by rewards.
-
-        Args:
-            prompt: how the text begins.
-            settings: attribute -> position in [-1.5, 1.5]; 0 and what is left out are the base model.
-            max_new_tokens: 1 to 1000.
-            temperature: 0 to 2.
-            seed: equal seeds give equal texts; left out, a fresh one is drawn.
-            formula: such as `base - 0.96*union(base, [rude])`, up to 4,000 characters; in it, `sliders` is the model
-                that the settings make. Left out, that model itself writes.
-            rewards: reward head -> position in [-3, 3]; 0 is at rest, 1 pushes every token toward the attribute.
-            levels: reward head -> level in [0, 1] to aim for, by the head's own reading of the text; a head in
-                `rewards` cannot be here too.
-            budget: most nats of divergence at every token, 0 to 20, that rewards, and judges and rewards of the
-                formula, may spend together. Left out, 1 where anything steers, and no limit where nothing does.
-            whole: count the settings and the formula too: everything that leads away from the base model.
-            min_new_tokens: the text may not end before; 0 to max_new_tokens.
-        """
-        try:
-            mix = desk.mix(read_positions(settings or {}, desk.attributes))
-            chosen = None if formula is None else read_box({"text": formula}).text
-            asked = {"rewards": rewards or {}, "levels": levels or {}, "whole": whole}
-            asked |= {} if budget is None else {"budget": budget}
-            steering = read_steering(asked, desk.rewards)
-            params = replace(options(max_new_tokens, temperature, seed), min_new_tokens=min_new_tokens)
-            return desk.generate(prompt, mix, params, chosen, steering).text
-        except MixerError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-
-    return generate

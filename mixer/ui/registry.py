@@ -67,6 +67,7 @@ class Live:
         self._lock = threading.Lock()
         self._value = DeckValue()
         self._take: Take | None = None
+        self._jobs: dict[str, threading.Event] = {}
 
     @property
     def value(self) -> DeckValue:
@@ -122,10 +123,26 @@ class Live:
             if self._take is not None:
                 self._take.stop()
 
+    def job(self, name: str) -> threading.Event:
+        """A flag for work beside the take, set when it is to end: by `cancel`, or a newer job of its name."""
+        with self._lock:
+            if name in self._jobs:
+                self._jobs[name].set()
+            flag = self._jobs[name] = threading.Event()
+            return flag
+
+    def cancel(self, name: str) -> None:
+        """Ends the job of that name, if there is one."""
+        with self._lock:
+            if name in self._jobs:
+                self._jobs[name].set()
+
     def close(self) -> None:
         """Ends everything and gives the rows back: the browser has gone."""
         with self._lock:
             take, self._take = self._take, None
+            for flag in self._jobs.values():
+                flag.set()
         if take is not None:
             take.close()
 

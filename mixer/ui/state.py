@@ -18,7 +18,7 @@ from mixer.errors import InvalidValue, MixerError
 from mixer.formula.tokens import LONGEST
 from mixer.mix import bounded
 from mixer.steering import BUDGET, REST, Steering
-from mixer.ui.value import FASTEST, MODES, options, read_box, read_positions, read_steering
+from mixer.ui.value import FASTEST, MODES, options, read_box, read_positions, read_steering, read_text
 
 VERSION = "1"
 MOST_LETTERS = 20_000  # of a prompt in a link
@@ -92,11 +92,11 @@ def read_state(posted: object, names: Collection[str], heads: Collection[str]) -
     new = State()
     whole = {**new.json(), **posted}
     prompt, fresh = whole["prompt"], whole["fresh"]
-    if not isinstance(prompt, str) or not isinstance(fresh, bool):
-        raise InvalidValue("The prompt is no text, or a new seed is neither wanted nor not.", "Leave them out.")
+    if not isinstance(fresh, bool):
+        raise InvalidValue("Whether to draw a new seed is not true or false.", "Leave it out.")
     params = options(whole["tokens"], whole["temperature"], 0 if whole["seed"] is None else whole["seed"])
     return State(
-        prompt.encode("utf-8", "replace").decode(),
+        read_text("The prompt", prompt),
         read_box({"text": whole["formula"]}).text,
         read_positions(whole["positions"], names),
         read_steering(whole, heads),
@@ -164,9 +164,9 @@ def read_query(query: str, names: Collection[str], heads: Collection[str]) -> tu
 def _part(state: State, key: str, text: str, names: Collection[str], heads: Collection[str]) -> State:
     """The state with one part of a link in it."""
     if key == "p":
-        return replace(state, prompt=_short("The prompt", text, MOST_LETTERS))
+        return replace(state, prompt=read_text("The prompt", text, MOST_LETTERS))
     if key == "f":
-        return replace(state, formula=_short("The formula", text, LONGEST))
+        return replace(state, formula=read_text("The formula", text, LONGEST))
     if key == "mode":
         return replace(state, mode=_mode(text))
     if key == "fresh":
@@ -228,9 +228,3 @@ def _mode(value: Any) -> str:
     if value not in MODES:
         raise InvalidValue("There is no such mode.", f"Choose one of {', '.join(MODES)}.")
     return value
-
-
-def _short(what: str, text: str, most: int) -> str:
-    if len(text) > most:
-        raise InvalidValue(f"{what} has {len(text):,} characters, and {most:,} is the most.", "Shorten it.")
-    return text

@@ -5,7 +5,6 @@ Trusts nothing: any client can post anything. Knows neither Gradio nor who is st
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -121,7 +120,7 @@ def read_box(value: object) -> BoxValue:
     typed = value.get("typed", False)
     if not isinstance(typed, bool):
         raise InvalidValue("Whether the formula was typed is not true or false.", "Leave it out.")
-    return BoxValue(_text(value.get("text")), typed)
+    return BoxValue(read_text("The formula", value.get("text")), typed)
 
 
 def read_question(posted: object, names: Collection[str]) -> tuple[int, str, Mapping[str, float] | None]:
@@ -135,9 +134,22 @@ def read_question(posted: object, names: Collection[str]) -> tuple[int, str, Map
     positions = posted.get("positions")
     return (
         _seq(posted.get("seq", 0)),
-        _text(posted.get("text")),
+        read_text("The formula", posted.get("text")),
         None if positions is None else read_positions(positions, names),
     )
+
+
+def read_text(what: str, value: object, most: int | None = None) -> str:
+    """A text as a client sends it; halves of letters, which JSON can hold and no answer can, become question marks.
+
+    Raises:
+        InvalidValue: `what`, the name of the text in a sentence, is no text, or longer than `most` characters.
+    """
+    if not isinstance(value, str):
+        raise InvalidValue(f"{what} is not a text.", "Send it as a string.")
+    if most is not None and len(value) > most:
+        raise InvalidValue(f"{what} has {len(value):,} characters, and {most:,} is the most.", "Shorten it.")
+    return value.encode("utf-8", "replace").decode()
 
 
 def options(max_new_tokens: object, temperature: object, seed: object) -> SamplingParams:
@@ -175,14 +187,8 @@ def _seq(value: object) -> int:
     return value
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise InvalidValue("The formula is not a text.", "Send it as a string.")
-    return value.encode("utf-8", "replace").decode()  # JSON can hold halves of letters, which no answer can
-
-
 def _position(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise InvalidValue(f"The position of {name} is not a number.", f"Give a number from -{LIMIT} to {LIMIT}.")
     if not -LIMIT <= value <= LIMIT:
         raise InvalidValue(f"The position of {name} is out of range.", f"Give a number from -{LIMIT} to {LIMIT}.")

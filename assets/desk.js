@@ -1,0 +1,53 @@
+// What every script of the page shares, as `window.desk`; runs in the page's head, before anything is drawn.
+// `desk.words` is the chosen language's catalog, English text -> translation (see mixer/ui/words.py).
+(() => {
+  const KEY = "mixing-desk.language";
+  const RIGHT_TO_LEFT = ["he"];
+  const catalogs = JSON.parse(document.querySelector("#desk-words").textContent);
+
+  const kept = (name, value) => {
+    try {
+      if (value === undefined) return localStorage.getItem(name);
+      localStorage.setItem(name, value);
+    } catch {
+      return null; // a browser that keeps nothing
+    }
+  };
+  const chosen = kept(KEY) || navigator.language || "";
+  const language = chosen.split("-")[0] in catalogs ? chosen.split("-")[0] : "en";
+  const words = catalogs[language] || {};
+  // Gradio asks the browser for the language of its own labels, and nothing else of the page.
+  Object.defineProperty(navigator, "language", { get: () => language, configurable: true });
+  document.documentElement.lang = language;
+  document.documentElement.dir = RIGHT_TO_LEFT.includes(language) ? "rtl" : "ltr";
+
+  // A text for people in their language; `{name}` in it is replaced by a value. English where there is no other.
+  const say = (text, values = {}) => (words[text] || text).replace(/\{(\w+)\}/g, (part, name) => values[name] ?? part);
+
+  const make = (tag, className = "", text) => {
+    const node = document.createElement(tag);
+    node.className = className;
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+
+  // Translates a template as the server wrote it.
+  function localize(root) {
+    if (language === "en") return;
+    const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      const { data } = texts.currentNode;
+      const plain = data.replace(/\s+/g, " ").trim();
+      if (words[plain]) texts.currentNode.data = data.replace(data.trim(), () => words[plain]);
+    }
+    for (const name of ["aria-label", "title", "placeholder"]) {
+      for (const node of root.querySelectorAll(`[${name}]`)) {
+        const plain = node.getAttribute(name).replace(/\s+/g, " ");
+        if (words[plain]) node.setAttribute(name, words[plain]);
+      }
+    }
+  }
+
+  const speak = (wanted) => kept(KEY, wanted); // from the next visit on
+  window.desk = { say, make, localize, kept, language, speak, languages: ["en", ...Object.keys(catalogs)] };
+})();
