@@ -77,8 +77,8 @@ def _generate(desk: Desk) -> Callable[..., str]:
         f"token toward the attribute, -1 away from it. Heads: {', '.join(desk.rewards) or 'none'}.",
         levels="Reward head -> level from 0 to 1 to aim for, by the head's own reading of the text; a head with a "
         "position cannot have a level too.",
-        budget=f"Most nats of divergence at every token, 0 to {MOST_NATS:g}, that rewards, and judges and rewards of the"
-        f" formula, spend together. Left out, {BUDGET:g} where anything steers, and no limit where nothing does.",
+        budget=f"Most nats of divergence at every token, 0 to {MOST_NATS:g}, that rewards, and judges and rewards of "
+        f"the formula, spend together. Left out, {BUDGET:g} where anything steers, and no limit where nothing does.",
         whole="Whether the budget counts the settings and the formula too.",
         min_new_tokens="The text does not end before so many tokens, 0 to max_new_tokens.",
     )
@@ -141,9 +141,7 @@ def _explain(desk: Desk) -> Callable[..., dict[str, Any]]:
             return {"error": {"message": error.message, "hint": error.hint, **place}}
         except MixerError as error:
             raise _refusal(error) from error
-        summands = [
-            {"text": one.text, "factor": one.factor, "exponent": one.exponent} for one in plan.report.summands
-        ]
+        summands = [{"text": one.text, "factor": one.factor, "exponent": one.exponent} for one in plan.report.summands]
         found = recipe(plan.bound, desk.vocabulary)
         return {
             "weight": plan.report.weight,
@@ -157,9 +155,9 @@ def _explain(desk: Desk) -> Callable[..., dict[str, Any]]:
     return _documented(
         explain,
         "Checks a formula and says what it comes to, without writing anything: its weight S; its summands with the "
-        "factor f and the exponent f/S that each one's probabilities have in the result (null where that depends on the "
-        "text); warnings; how many rows of a batch it takes; whether it follows the settings; and, for a plain mix of "
-        "weights, the settings that it stands for. Of a wrong formula, the error with its line and column, from 1.",
+        "factor f and the exponent f/S that each one's probabilities have in the result (null where that depends on "
+        "the text); warnings; how many rows of a batch it takes; whether it follows the settings; and, for a plain mix "
+        "of weights, the settings that it stands for. Of a wrong formula, the error with its line and column, from 1.",
         formula=f"Such as `1.5*sliders - 0.5*base`; at most {LONGEST:,} characters. `describe` lists all names.",
     )
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html import escape
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from mixer.errors import FormulaError, MixerError
 from mixer.mix import bounded
-from mixer.ui import api
+from mixer.ui import api, words
 from mixer.ui import box as box_ui
 from mixer.ui import deck as deck_ui
 from mixer.ui import stage as stage_ui
 from mixer.ui import tools as tools_ui
-from mixer.ui import words
 from mixer.ui.assets import FOLDER, head
 from mixer.ui.formula import Recipe, place, recipe
 from mixer.ui.presets import presets
@@ -63,7 +63,7 @@ def build(desk: Desk, registry: Registry | None = None, opening: str | None = OP
             prompt = gr.Textbox(
                 state.prompt, label="Prompt", lines=2, max_lines=4, elem_id="prompt", placeholder="How the text begins"
             )
-        stage = stage_ui.component()
+        stage = stage_ui.component(state, **box_ui.gist(desk, state.formula))
         shelf(desk, registry, PANELS)
         with gr.Row(elem_id="transport"):
             stop = gr.Button("Stop", elem_id="stop", scale=0)
@@ -108,6 +108,7 @@ def launch(
         footer_links=[],
         ssr_mode=False,
         max_file_size="1mb",
+        mcp_server=find_spec("mcp") is not None,
         quiet=True,
         prevent_thread_lock=True,
     )
