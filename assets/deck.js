@@ -31,7 +31,7 @@ function mount(element, trigger, props) {
     for (const [name, row] of rows) positions[name] = row.position;
     props.value = { seq, positions, ...steering() };
     trigger("input");
-    document.dispatchEvent(new CustomEvent("desk:steer", { detail: { seq, positions, hand } }));
+    document.dispatchEvent(new CustomEvent("desk:steer", { detail: { ...props.value, hand } }));
   }
 
   // Nothing at all while every reward rests, so that then the text is the one without them.

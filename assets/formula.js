@@ -77,7 +77,7 @@ function mount(element, trigger, props, watch, server) {
     }
     keep(false);
     const positions = moved ? null : answer.positions;
-    document.dispatchEvent(new CustomEvent("desk:formula", { detail: { tie, positions } }));
+    document.dispatchEvent(new CustomEvent("desk:formula", { detail: { tie, positions, title: answer.title } }));
   }
 
   // The offending line with carets under the place, and the sentence. The carets stand under an invisible copy of what

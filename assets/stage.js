@@ -3,7 +3,7 @@
 function mount(element, trigger, props, watch) {
   const root = element.querySelector(".stage");
   const alert = root.querySelector(".alert");
-  const announcer = root.querySelector("[role=status]");
+  const announcer = root.querySelector(".sr-only[role=status]");
   const panes = {};
   for (const key of ["base", "mix"]) {
     const node = root.querySelector(`[data-pane=${key}]`);
@@ -13,6 +13,7 @@ function mount(element, trigger, props, watch) {
       panes[key].follow = body.scrollHeight - body.scrollTop - body.clientHeight < 24;
     });
   }
+  const opening = { ...props.opening }; // of the deck and the formula, as long as nothing is written
   let state = "idle";
   let pressed = -Infinity; // when Generate was, until its first frame comes
 
@@ -61,6 +62,20 @@ function mount(element, trigger, props, watch) {
     return formula ? [formula, label === "base" ? "" : label].filter(Boolean).join(" · ") : label;
   }
 
+  const entitle = (words) => (panes.mix.what.textContent = panes.mix.what.title = words);
+
+  // Until something is written: what the deck and the formula would write by, as `describe` in mixer/ui/value.py has it.
+  const signed = (name, x) => `${name} ${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(2)}`;
+  function foretell(news) {
+    Object.assign(opening, news);
+    if (panes.mix.body.firstChild) return;
+    const { tie, title, positions, rewards, levels } = opening;
+    const moved = (values, word = "") => Object.entries(values || {}).flatMap(([name, x]) => (x ? [signed(word + name, x)] : []));
+    const aimed = Object.entries(levels || {}).map(([name, level]) => `${name} to ${level.toFixed(2)}`);
+    const parts = [...(tie === "none" ? [] : moved(positions)), ...moved(rewards, "reward "), ...aimed];
+    entitle(titled(title, parts.join(" · ") || "base"));
+  }
+
   function time(us) {
     return us < 1000 ? `${Math.round(us)} µs` : `${(us / 1000).toFixed(1)} ms`;
   }
@@ -104,7 +119,7 @@ function mount(element, trigger, props, watch) {
       write(panes.base, frame.prompt, [["", frame.base]]);
       write(panes.mix, frame.prompt, frame.mix.length ? frame.mix : [["", ""]]);
       const label = frame.mix.length ? frame.mix[frame.mix.length - 1][0] : "";
-      if (label || frame.formula) panes.mix.what.textContent = panes.mix.what.title = titled(frame.formula, label);
+      if (label || frame.formula) entitle(titled(frame.formula, label));
     }
     if (frame.state !== "idle" && (!kept || state === "running")) statusLine(frame);
     if (frame.state !== state) {
@@ -115,14 +130,6 @@ function mount(element, trigger, props, watch) {
     document.dispatchEvent(new CustomEvent("desk:frame", { detail: frame }));
   }
 
-  for (const button of root.querySelectorAll("[data-show]")) {
-    button.addEventListener("click", () => {
-      root.dataset.show = button.dataset.show;
-      for (const other of root.querySelectorAll("[data-show]")) {
-        if (other.tagName === "BUTTON") other.setAttribute("aria-pressed", String(other === button));
-      }
-    });
-  }
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && state === "running" && !document.querySelector(":popover-open")) document.querySelector("#stop")?.click();
   });
@@ -135,7 +142,11 @@ function mount(element, trigger, props, watch) {
   };
   document.addEventListener("click", (event) => event.target.closest("#generate") && again(event), true);
   document.addEventListener("keydown", (event) => event.key === "Enter" && event.shiftKey && event.target.closest("#prompt") && again(event), true);
+  document.addEventListener("desk:steer", ({ detail: { positions, rewards, levels } }) => foretell({ positions, rewards, levels }));
+  document.addEventListener("desk:formula", ({ detail: { tie, title } }) => foretell({ tie, title }));
   watch("value", () => show(props.value));
   document.addEventListener("desk:recall", (event) => show(event.detail)); // a text of the history
+  twin(root);
+  foretell();
   show(props.value);
 }

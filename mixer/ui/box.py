@@ -88,6 +88,12 @@ def answer(desk: Desk, text: str, moved: Any = None) -> dict[str, Any]:
     return {"text": text, "title": found.title, "tie": found.tie, "positions": found.positions, **_figures(plan)}
 
 
+def gist(desk: Desk, text: str) -> dict[str, str]:
+    """The `title` and `tie` of a formula, as in `Recipe`; those of the sliders alone where it is wrong."""
+    found = answer(desk, text)
+    return {"title": found.get("title", ""), "tie": found.get("tie", "sliders")}
+
+
 def _figures(plan: Plan) -> dict[str, Any]:
     report = plan.report
     return {

@@ -1,7 +1,8 @@
 """The stage: one component that shows what is being written, and the frames it is sent.
 
 A frame is the whole visible state of a take as plain JSON: the deck takes the measured scores from the same frame, the
-status line its figures. Its looks are in assets/stage.css and assets/stage.js. Does not know where text comes from.
+status line its figures. Its looks and its behavior are in assets/stage.*, and what helps to compare the two texts is in
+assets/twin.js. Does not know where text comes from.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Any, Literal
 import gradio as gr
 
 from mixer.ui.assets import script
+from mixer.ui.state import State
 
-State = Literal["idle", "running", "done", "stopped", "error"]
+Phase = Literal["idle", "running", "done", "stopped", "error"]
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Frame:
         fault: the place of an error in the formula, for the formula box, which then shows it.
     """
 
-    state: State = "idle"
+    state: Phase = "idle"
     prompt: str = ""
     base: str = ""
     mix: list[tuple[str, str]] = field(default_factory=list)
@@ -66,14 +68,25 @@ _TEMPLATE = (
     """
 <div class="stage">
   <div class="alert" role="alert" hidden></div>
-  <div class="switch" role="group" aria-label="Which text to show">
-    <button type="button" data-show="base" aria-pressed="false">Base</button>
-    <button type="button" data-show="mix" aria-pressed="true">Mix</button>
+  <div class="twin" role="group" aria-label="Compare the texts">
+    <div class="switch" role="group" aria-label="Which text to show">
+      <button type="button" data-show="base" aria-pressed="false">Base</button>
+      <button type="button" data-show="mix" aria-pressed="true">Mix</button>
+    </div>
+    <button type="button" class="swap" aria-pressed="false" title="The mix on the other side">Swap</button>
+    <button type="button" aria-pressed="false" title="Hide which text is whose, and guess">Blind</button>
+    <button type="button" aria-pressed="false" title="Underline the words that differ">Differences</button>
+    <span class="tally"></span>
+    <div class="quiz" role="group" aria-labelledby="quiz-question" hidden>
+      <span id="quiz-question">Which one is the mix?</span>
+      <button type="button">A</button><button type="button">B</button>
+    </div>
+    <span class="verdict" role="status"></span>
   </div>
   <div class="panes">
 """
     + _PANE.format(key="base", title="Base", what="every slider at rest")
-    + _PANE.format(key="mix", title="Mix", what="base")
+    + _PANE.format(key="mix", title="Mix", what="")
     + """
   </div>
   <div class="sr-only" role="status"></div>
@@ -84,12 +97,16 @@ _TEMPLATE = (
 STATUS = '<div class="status-line" aria-label="Figures of the last run"><span>ready</span></div>'
 
 
-def component() -> gr.HTML:
-    """The two panes; its value is a frame."""
+def component(state: State, title: str = "", tie: str = "sliders") -> gr.HTML:
+    """The two panes, headed by what a new page would write by: its state, and its formula as in `Recipe`.
+
+    Their value is a frame.
+    """
     return gr.HTML(
         value=Frame().json(),  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
         html_template=_TEMPLATE,
-        js_on_load=script("stage.js"),
+        js_on_load=script("twin.js", "stage.js"),
         apply_default_css=False,
         elem_id="stage",
+        opening={**state.json(), "tie": tie, "title": title},
     )

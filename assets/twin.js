@@ -1,0 +1,187 @@
+// What helps to compare the two texts: sides that change places, a blind test, and words that differ underlined.
+// Part of the stage (see stage.js, which writes into the panes); follows its frames ("desk:frame").
+function twin(root) {
+  const KEY = "mixing-desk.twin";
+  const PAUSE = 300; // ms between two comparisons while texts grow
+  const MOST = 1000; // words of a text that are compared; the longest texts have fewer
+  const { say } = desk;
+  const box = root.querySelector(".panes");
+  const switches = [...root.querySelectorAll("[data-show]")]; // on a phone; they follow the sides
+  const [swap, blind, differences] = root.querySelectorAll(".twin > [aria-pressed]");
+  const quiz = root.querySelector(".quiz");
+  const verdict = root.querySelector(".verdict");
+  const tally = root.querySelector(".tally");
+  const chosen = { swap: false, differences: false, ...kept() };
+  const segments = window.Intl?.Segmenter && new Intl.Segmenter(undefined, { granularity: "word" });
+  const able = Boolean(segments && window.Highlight && CSS.highlights);
+  const titles = { base: say("Base"), mix: say("Mix") };
+  let shown = "mix"; // on a phone
+  let hidden = false; // nobody is to see which text is whose
+  let fresh = false; // the sides were drawn for a text of which nothing is there yet
+  let asked = 0;
+  let right = 0;
+  let timer = null;
+
+  function kept() {
+    try {
+      return JSON.parse(desk.kept(KEY));
+    } catch {
+      return {}; // not what this page wrote
+    }
+  }
+
+  const pressed = (button) => button.getAttribute("aria-pressed") === "true";
+  const press = (button, on) => button.setAttribute("aria-pressed", String(on));
+
+  // Puts the mix on the first side or the second, and calls the sides by name, or A and B. The panes really change
+  // places: their order is that in which a keyboard and a screen reader find them.
+  function arrange(mixFirst) {
+    if ((box.firstElementChild.dataset.pane === "mix") !== mixFirst) {
+      const body = box.firstElementChild.querySelector(".body");
+      const { scrollTop } = body;
+      box.append(box.firstElementChild);
+      body.scrollTop = scrollTop;
+      if (able && chosen.differences) compare(); // what is moved loses its marks
+    }
+    if (hidden) shown = box.firstElementChild.dataset.pane;
+    root.classList.toggle("blind", hidden);
+    root.dataset.show = shown;
+    [...box.children].forEach((pane, side) => {
+      const key = pane.dataset.pane;
+      const name = hidden ? "AB"[side] : titles[key];
+      pane.querySelector("h2").textContent = name;
+      pane.setAttribute("aria-label", say("{name} text", { name }));
+      pane.querySelector(".body").setAttribute("aria-label", say("{name} text, scrollable", { name }));
+      switches[side].dataset.show = key;
+      switches[side].textContent = name;
+      press(switches[side], key === shown);
+    });
+  }
+
+  for (const button of switches) {
+    button.addEventListener("click", () => {
+      root.dataset.show = shown = button.dataset.show;
+      for (const other of switches) press(other, other === button);
+    });
+  }
+
+  const score = () => (asked ? say("{right} of {asked} right", { right, asked }) : "");
+
+  // One question of the blind test. Asked anew of every new text.
+  function ask() {
+    hidden = true;
+    quiz.hidden = false;
+    verdict.textContent = score();
+    arrange(Math.random() < 0.5);
+  }
+
+  function answer(side) {
+    const [first, second] = [...box.querySelectorAll(".body")].map((body) => body.textContent);
+    if (first === second) {
+      verdict.textContent = say("Both texts are the same so far.");
+      return;
+    }
+    const found = box.children[side].dataset.pane === "mix";
+    asked += 1;
+    right += found;
+    hidden = false;
+    arrange(box.firstElementChild.dataset.pane === "mix");
+    blind.focus(); // the buttons go
+    quiz.hidden = true;
+    verdict.textContent = `${found ? say("Yes, that is the mix.") : say("No, that is the base.")} ${score()}`;
+  }
+  quiz.querySelectorAll("button").forEach((button, side) => button.addEventListener("click", () => answer(side)));
+
+  swap.addEventListener("click", () => {
+    chosen.swap = !chosen.swap;
+    choose();
+    arrange(chosen.swap);
+  });
+  blind.addEventListener("click", () => {
+    press(blind, !pressed(blind));
+    swap.disabled = pressed(blind);
+    if (pressed(blind)) return ask();
+    hidden = false;
+    quiz.hidden = true;
+    verdict.textContent = "";
+    arrange(chosen.swap);
+  });
+
+  // Words alone: spaces and marks do not count. A word may run over the place where the mix was changed.
+  function words(body) {
+    const nodes = [...body.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE && node.data);
+    const ends = nodes.map(((end) => (node) => (end += node.data.length))(0));
+    const place = (at) => {
+      const i = ends.findIndex((end) => at <= end);
+      return [nodes[i], at - ends[i] + nodes[i].data.length];
+    };
+    const found = [...segments.segment(nodes.map((node) => node.data).join(""))].filter((part) => part.isWordLike);
+    return found.slice(0, MOST).map(({ segment, index }) => ({ segment, from: () => place(index), to: () => place(index + segment.length) }));
+  }
+
+  function compare() {
+    clearTimeout(timer);
+    timer = null;
+    const [base, mix] = ["base", "mix"].map((key) => words(box.querySelector(`[data-pane=${key}] .body`)));
+    const unlike = different(base, mix);
+    const marks = unlike.map((word) => {
+      const range = new Range();
+      range.setStart(...word.from());
+      range.setEnd(...word.to());
+      return range;
+    });
+    CSS.highlights.set("difference", new Highlight(...marks));
+    tally.textContent = say("{n} of {all} words differ", { n: unlike.length, all: base.length + mix.length });
+  }
+
+  function choose() {
+    desk.kept(KEY, JSON.stringify(chosen));
+    press(swap, chosen.swap);
+    press(differences, chosen.differences);
+  }
+
+  differences.hidden = !able;
+  differences.addEventListener("click", () => {
+    chosen.differences = !chosen.differences;
+    choose();
+    if (chosen.differences) return compare();
+    clearTimeout(timer);
+    timer = null;
+    CSS.highlights.delete("difference");
+    tally.textContent = "";
+  });
+
+  document.addEventListener("desk:frame", ({ detail: frame }) => {
+    const begun = frame.state === "running" && !frame.mix.length;
+    if (pressed(blind) && (frame.recalled || (begun && !fresh))) ask();
+    fresh = begun;
+    if (!able || !chosen.differences) return;
+    if (frame.state !== "running") compare();
+    else timer ??= setTimeout(compare, PAUSE);
+  });
+
+  choose();
+  arrange(chosen.swap);
+}
+
+// The words of two texts that are in no longest common subsequence of them.
+function different(first, second) {
+  const numbers = new Map(); // equal words have equal numbers, which compare faster
+  const number = ({ segment }) => numbers.get(segment) ?? (numbers.set(segment, numbers.size), numbers.size - 1);
+  const [a, b] = [first.map(number), second.map(number)];
+  const width = b.length + 1;
+  const longest = new Uint16Array((a.length + 1) * width); // of what follows these two places
+  for (let i = a.length - 1; i >= 0; i -= 1) {
+    for (let j = b.length - 1; j >= 0; j -= 1) {
+      const at = i * width + j;
+      longest[at] = a[i] === b[j] ? longest[at + width + 1] + 1 : Math.max(longest[at + width], longest[at + 1]);
+    }
+  }
+  const found = [];
+  for (let i = 0, j = 0; i < a.length || j < b.length; ) {
+    if (i < a.length && j < b.length && a[i] === b[j]) [i, j] = [i + 1, j + 1];
+    else if (j === b.length || (i < a.length && longest[(i + 1) * width + j] >= longest[i * width + j + 1])) found.push(first[i++]);
+    else found.push(second[j++]);
+  }
+  return found;
+}
