@@ -42,6 +42,54 @@ def test_the_endpoint_writes_what_the_desk_writes(server: Server, desk: Desk) ->
         client.predict("", {}, 12, 0.8, 3, api_name="/generate")
 
 
+def test_what_is_left_out_has_a_default_and_whole_numbers_are_numbers(server: Server, desk: Desk) -> None:
+    client = Client(server.url, verbose=False, analytics_enabled=False)
+    text = client.predict("The door was", max_new_tokens=6, temperature=1, seed=3, api_name="/generate")
+    params = SamplingParams(max_new_tokens=6, temperature=1.0, seed=3)
+    assert text == desk.generate("The door was", params=params).text
+    for bad, reason in (
+        ({"max_new_tokens": 6.5}, "whole numbers"),
+        ({"min_new_tokens": 200}, "min_new_tokens is 200, which is out of range"),
+        ({"temperature": "hot"}, "temperature must be a number"),
+        ({"settings": []}, "not an object"),
+        ({"rewards": {"charm": 1}}, "no reward called 'charm'"),
+        ({"whole": 1}, "not true or false"),
+        ({"formula": 7}, "not a text"),
+        ({"prompt": ["The"]}, "not a text"),
+    ):
+        with pytest.raises(AppError, match=reason):
+            client.predict(**{"prompt": "The door was", **bad}, api_name="/generate")
+
+
+def test_curl_may_name_its_arguments_and_leave_the_others_out(server: Server, desk: Desk) -> None:
+    url = f"{server.url}gradio_api/call/"
+    event = httpx.post(f"{url}v2/generate", json={"prompt": "The door was", "max_new_tokens": 6, "seed": 3}).json()
+    answer = httpx.get(f"{url}generate/{event['event_id']}").text
+    text = desk.generate("The door was", params=SamplingParams(max_new_tokens=6, temperature=0.8, seed=3)).text
+    assert answer.startswith("event: complete")
+    assert json.loads(answer.split("data: ")[1]) == [text]
+
+
+def test_the_desk_describes_itself_and_explains_formulas(server: Server, desk: Desk) -> None:
+    client = Client(server.url, verbose=False, analytics_enabled=False)
+    told = client.predict(api_name="/describe")
+    assert set(told["attributes"]) == set(desk.attributes)
+    assert told["rewards"] == list(desk.rewards)
+    assert told["limits"]["settings"] == [-1.5, 1.5]
+    assert all(client.predict(one["formula"], api_name="/explain")["weight"] for one in told["presets"].values())
+
+    label = next(iter(desk.attributes.values())).labels[1]
+    mix = client.predict(f"[0.5*{label}]", api_name="/explain")
+    assert mix["settings"] == {next(iter(desk.attributes)): 0.5}
+    assert not mix["follows_settings"]
+    assert client.predict("2*sliders", api_name="/explain")["follows_settings"]
+    wrong = client.predict("sliders + plite", api_name="/explain")["error"]
+    assert (wrong["line"], wrong["column"], wrong["length"]) == (1, 11, 5)
+
+    text = "I could not be more delighted."
+    assert client.predict(text, api_name="/scores") == desk.scores(text)
+
+
 @pytest.mark.parametrize(
     "value",
     [
