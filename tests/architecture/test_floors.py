@@ -65,6 +65,9 @@ FLOORS = [
     [
         "mixer.export",
         "mixer.gguf",
+        "mixer.csvfile",
+        "mixer.batch",
+        "mixer.batchfile",
         "mixer.training.pages",
         "mixer.training.data",
         "mixer.training.words",

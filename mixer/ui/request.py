@@ -1,0 +1,29 @@
+"""A state of the page as the request that Generate would make of it. Knows neither Gradio nor who asks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mixer.ui.formula import Recipe, recipe
+from mixer.ui.snippets import least
+from mixer.ui.value import options
+
+if TYPE_CHECKING:
+    from mixer.desk import Desk, Request
+    from mixer.ui.state import State
+
+
+def request(desk: Desk, state: State) -> tuple[Request, Recipe]:
+    """What to write, and what the formula has to do with the sliders; a seed that the state leaves open is drawn.
+
+    Raises:
+        FormulaError: the formula cannot be read, or names what is not loaded.
+    """
+    from mixer.desk import Request
+
+    found = recipe(desk.formula(state.formula).bound, desk.vocabulary)
+    positions = state.positions if found.positions is None else found.positions
+    params = options(state.tokens, state.temperature, None if state.fresh else state.seed)
+    params = replace(params, min_new_tokens=least(state.tokens))
+    return Request(state.prompt, desk.mix(positions), params, found.formula, state.steers), found

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixer import Desk, Request, SamplingParams, Steering
+from mixer.batch import write
+from mixer.batchfile import Bounds, Sheet, sample
+from mixer.csvfile import read_table
+from mixer.errors import InvalidValue, UnknownName
+from mixer.steering import REST
+
+
+@pytest.fixture(scope="module")
+def desk() -> Desk:
+    return Desk.load(auto_fold=False)
+
+
+def default(desk: Desk) -> Request:
+    return Request("Once", desk.mix(humor=0.4), SamplingParams(max_new_tokens=8, seed=5))
+
+
+def sheet(desk: Desk, text: str, bounds: Bounds | None = None, asked: Request | None = None) -> Sheet:
+    return Sheet(desk, read_table(text, "prompt"), asked or default(desk), bounds)
+
+
+def run(made: Sheet) -> Sheet:
+    for _ in write(made._desk, made.jobs):
+        pass
+    return made
+
+
+position = st.none() | st.floats(-1.5, 1.5).map(lambda x: round(x, 3))
+
+
+@given(
+    st.none() | st.text("abc", min_size=1),
+    position,
+    st.none() | st.integers(0, 2**53),
+    st.none() | st.integers(1, 500),
+    st.none() | st.floats(0, 2),
+    position,
+    st.sampled_from(",;\t"),
+)
+def test_a_row_is_what_its_cells_say_and_otherwise_the_default(
+    desk: Desk, prompt, humor, seed, tokens, warmth, reward, delimiter
+):
+    values = {
+        "prompt": prompt,
+        "humor": humor,
+        "seed": seed,
+        "tokens": tokens,
+        "temperature": warmth,
+        "r.humor": reward,
+    }
+    cells = ["" if value is None else str(value) for value in values.values()]
+    if delimiter != ",":
+        cells = [cell.replace(".", ",") for cell in cells]
+    [job] = sheet(
+        desk,
+        f"{delimiter.join(values)},note".replace(",note", f"{delimiter}note") + "\n" + delimiter.join([*cells, "x"]),
+    ).jobs
+    asked, usual = job.request, default(desk)
+    assert not job.error
+    assert asked.prompt == (prompt or usual.prompt)
+    assert asked.mix == (usual.mix if humor is None else desk.mix(humor=humor))
+    assert asked.params.seed == (5 if seed is None else seed)
+    assert asked.params.max_new_tokens == (8 if tokens is None else tokens)
+    assert asked.params.temperature == (usual.params.temperature if warmth is None else warmth)
+    assert asked.steering == (Steering({"humor": reward}) if reward else REST)
+
+
+@pytest.mark.parametrize(
+    "head, cell, message",
+    [
+        ("humor", "2", "Row 2, column humor: position is 2, which is out of range. Give a number from -1.5 to 1.5."),
+        ("humor", "much", "Row 2, column humor: 'much' is no number. Write it as 0.6."),
+        ("humor", "nan", "Row 2, column humor: position is nan"),
+        ("s.humor", "-2", "Row 2, column s.humor: position is -2"),
+        ("tokens", "12.5", "Row 2, column tokens: 12.5 is no whole number"),
+        ("tokens", "1,000", "Row 2, column tokens: 1,000 is no whole number. Write it with digits alone."),
+        ("tokens", "1001", "Row 2, column tokens: The number is 1001, which is out of range"),
+        ("seed", "-1", "Row 2, column seed"),
+        ("seed", "9" * 5000, "Row 2, column seed"),
+        ("temperature", "3", "Row 2, column temperature: temperature is 3"),
+        ("formula", "[fromal]", "Row 2, column formula: Line 1, column 2: "),
+        ("reward.humor", "9", "Row 2, column reward.humor: reward humor is 9"),
+        ("aim.humor", "-0.1", "Row 2, column aim.humor: level of humor is -0.1"),
+    ],
+)
+def test_an_error_names_row_and_column_and_stops_no_other_row(desk: Desk, head: str, cell: str, message: str):
+    bounds = Bounds(1.5, 1000, 2.0, lambda tokens: tokens // 2)
+    made = sheet(desk, f'prompt,{head}\nA,"{cell}"\nB,', bounds)
+    assert made.jobs[0].error.startswith(message)
+    assert not made.jobs[1].error
+
+
+def test_a_head_has_a_reward_or_an_aim(desk: Desk):
+    made = sheet(desk, "prompt,reward.humor,aim.humor\nA,1,\nB,,0.5\nC,1,0.5")
+    assert [job.request.steering for job in made.jobs[:2]] == [Steering({"humor": 1}), Steering({}, {"humor": 0.5})]
+    assert made.jobs[2].error == (
+        "Row 4, column aim.humor: humor has both a reward and an aim. Leave one of them empty."
+    )
+    asked = Request("Once", steering=Steering({"humor": 1}, {"sentiment": 0.2}, budget=0.5))
+    [job] = sheet(desk, "prompt,aim.humor\n,0.1", asked=asked).jobs
+    assert job.request.steering == Steering({}, {"humor": 0.1, "sentiment": 0.2}, budget=0.5)
+
+
+def test_too_many_cells_are_told_from_a_few_too_few(desk: Desk):
+    made = sheet(desk, "prompt,humor\nDear all, hello,1,2\nB\nC,1,,")
+    assert made.jobs[0].error.startswith("Row 2 has 4 cells, and the header has 2.")
+    assert [bool(job.error) for job in made.jobs] == [True, False, False]
+
+
+def test_columns_that_mean_nothing_are_carried_along_and_named(desk: Desk):
+    made = run(sheet(desk, "id,Prompt,formalty\n=7,Hello,1"))
+    assert made.notes == (
+        "The column 'formalty' steers nothing. Did you mean formality?",
+        "Carried along as they are: id.",
+    )
+    found = read_table(made.text(), "prompt")
+    assert found.columns[:4] == ("id", "Prompt", "formalty", "text") and found.rows[0][:3] == ("=7", "Hello", "1")
+    with pytest.raises(UnknownName, match="no reward called 'charm'"):
+        sheet(desk, "prompt,reward.charm\nA,1")
+    with pytest.raises(InvalidValue, match="mean the same"):
+        sheet(desk, "prompt,humor,s.humor\nA,1,1")
+
+
+def test_the_answer_holds_text_scores_seed_finish_and_error(desk: Desk):
+    made = run(sheet(desk, "prompt,humor\nThe door,0.8\nB,9\n"))
+    found = read_table(made.text(";"), "prompt")
+    judges = [f"score.{name}" for name in desk.scores(".")]
+    assert found.columns == ("prompt", "humor", "text", *judges, "seed", "finish", "error")
+    first, second = (dict(zip(found.columns, row, strict=True)) for row in found.rows)
+    params = SamplingParams(max_new_tokens=8, seed=5)
+    assert first["text"] == desk.generate("The door", desk.mix(humor=0.8), params).text != ""
+    assert float(first["score.humor"]) == pytest.approx(desk.scores(first["text"])["humor"], abs=1e-4)
+    assert (first["seed"], first["finish"], first["error"]) == ("5", "length", "")
+    assert second["error"].startswith("Row 3, column humor") and second["text"] == second["score.humor"] == ""
+    assert made.done == 2
+
+
+def test_an_answer_read_as_a_batch_gives_the_same_texts(desk: Desk):
+    asked = Request("Once", params=SamplingParams(max_new_tokens=6, temperature=1.5))  # a fresh seed for each row
+    first = run(sheet(desk, "prompt,Seed,humor\nA,,1\nA,,1\n,8,", asked=asked)).text()
+    second = run(sheet(desk, first, asked=asked)).text()
+    assert second == first
+    assert len({row[-3] for row in read_table(first, "prompt").rows}) == 3
+
+
+def test_what_is_not_done_is_left_out(desk: Desk):
+    made = sheet(desk, "prompt,tokens\nA,2\nB,20\nC,x")
+    steps = write(desk, made.jobs)
+    while made.done < 2:
+        next(steps)
+    steps.close()
+    assert [row[0] for row in read_table(made.text(), "prompt").rows] == ["A", "C"]
+
+
+def test_the_sample_is_understood(desk: Desk, tiny: Path):
+    for one in (desk, Desk.load(tiny / "base", tiny / "anchors", judges=None)):
+        made = sheet(one, sample(one), asked=Request("Once"))
+        assert made.notes == () and [job.error for job in made.jobs] == ["", ""]
