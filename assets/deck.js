@@ -2,7 +2,7 @@
 // Sends {seq, positions} to the server as the component's value, and {rewards, levels, budget, whole} where any of the
 // controls in reward.js is not at rest: while dragging at most every 60 ms, and the exact last value when the browser
 // commits it; tells the page of it ("desk:steer"). Takes what was measured from the stage's frames ("desk:frame"),
-// positions from the formula box ("desk:formula"), and all of it from the tools ("desk:put").
+// positions from the formula box ("desk:formula") and the pad ("desk:move"), and all of it from the tools ("desk:put").
 function mount(element, trigger, props) {
   const THROTTLE = 60; // ms
   const TOLERANCE = 0.5; // asked and measured position may differ by this much before it shows
@@ -62,9 +62,9 @@ function mount(element, trigger, props) {
     row.node.classList.toggle("beyond", Math.abs(x) > 1.001);
     row.node.classList.toggle("rest", x === 0);
     row.asked.textContent = signed(x);
-    const pole = x < 0 ? row.control.negative : row.control.positive;
-    const far = Math.abs(x) > 1.001 ? ", beyond the anchor" : "";
-    row.input.setAttribute("aria-valuetext", x === 0 ? "0, base" : `${signed(x)}, ${pole}${far}`);
+    const pole = say(x < 0 ? row.control.negative : row.control.positive);
+    const far = Math.abs(x) > 1.001 ? `, ${say("beyond the anchor")}` : "";
+    row.input.setAttribute("aria-valuetext", x === 0 ? say("0, base") : `${signed(x)}, ${pole}${far}`);
     judge(row);
     settle();
   }
@@ -82,7 +82,7 @@ function mount(element, trigger, props) {
     const off = Math.abs(asked) >= 0.25 && Math.abs(asked - got) > TOLERANCE;
     row.node.classList.toggle("off", off);
     row.line.style.setProperty("--got", fraction(got));
-    row.measured.title = `The text so far measures ${signed(got)} (score ${row.score.toFixed(2)})`;
+    row.measured.title = say("The text so far measures {got} (score {score})", { got: signed(got), score: row.score.toFixed(2) });
   }
 
   // The input takes the nearest of its steps; the position is kept as it was given.
@@ -94,14 +94,16 @@ function mount(element, trigger, props) {
 
   function strip(control) {
     const node = make("div", "strip");
-    const title = control.name.replaceAll("_", " ");
+    const title = say(control.name.replaceAll("_", " "));
+    const [negative, positive] = [say(control.negative), say(control.positive)];
     const poles = make("div", "poles");
-    poles.append(make("span", "pole", control.negative), make("span", "name", title), make("span", "pole", control.positive));
-    if (control.description) poles.title = control.description;
+    poles.append(make("span", "pole", negative), make("span", "name", title), make("span", "pole", positive));
+    if (control.description) poles.title = say(control.description);
     node.append(poles);
+    node.classList.toggle("reward-alone", !control.anchors);
     if (control.anchors) rows.set(control.name, fader(control, title, node));
     if (control.reward) {
-      rewards.push(rewardSlider(control, tools));
+      rewards.push(rewardSlider({ ...control, title, negative, positive }, tools));
       node.append(rewards.at(-1).node);
     }
     return node;
@@ -111,7 +113,7 @@ function mount(element, trigger, props) {
     const line = make("div", "line");
     const input = make("input", "fader");
     Object.assign(input, { type: "range", min: -limit, max: limit, step: props.step, value: 0 });
-    input.setAttribute("aria-label", `${title}: ${control.negative} to ${control.positive}`);
+    input.setAttribute("aria-label", say("{title}: {negative} to {positive}", { title, negative: say(control.negative), positive: say(control.positive) }));
     input.dataset.name = control.name;
     const tick = make("i", "tick");
     tick.setAttribute("aria-hidden", "true");
@@ -136,7 +138,7 @@ function mount(element, trigger, props) {
   }
 
   const head = make("div", "deck-head");
-  const reset = make("button", "reset", "Reset all");
+  const reset = make("button", "reset", say("Reset all"));
   reset.type = "button";
   reset.addEventListener("click", () => {
     for (const row of rows.values()) set(row, 0);
@@ -147,12 +149,13 @@ function mount(element, trigger, props) {
   });
   const notice = make("span", "notice");
   notice.setAttribute("role", "status");
-  head.append(make("h2", "", "Mix"), notice, make("span", "legend", "asked / measured"), reset);
+  head.append(make("h2", "", say("Mix")), notice, make("span", "legend", say("asked / measured")), reset);
   const strips = make("div", "strips");
   const budget = budgetControl(props, tools);
   for (const control of props.controls) strips.append(strip(control));
-  if (!props.controls.length) strips.append(make("p", "empty", "No anchors were found, so there is nothing to mix: only the base model writes."));
-  root.replaceChildren(head, strips, budget.node);
+  if (!props.controls.length) strips.append(make("p", "empty", say("No anchors were found, so there is nothing to mix: only the base model writes.")));
+  const drawer = rewardDrawer(root);
+  root.replaceChildren(head, strips, ...(rewards.length ? [drawer.node, budget.node] : []));
   root.addEventListener("pointerdown", (event) => (held = event.target));
   for (const end of ["pointerup", "pointercancel", "focusout"]) root.addEventListener(end, () => (held = null));
 
@@ -163,16 +166,24 @@ function mount(element, trigger, props) {
       if (one.input !== held) one.put(aimed ? levels[one.name] : pushes[one.name] || 0, aimed);
     }
     budget.put(nats, all);
+    if (Object.keys(steering()).length) drawer.open(true);
     settle();
   }
   put(props.value);
   document.addEventListener("desk:put", (event) => (put(event.detail), send(false)));
 
+  // The pad moves sliders as a hand on them does; with `done`, for now it is where it wants to be.
+  document.addEventListener("desk:move", ({ detail: { positions, done } }) => {
+    for (const [name, row] of rows) if (name in positions) set(row, positions[name]);
+    if (done) send();
+    else sendSoon();
+  });
+
   // What the formula makes of the sliders: "mix" is a weight mix with positions of its own, "sliders" names them, and
   // in any other the sliders do nothing.
   document.addEventListener("desk:formula", (event) => {
     const { tie, positions } = event.detail;
-    const words = tie === "none" ? "The sliders do not act on this formula" : "";
+    const words = tie === "none" ? say("The sliders do not act on this formula") : "";
     root.classList.toggle("idle", tie === "none");
     if (notice.textContent !== words) notice.textContent = words;
     if (!positions) return;

@@ -3,13 +3,14 @@
 // formula asks of the sliders ("desk:formula") and hears from it where a hand put them ("desk:steer"); the tools put a text
 // here ("desk:put"). What a formula means, and how its numbers are rewritten, only the server knows: see mixer/ui/box.py.
 function mount(element, trigger, props, watch, server) {
+  const { make, say } = desk;
   const PAUSE = 150; // ms without a keystroke before the text is checked
   const TIES = {
-    mix: "The sliders stand where this says, and moving them rewrites it.",
-    sliders: "The sliders act wherever the formula says sliders.",
+    mix: say("The sliders stand where this says, and moving them rewrites it."),
+    sliders: say("The sliders act wherever the formula says sliders."),
     none: "",
   };
-  const LATER = "Takes effect when you press Generate.";
+  const LATER = say("Takes effect when you press Generate.");
   const root = element.querySelector(".formula");
   const box = root.querySelector("textarea");
   const [place, sentence] = root.querySelectorAll(".fault > *");
@@ -31,7 +32,6 @@ function mount(element, trigger, props, watch, server) {
   let known = null; // the last answer for a valid text
   let writing = null; // what is being written by, in short, while it is
 
-  const { make, say } = desk;
   const keep = (typed) => (props.value = { text: box.value, typed });
 
   async function ask(question) {
@@ -45,7 +45,7 @@ function mount(element, trigger, props, watch, server) {
     asking = false;
     if (asked === edition) {
       if (!answer) {
-        note.textContent = "The server did not answer, so this formula is not checked yet.";
+        note.textContent = say("The server did not answer, so this formula is not checked yet.");
       } else if (answer.seq > shown) {
         shown = answer.seq;
         take(answer, question.positions !== undefined);
@@ -98,7 +98,7 @@ function mount(element, trigger, props, watch, server) {
     sum.title = "S: the sum of the weights, by which the whole formula is divided";
     const parts = known.tie === "mix" ? [] : known.summands.map(({ text, exponent }) => {
       const part = make("span", "summand", text);
-      part.title = exponent ? `${text} counts with the exponent ${exponent}: its factor divided by S` : text;
+      part.title = exponent ? say("{text} counts with the exponent {exponent}: its factor divided by S", { text, exponent }) : text;
       part.append(make("sup", "", exponent));
       return part;
     });

@@ -1,4 +1,5 @@
 // The last texts, kept in this browser alone: each brings back the text, and the state and seed that write it again.
+// To others they are `desk.texts`: `all()`, the newest first, and `show(one)`; "desk:texts" says that they are others now.
 // `tools` are those of tools.js: `now()`, where the controls stand, and `take(state)`, which puts them there.
 function texts({ make, root, now, take }) {
   const KEY = "mixing-desk.history";
@@ -30,11 +31,13 @@ function texts({ make, root, now, take }) {
   function save(entries) {
     for (let many = Math.min(entries.length, MOST); many >= 0; many -= 1) {
       try {
-        return localStorage.setItem(KEY, JSON.stringify(entries.slice(0, many)));
+        localStorage.setItem(KEY, JSON.stringify(entries.slice(0, many)));
+        break;
       } catch {
         continue;
       }
     }
+    document.dispatchEvent(new CustomEvent("desk:texts"));
   }
 
   // Sliders may have moved in mid-text, and count as they stood at its end; all else as it was begun with.
@@ -51,6 +54,14 @@ function texts({ make, root, now, take }) {
     take(state);
     document.dispatchEvent(new CustomEvent("desk:recall", { detail: { ...frame, recalled: true } }));
   }
+
+  // Shows a text again; one that is running is stopped first.
+  function recall(entry) {
+    if (document.documentElement.dataset.desk !== "running") return show(entry);
+    waiting = entry;
+    document.querySelector("#stop")?.click();
+  }
+  desk.texts = { all: load, show: recall };
 
   document.addEventListener("desk:frame", ({ detail: frame }) => {
     if (frame.recalled || frame.state === "idle") return;
@@ -76,12 +87,10 @@ function texts({ make, root, now, take }) {
         const words = make("span", "words", frame.prompt + frame.mix.map(([, text]) => text).join(""));
         words.dir = "auto";
         const by = [frame.formula, frame.mix.at(-1)[0]].filter(Boolean).join(" · ");
-        button.append(words, make("span", "by", `${new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })} · ${by} · seed ${state.seed}`));
+        button.append(words, make("span", "by", `${new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })} · ${by} · ${desk.say("seed {seed}", { seed: state.seed })}`));
         button.addEventListener("click", () => {
           sheet.hidePopover();
-          if (document.documentElement.dataset.desk !== "running") return show(entry);
-          waiting = entry;
-          document.querySelector("#stop")?.click();
+          recall(entry);
         });
         const item = make("li", "");
         item.append(button);

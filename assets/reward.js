@@ -3,15 +3,15 @@
 
 // One slider for a reward head. It pushes every token, from -1 to 1, or with "aim" aims for a level from 0 to 1; then
 // the head's own reading of the text stands on the track as in a thermometer.
-function rewardSlider({ name, negative, positive }, tools) {
+function rewardSlider({ name, title, negative, positive }, tools) {
   const { make, signed, moved } = tools;
-  const title = name.replaceAll("_", " ");
+  const { say } = desk;
   const node = make("div", "trim-row");
-  const word = make("span", "word", "reward");
+  const word = make("span", "word", say("reward"));
   const line = make("div", "line slim");
   const input = make("input", "trim");
   const tick = make("i", "tick");
-  const aim = make("button", "aim", "aim");
+  const aim = make("button", "aim", say("aim"));
   const asked = make("span", "value");
   const reading = make("span", "sr-only");
   const scale = make("div", "scale");
@@ -24,7 +24,7 @@ function rewardSlider({ name, negative, positive }, tools) {
   reading.id = `reading-of-${name}`;
   input.setAttribute("aria-describedby", reading.id);
   aim.type = "button";
-  aim.setAttribute("aria-label", `aim for a level of ${title}`);
+  aim.setAttribute("aria-label", say("aim for a level of {title}", { title }));
   line.append(scale, input, tick);
   node.append(word, line, aim, asked, reading);
 
@@ -33,8 +33,8 @@ function rewardSlider({ name, negative, positive }, tools) {
 
   function draw() {
     const at = fraction();
-    word.textContent = aiming ? "level" : "reward";
-    word.title = aiming ? `How ${positive} the text is to be, by the reward head's own reading` : "Push every word by the reward head";
+    word.textContent = aiming ? say("level") : say("reward");
+    word.title = aiming ? say("How {positive} the text is to be, by the reward head's own reading", { positive }) : say("Push every word by the reward head");
     line.style.setProperty("--lo", aiming ? 0 : Math.min(at, 0.5));
     line.style.setProperty("--hi", aiming ? "var(--got, 0)" : Math.max(at, 0.5));
     line.dataset.side = !aiming && value < 0 ? "negative" : "positive";
@@ -42,10 +42,10 @@ function rewardSlider({ name, negative, positive }, tools) {
     node.classList.toggle("aiming", aiming);
     asked.textContent = resting() ? "" : aiming ? value.toFixed(2) : signed(value);
     aim.setAttribute("aria-pressed", String(aiming));
-    aim.title = aiming ? "Back to a push" : "Aim for a level instead of pushing";
-    input.setAttribute("aria-label", aiming ? `Level of ${title} to aim for` : `Reward for ${title}: ${negative} to ${positive}`);
+    aim.title = aiming ? say("Back to a push") : say("Aim for a level instead of pushing");
+    input.setAttribute("aria-label", aiming ? say("Level of {title} to aim for", { title }) : say("Reward for {title}: {negative} to {positive}", { title, negative, positive }));
     const pole = value < 0 ? negative : positive;
-    input.setAttribute("aria-valuetext", aiming ? `aim for ${value.toFixed(2)}` : value === 0 ? "0, at rest" : `${signed(value)}, ${pole}`);
+    input.setAttribute("aria-valuetext", aiming ? say("aim for {level}", { level: value.toFixed(2) }) : value === 0 ? say("0, at rest") : `${signed(value)}, ${pole}`);
   }
 
   function put(next, aimed = false) {
@@ -62,7 +62,7 @@ function rewardSlider({ name, negative, positive }, tools) {
     line.classList.toggle("read", known);
     if (!known) line.style.removeProperty("--got");
     else line.style.setProperty("--got", Math.max(0, Math.min(1, level)));
-    reading.textContent = known ? `The text so far reads ${Math.max(0, Math.min(1, level)).toFixed(2)}` : "";
+    reading.textContent = known ? say("The text so far reads {level}", { level: Math.max(0, Math.min(1, level)).toFixed(2) }) : "";
     line.title = reading.textContent;
   }
 
@@ -87,8 +87,9 @@ function rewardSlider({ name, negative, positive }, tools) {
 // One budget for all that steers, its last stop no limit, and on the same scale what the last tokens spent.
 function budgetControl({ budgets, budget }, tools) {
   const { make, moved } = tools;
+  const { say } = desk;
   const node = make("div", "budget");
-  const label = make("label", "word", "KL budget");
+  const label = make("label", "word", say("KL budget"));
   const line = make("div", "line slim");
   const input = make("input", "trim");
   const asked = make("span", "value");
@@ -101,16 +102,16 @@ function budgetControl({ budgets, budget }, tools) {
   let stop = usual;
 
   node.setAttribute("role", "group");
-  node.setAttribute("aria-label", "Budget of rewards");
+  node.setAttribute("aria-label", say("Budget of rewards"));
   label.htmlFor = input.id = "kl-budget";
-  label.title = "How far rewards may take each word's distribution from the model's, in nats";
+  label.title = say("How far rewards may take each word's distribution from the model's, in nats");
   Object.assign(input, { type: "range", min: 0, max: stops.length - 1, step: 1 });
   spent.id = "kl-spent";
   input.setAttribute("aria-describedby", spent.id);
   asked.setAttribute("aria-hidden", "true");
   whole.type = "checkbox";
-  counts.append(whole, "count the sliders too");
-  counts.title = "The budget then holds all that leads away from the base model: the mix and the formula too";
+  counts.append(whole, say("count the sliders too"));
+  counts.title = say("The budget then holds all that leads away from the base model: the mix and the formula too");
   later.setAttribute("role", "status");
   line.append(make("div", "scale"), input);
   line.firstChild.setAttribute("aria-hidden", "true");
@@ -121,8 +122,8 @@ function budgetControl({ budgets, budget }, tools) {
   function draw() {
     const nats = stops[stop];
     input.value = String(stop);
-    asked.textContent = nats === null ? "no limit" : `${nats} nat${nats === 1 ? "" : "s"}`;
-    input.setAttribute("aria-valuetext", nats === null ? "no limit" : `at most ${nats} nats a token`);
+    asked.textContent = nats === null ? say("no limit") : nats === 1 ? say("1 nat") : say("{nats} nats", { nats });
+    input.setAttribute("aria-valuetext", nats === null ? say("no limit") : say("at most {nats} nats a token", { nats }));
   }
 
   function put(nats, all) {
@@ -146,8 +147,8 @@ function budgetControl({ budgets, budget }, tools) {
     const known = typeof nats === "number";
     line.style.setProperty("--lo", 0);
     line.style.setProperty("--hi", known ? place(nats) : 0);
-    spent.textContent = known ? `spent ${nats.toFixed(2)}` : "";
-    spent.title = "The mean of the last ten words";
+    spent.textContent = known ? say("spent {nats}", { nats: nats.toFixed(2) }) : "";
+    spent.title = say("The mean of the last ten words");
     node.classList.toggle("full", known && stops[stop] !== null && nats > 0.9 * stops[stop]);
     if (later.textContent !== note) later.textContent = note;
   }
@@ -160,4 +161,21 @@ function budgetControl({ budgets, budget }, tools) {
   put();
   show();
   return { node, put, show, resting, get: () => ({ budget: stops[stop], whole: whole.checked }) };
+}
+
+// Shows the reward sliders and their budget, or puts them away: most people begin without.
+function rewardDrawer(root) {
+  const KEY = "mixing-desk.rewards";
+  const node = desk.make("button", "drawer", desk.say("Rewards"));
+  node.type = "button";
+  function open(wanted) {
+    root.classList.toggle("plain", !wanted);
+    node.setAttribute("aria-expanded", String(wanted));
+  }
+  node.addEventListener("click", () => {
+    open(root.classList.contains("plain"));
+    desk.kept(KEY, root.classList.contains("plain") ? "" : "open");
+  });
+  open(desk.kept(KEY) === "open");
+  return { node, open };
 }

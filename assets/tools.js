@@ -147,7 +147,7 @@ function mount(element, trigger, props, watch, server) {
     const said = sheet.querySelector("[role=status]");
     const list = sheet.querySelector("dl");
     const note = sheet.querySelector(".empty");
-    const told = (await server.tell({ ...now, address: location.origin + location.pathname })) || { refused: "The server did not answer." };
+    const told = (await server.tell({ ...now, address: location.origin + location.pathname })) || { refused: say("The server did not answer.") };
     note.textContent = told.refused || told.note || "";
     note.hidden = !note.textContent;
     said.textContent = "";
@@ -157,13 +157,14 @@ function mount(element, trigger, props, watch, server) {
       field.value = told[name].trimEnd();
       field.rows = name === "Link" ? 2 : Math.min(9, field.value.split("\n").length + (name === "Python" ? 0 : 2));
       field.spellcheck = false;
-      field.setAttribute("aria-label", name);
+      field.dataset.name = name;
+      field.setAttribute("aria-label", say(name));
       field.dir = "ltr";
-      const button = make("button", "copy", "Copy");
+      const button = make("button", "copy", say("Copy"));
       button.type = "button";
-      button.setAttribute("aria-label", `Copy ${name}`);
-      button.addEventListener("click", async () => (said.textContent = (await copy(field.value, field)) ? `${name} copied` : ""));
-      const term = make("dt", "", name);
+      button.setAttribute("aria-label", say("Copy {name}", { name: say(name) }));
+      button.addEventListener("click", async () => (said.textContent = (await copy(field.value, field)) ? say("{name} copied", { name: say(name) }) : ""));
+      const term = make("dt", "", say(name));
       term.append(button);
       const detail = make("dd", "");
       detail.append(field);
@@ -171,8 +172,8 @@ function mount(element, trigger, props, watch, server) {
     });
     list.replaceChildren(...rows.flat());
     sheet.showPopover();
-    const link = list.querySelector("textarea[aria-label=Link]");
-    if (link && (await copy(link.value, link))) said.textContent = "Link copied";
+    const link = list.querySelector("textarea[data-name=Link]");
+    if (link && (await copy(link.value, link))) said.textContent = say("{name} copied", { name: say("Link") });
   });
 
   Object.assign(desk, { now: () => now, take });

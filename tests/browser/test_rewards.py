@@ -12,11 +12,20 @@ from tests.browser.test_page import finish, generate, grow, option, stop, text, 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
 
 
+def drawer(page: Page) -> None:
+    """Opens the rewards where they are put away."""
+    button = page.get_by_role("button", name="Rewards", exact=True)
+    if button.get_attribute("aria-expanded") == "false":
+        button.click()
+
+
 def slider(page: Page, name: str) -> Locator:
+    drawer(page)
     return page.locator(f"[data-reward={name}]")
 
 
 def aim(page: Page, name: str) -> Locator:
+    drawer(page)
     return page.get_by_role("button", name=f"aim for a level of {name}")
 
 
@@ -81,6 +90,7 @@ def test_a_level_to_aim_for_shows_the_reading_and_goes_by_the_keyboard(visit: Vi
 def test_one_budget_holds_all_and_counts_the_sliders_from_the_next_text_on(visit: Visit) -> None:
     page = visit()
     assert page.locator(".budget.rest").count() == 1
+    drawer(page)
     press(page, page.locator(".fader").first, "End")
     generate(page)
     assert page.locator(".budget .spent").inner_text() == ""
