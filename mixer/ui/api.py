@@ -20,7 +20,16 @@ from mixer.steering import BUDGET, MOST_NATS
 from mixer.ui.box import names
 from mixer.ui.formula import recipe
 from mixer.ui.presets import presets
-from mixer.ui.value import LIMIT, MOST_TOKENS, options, read_box, read_positions, read_steering, read_text
+from mixer.ui.value import (
+    LIMIT,
+    MOST_TOKENS,
+    DeckValue,
+    options,
+    read_box,
+    read_positions,
+    read_steering,
+    read_text,
+)
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
@@ -28,14 +37,30 @@ if TYPE_CHECKING:
 MOST_LETTERS = 20_000  # of a text that judges read
 
 
-def offer(desk: Desk, at_once: int) -> None:
-    """Adds the endpoints to the page that is being built; `at_once` texts are written side by side."""
-    gr.api(_generate(desk), api_name="generate", concurrency_limit=at_once)
+# Prompt, sliders, options and formula to the text that the desk writes.
+Write = Callable[[str, DeckValue, SamplingParams, str | None], str]
+
+
+def offer(desk: Desk, at_once: int, write: Write | None = None) -> None:
+    """Adds the endpoints to the page that is being built.
+
+    Args:
+        at_once: texts that are written side by side.
+        write: writes a text elsewhere; the desk itself does if None.
+    """
+    gr.api(_generate(desk, write or _here(desk)), api_name="generate", concurrency_limit=at_once)
     for function in (_describe(desk), _explain(desk), _scores(desk)):
         gr.api(function, api_name=function.__name__, queue=False)
 
 
-def _generate(desk: Desk) -> Callable[..., str]:
+def _here(desk: Desk) -> Write:
+    def write(prompt: str, value: DeckValue, params: SamplingParams, formula: str | None) -> str:
+        return desk.generate(prompt, desk.mix(value.positions), params, formula, value.steering).text
+
+    return write
+
+
+def _generate(desk: Desk, write: Write) -> Callable[..., str]:
     def generate(
         prompt: str,
         settings: dict[str, float] | None = None,
@@ -51,12 +76,12 @@ def _generate(desk: Desk) -> Callable[..., str]:
     ) -> str:
         try:
             text = read_text("The prompt", prompt)
-            mix = desk.mix(read_positions({} if settings is None else settings, desk.attributes))
+            positions = read_positions({} if settings is None else settings, desk.attributes)
             chosen = None if formula is None else read_box({"text": formula}).text
             asked = {"rewards": rewards, "levels": levels, "budget": budget, "whole": whole}
             steering = read_steering({k: v for k, v in asked.items() if v is not None}, desk.rewards)
             params = _params(max_new_tokens, min_new_tokens, temperature, seed)
-            return desk.generate(text, mix, params, chosen, steering).text
+            return write(text, DeckValue(0, positions, steering), params, chosen)
         except MixerError as error:
             raise _refusal(error) from error
 

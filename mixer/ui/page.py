@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from html import escape
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import gradio as gr
 
 from mixer.errors import FormulaError, MixerError
 from mixer.mix import bounded
-from mixer.ui import api, words
+from mixer.ui import api, pad, words
 from mixer.ui import box as box_ui
 from mixer.ui import deck as deck_ui
 from mixer.ui import stage as stage_ui
@@ -36,6 +37,7 @@ from mixer.ui.value import (
     read_box,
     read_value,
 )
+from mixer.ui.zero import Zero, gpu, wanted
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
@@ -43,12 +45,13 @@ if TYPE_CHECKING:
 OPENING = "Continuous interpolation"  # the preset that the page opens with
 AT_ONCE = 8  # takes that stream side by side; more wait in the queue
 TITLE = "Mixing desk"
-PANELS: dict[str, Panel] = {}  # the shelf's, by title
+PANELS: dict[str, Panel] = {"Pad": pad.panel}  # the shelf's, by title
 
 
 def build(desk: Desk, registry: Registry | None = None, opening: str | None = OPENING) -> gr.Blocks:
     """The page of a desk, opened with a preset if the desk can run it; with everything at rest otherwise."""
     registry = Registry() if registry is None else registry
+    away = Zero(desk, gpu()) if wanted() else None
     known = presets(desk)
     state = next((preset.state for preset in known if preset.name == opening), State())
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page, gr.Column(elem_id="desk"):
@@ -76,7 +79,7 @@ def build(desk: Desk, registry: Registry | None = None, opening: str | None = OP
         gr.on([part.change for part in (deck, box, *plain)], None, [deck, box, *plain], js=tools_ui.TELL, **quiet)
         gr.on(
             [start.click, prompt.submit],
-            _generate(desk, registry),
+            _generate(desk, registry, away.run if away else partial(run, desk)),
             [deck, box, *plain],
             [stage, seed],
             trigger_mode="always_last",
@@ -86,7 +89,7 @@ def build(desk: Desk, registry: Registry | None = None, opening: str | None = OP
         )
         deck.input(_steer(desk, registry), deck, None, trigger_mode="always_last", **quiet)
         stop.click(_stop(registry), None, None, **quiet)
-        api.offer(desk, AT_ONCE)
+        api.offer(desk, AT_ONCE, away.text if away else None)
         page.unload(_unload(registry))
     return page
 
@@ -95,7 +98,7 @@ def launch(
     page: gr.Blocks, host: str | None = None, port: int | None = None, share: bool = False, block: bool = True
 ) -> str:
     """Serves the page and gives its address; with `block`, returns only when the server ends."""
-    page.queue(max_size=64)
+    page.queue(max_size=64, api_open=False)  # a stream asked for beside the queue is never closed
     _, local, public = page.launch(
         server_name=host,
         server_port=port,
@@ -153,7 +156,9 @@ def _header(desk: Desk) -> str:
     )
 
 
-def _generate(desk: Desk, registry: Registry) -> Callable[..., Iterator[tuple[Any, Any]]]:
+def _generate(
+    desk: Desk, registry: Registry, write: Callable[..., Iterator[Frame]]
+) -> Callable[..., Iterator[tuple[Any, Any]]]:
     def take(
         deck: Any,
         box: Any,
@@ -177,7 +182,7 @@ def _generate(desk: Desk, registry: Registry) -> Callable[..., Iterator[tuple[An
             return
         live = registry.live(str(request.session_hash))
         first: Any = params.seed
-        for frame in run(desk, live, str(prompt or ""), value, mode, params, speed, found):
+        for frame in write(live, str(prompt or ""), value, mode, params, speed, found):
             yield frame.json(), first
             first = gr.skip()
 

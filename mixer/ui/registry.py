@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mixer.errors import InvalidValue
 from mixer.ui.value import DeckValue, describe
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 LATER = "The sliders count from your next Generate on."
 RECENT = 10  # tokens that the meter of the budget looks back on
 CAPACITY = 1000  # a client may invent as many session names as it likes; the oldest idle ones are forgotten
+
+
+class Running(Protocol):
+    """What a `Live` steers: a take of this process, or a line to one that another process writes."""
+
+    def note(self, value: DeckValue, mix: Mix) -> None: ...
+    def apply(self, value: DeckValue, mix: Mix) -> None: ...
+    def stop(self) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(eq=False)
@@ -48,6 +57,13 @@ class Take:
         """The newest move that a step just drawn is under, and it in words; None halfway through one."""
         return self._moves.get((step.mix_key, str(self.mix.course.steering)))
 
+    def apply(self, value: DeckValue, mix: Mix) -> None:
+        """Moves the row that the sliders steer."""
+        self.refused = _steer(self.mix, value.steering)
+        self.note(value, mix)
+        self.mix.mix = mix
+        self.nudge.set()
+
     def stop(self) -> None:
         """Ends the take at its next token; from any thread."""
         self.stopped = True
@@ -66,7 +82,7 @@ class Live:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._value = DeckValue()
-        self._take: Take | None = None
+        self._take: Running | None = None
         self._jobs: dict[str, threading.Event] = {}
 
     @property
@@ -85,10 +101,10 @@ class Live:
                 return False
             self._value = value
             if self._take is not None:
-                self._apply(self._take, value, mix)
+                self._take.apply(value, mix)
             return True
 
-    def begin(self, take: Take, value: DeckValue, mix: Mix) -> DeckValue | None:
+    def begin(self, take: Running, value: DeckValue, mix: Mix) -> DeckValue | None:
         """Makes `take` the one that sliders steer; a take still running is stopped.
 
         Returns:
@@ -104,13 +120,13 @@ class Live:
             self._value = value
             return None
 
-    def follow(self, take: Take, value: DeckValue, mix: Mix) -> None:
+    def follow(self, take: Running, value: DeckValue, mix: Mix) -> None:
         """Moves a take that began with an older deck value."""
         with self._lock:
             if self._take is take and value.seq >= self._value.seq:
-                self._apply(take, value, mix)
+                take.apply(value, mix)
 
-    def end(self, take: Take) -> None:
+    def end(self, take: Running) -> None:
         """Gives the take's rows back."""
         with self._lock:
             if self._take is take:
@@ -145,13 +161,6 @@ class Live:
                 flag.set()
         if take is not None:
             take.close()
-
-    @staticmethod
-    def _apply(take: Take, value: DeckValue, mix: Mix) -> None:
-        take.refused = _steer(take.mix, value.steering)
-        take.note(value, mix)
-        take.mix.mix = mix
-        take.nudge.set()
 
 
 def _steer(session: Session, steering: Steering) -> str:

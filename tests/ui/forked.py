@@ -1,0 +1,127 @@
+"""Run by test_zero in a fresh process, for a fork needs one without threads: takes written by forked workers.
+
+Prints what happened as JSON. `workers` does what a ZeroGPU Space does: it forks, hands orders over, brings frames back,
+and keeps a worker for the next order.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mixer import Desk, SamplingParams, Steering
+from mixer.ui.formula import Recipe
+from mixer.ui.registry import Live
+from mixer.ui.stage import Frame
+from mixer.ui.value import DeckValue
+from mixer.ui.zero import Zero
+
+FORK = multiprocessing.get_context("fork")
+PROMPT = "The last train was"
+RATE = 60.0  # tokens a second: there is time to steer
+
+
+def workers(task: Callable[..., Iterator[Frame]]) -> Callable[..., Iterator[Frame]]:
+    idle: list[tuple[Any, Any, Any]] = []
+
+    def serve(orders: Any, frames: Any, ended: Any) -> None:
+        while True:
+            arguments = orders.get()
+            ended.clear()
+            running = task(*arguments)
+            for frame in running:
+                if ended.is_set():
+                    break
+                frames.put(frame)
+            running.close()
+            frames.put(None)
+
+    def away(*arguments: Any) -> Iterator[Frame]:
+        if not idle:
+            made = FORK.SimpleQueue(), FORK.SimpleQueue(), FORK.Event()
+            FORK.Process(target=serve, args=made, daemon=True).start()
+            idle.append(made)
+        worker = orders, frames, ended = idle.pop()
+        orders.put(arguments)
+        try:
+            while (frame := frames.get()) is not None:
+                yield frame
+        except GeneratorExit:
+            ended.set()
+            while frames.get() is not None:
+                pass
+            raise
+        finally:
+            idle.append(worker)
+
+    return away
+
+
+def text(frame: Frame) -> str:
+    return "".join(part for _, part in frame.mix)
+
+
+def params(tokens: int) -> SamplingParams:
+    return SamplingParams(max_new_tokens=tokens, min_new_tokens=tokens, seed=7)
+
+
+def main() -> dict[str, Any]:
+    desk = Desk.load(strict=False)
+    zero = Zero(desk, workers, slots=2)
+    told: dict[str, Any] = {}
+    names = list(desk.attributes)
+
+    # Moves that are made here while the other process writes.
+    live, parts, value = Live(), [], DeckValue(1, {names[0]: 1.0})
+    for frame in zero.run(live, PROMPT, value, "keep", params(60), RATE):
+        parts.append(text(frame))
+        if live.value.seq == 1 and parts[-1]:
+            moved = DeckValue(2, {names[1]: 1.5}, Steering({desk.rewards[0]: 1.0}, {desk.rewards[-1]: 0.0}, 0.5))
+            told["before"] = parts[-1]
+            assert live.steer(moved, desk.mix(moved.positions))
+    told["moved"] = {"frames": len(parts), "state": frame.state, "seq": frame.seq, "text": parts[-1]}
+    told["moved"]["labels"] = [label for label, _ in frame.mix]
+    told["levels"] = sorted(frame.levels)
+
+    # Stop, and a browser that goes away.
+    for frame in zero.run(live, PROMPT, value, "keep", params(400), RATE):
+        if text(frame):
+            live.stop()
+    told["stopped"] = {"state": frame.state, "words": len(text(frame).split())}
+    frames = zero.run(live, PROMPT, value, "keep", params(400), RATE)
+    next(frames)
+    next(frames)
+    frames.close()
+    told["gone"] = {"busy": live.busy, "free": zero.board.free}
+
+    # Two at once, each under its own moves, and a third that finds no slot.
+    ones = [Live(), Live()]
+    takes = [zero.run(one, PROMPT, DeckValue(), "keep", params(40), RATE) for one in ones]
+    last = [next(take) for take in takes]
+    for at, one in enumerate(ones):
+        one.steer(DeckValue(1, {names[at]: 1.0}), desk.mix({names[at]: 1.0}))
+    told["third"] = [frame.error for frame in zero.run(Live(), PROMPT, DeckValue(), "keep", params(4))]
+    for at, take in enumerate(takes):
+        for frame in take:
+            last[at] = frame
+    told["two"] = [[label for label, _ in frame.mix][-1] for frame in last]
+
+    # What is wrong is said in a sentence, and programs get the very text.
+    *_, frame = zero.run(Live(), "", DeckValue(), "keep", params(4))
+    told["empty"] = frame.error
+    *_, frame = zero.run(Live(), PROMPT, DeckValue(), "keep", params(4), recipe=Recipe("2*sliders", "2*sliders"))
+    told["formula"] = [frame.state, frame.formula]
+    told["program"] = zero.text(PROMPT, value, params(12), "1.5*sliders - 0.5*base")
+    told["free"] = zero.board.free
+    told["workers"] = len(multiprocessing.active_children())
+    # Only now, as what was computed before a fork would be inherited.
+    told["here"] = desk.generate(PROMPT, desk.mix(value.positions), params(12), "1.5*sliders - 0.5*base").text
+    told["names"] = names
+    return told
+
+
+if __name__ == "__main__":
+    json.dump(main(), sys.stdout)
