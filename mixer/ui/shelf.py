@@ -33,5 +33,5 @@ def shelf(desk: Desk, registry: Registry, panels: Mapping[str, Panel]) -> None:
             elem_id="shelf-tabs",
         )
         for title, panel in panels.items():
-            with gr.Column(elem_id=f"shelf-{names[title]}", elem_classes="panel"):
+            with gr.Column(elem_id=f"shelf-{names[title]}"):
                 panel(desk, registry)
