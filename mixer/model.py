@@ -66,7 +66,8 @@ class Model:
         eos = lm.generation_config.eos_token_id if lm.generation_config else None
         eos = tokenizer.eos_token_id if eos is None else eos
         ids: list[Any] = [] if eos is None else eos if isinstance(eos, list) else [eos]
-        self.eos_ids: frozenset[int] = frozenset(map(int, ids))
+        # Some configurations name tokens that the model does not have.
+        self.eos_ids = frozenset(int(one) for one in ids if 0 <= int(one) < self.vocab)
 
     def encode(self, text: str) -> list[int]:
         """Token ids as the tokenizer gives them, special tokens included."""

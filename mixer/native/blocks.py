@@ -20,8 +20,8 @@ def share(count, part, parts):
 
 @inner
 def rms_norm(x, weight, eps, out):
-    """`out = weight * x / sqrt(mean(x^2) + eps)` for one token."""
-    size = x.shape[0]
+    """`out = weight * x / sqrt(mean(x^2) + eps)` for one token; what lies in `x` after the weight's size is padding."""
+    size = weight.shape[0]
     a, b, c, d = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
     for i in range(0, size - 3, 4):
         a += x[i] * x[i]

@@ -74,6 +74,7 @@ def choose(probs, total, top_k, top_p, min_p, key):
     """A token by probabilities of which the likeliest is 1 and that sum to `total`, truncated."""
     size = probs.size
     tokens = np.empty(size, np.int64)
+    tokens[0] = 0  # the choice where no probability is a number
     if top_k == 0 and top_p >= 1 and min_p == 0:
         for token in range(size):
             tokens[token] = token

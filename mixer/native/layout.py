@@ -57,9 +57,9 @@ class Cache(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Where a call's numbers pass through."""
+    """Where a call's numbers pass through. What `up_project` writes to is in panels: it writes whole ones."""
 
-    x: Any  # (N, D)
+    x: Any  # (N, D in panels)
     normed: Any  # (T, N, D)
     qkv: Any  # (N, width of qkv)
     attended: Any  # (N, H E)

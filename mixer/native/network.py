@@ -191,7 +191,7 @@ class NativeNetwork:
             slots[at:stop],
         )
         call.wanted[: len(own)] = own
-        self._work.x[:count] = wide(self._embedding[np.asarray(ids[at:stop])])
+        self._work.x[:count, : self._embedding.shape[1]] = wide(self._embedding[np.asarray(ids[at:stop])])
         self._team.run(self._arguments)
         results = (
             self._work.logits[: len(own), : self.vocab],
@@ -226,7 +226,7 @@ class NativeNetwork:
         hidden = self._embedding.shape[1]
         parts = self.threads
         sizes = {
-            "x": (tokens, hidden),
+            "x": (tokens, weights.o.shape[1] * WIDTH),
             "normed": (parts, tokens, hidden),
             "qkv": (tokens, weights.qkv.shape[1] * WIDTH),
             "attended": (tokens, shape.heads * shape.head_size),

@@ -204,6 +204,13 @@ def test_a_model_that_fits_says_nothing():
     assert isinstance(asked.network, TorchNetwork) and asked.slow_because
 
 
+def test_ends_that_a_model_names_but_has_no_token_for_are_none():
+    lm = make_model("llama")
+    assert lm.generation_config is not None
+    lm.generation_config.eos_token_id = [3, VOCAB, 50256]
+    assert Model(lm, byte_tokenizer(), AnchorSet({}, (), ())).eos_ids == {3}
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_call_makes_the_room_that_it_needs(threads: int):
     model = make_model("qwen")
