@@ -13,6 +13,10 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Before torch is imported: one core stays free for the server and the browser. With all of them in the model's threads,
 # a slider waits for a core, and threads that wait for one another on a busy machine write a hundred times slower.
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
+# Before torch too: on a ZeroGPU Space this process has no GPU, and forks others that do (see mixer/ui/zero.py).
+if os.environ.get("SPACES_ZERO_GPU"):
+    os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")  # what `spaces` makes of torch holds in this thread alone
+    import spaces  # noqa: F401  # pyright: ignore[reportMissingImports]  (a Space has it)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,8 +61,10 @@ def main(argv: list[str] | None = None) -> int:
         return _refuse(next(iter(desk.problems), f"There is no anchor in {args.anchors}."))
 
     from mixer.ui import build, launch
+    from mixer.ui.zero import wanted
 
-    threading.Thread(target=desk.warm_up, daemon=True).start()
+    if not wanted():
+        threading.Thread(target=desk.warm_up, daemon=True).start()
     try:
         launch(build(desk), host=args.host, port=args.port, share=args.share)
     except OSError as error:
