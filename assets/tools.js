@@ -141,13 +141,15 @@ function mount(element, trigger, props, watch, server) {
     return true;
   }
 
+  const tell = async () => (await server.tell({ ...now, address: location.origin + location.pathname })) || { refused: say("The server did not answer.") };
+
   // The very state as a link, which is copied at once, and as code.
   root.querySelector(".share").addEventListener("click", async () => {
     grab();
     const said = sheet.querySelector("[role=status]");
     const list = sheet.querySelector("dl");
     const note = sheet.querySelector(".empty");
-    const told = (await server.tell({ ...now, address: location.origin + location.pathname })) || { refused: say("The server did not answer.") };
+    const told = await tell();
     note.textContent = told.refused || told.note || "";
     note.hidden = !note.textContent;
     said.textContent = "";
@@ -176,7 +178,8 @@ function mount(element, trigger, props, watch, server) {
     if (link && (await copy(link.value, link))) said.textContent = say("{name} copied", { name: say("Link") });
   });
 
-  Object.assign(desk, { now: () => now, take });
+  const link = async () => (await tell()).Link || location.href;
+  Object.assign(desk, { now: () => now, take, link });
   texts({ make, root, now: () => now, take });
 
   const mounted = () => [".deck > *", ".formula .chip", ".notices"].every((part) => document.querySelector(part));

@@ -13,12 +13,12 @@ import gradio as gr
 
 from mixer.errors import FormulaError, MixerError
 from mixer.mix import bounded
-from mixer.ui import api, pad, words
+from mixer.ui import api, pad, sweep, words
 from mixer.ui import box as box_ui
 from mixer.ui import deck as deck_ui
 from mixer.ui import stage as stage_ui
 from mixer.ui import tools as tools_ui
-from mixer.ui.assets import FOLDER, head
+from mixer.ui.assets import FOLDER, head, script
 from mixer.ui.formula import Recipe, place, recipe
 from mixer.ui.presets import presets
 from mixer.ui.registry import Registry
@@ -37,6 +37,7 @@ from mixer.ui.value import (
     read_box,
     read_value,
 )
+from mixer.ui.words import LANGUAGES, say
 from mixer.ui.zero import Zero, gpu, wanted
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 OPENING = "Continuous interpolation"  # the preset that the page opens with
 AT_ONCE = 8  # takes that stream side by side; more wait in the queue
 TITLE = "Mixing desk"
-PANELS: dict[str, Panel] = {"Pad": pad.panel}  # the shelf's, by title
+PANELS: dict[str, Panel] = {"Sweep": sweep.panel, "Pad": pad.panel}  # the shelf's, by title
 
 
 def build(desk: Desk, registry: Registry | None = None, opening: str | None = OPENING) -> gr.Blocks:
@@ -55,7 +56,7 @@ def build(desk: Desk, registry: Registry | None = None, opening: str | None = OP
     known = presets(desk)
     state = next((preset.state for preset in known if preset.name == opening), State())
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page, gr.Column(elem_id="desk"):
-        gr.HTML(_header(desk), apply_default_css=False, elem_id="masthead")
+        _header(desk)
         tools = tools_ui.component(desk, known, state)
         with gr.Column(elem_id="console"):
             deck = deck_ui.component(desk.vocabulary, state)
@@ -64,13 +65,18 @@ def build(desk: Desk, registry: Registry | None = None, opening: str | None = OP
         with gr.Column(elem_id="prompt-area"):
             gr.HTML(tools_ui.NOTICES, apply_default_css=False, elem_id="notices")
             prompt = gr.Textbox(
-                state.prompt, label="Prompt", lines=2, max_lines=4, elem_id="prompt", placeholder="How the text begins"
+                state.prompt,
+                label=say("Prompt"),
+                lines=2,
+                max_lines=4,
+                elem_id="prompt",
+                placeholder=say("How the text begins"),
             )
         stage = stage_ui.component(state, **box_ui.gist(desk, state.formula))
         shelf(desk, registry, PANELS)
         with gr.Row(elem_id="transport"):
-            stop = gr.Button("Stop", elem_id="stop", scale=0)
-            start = gr.Button("Generate", variant="primary", elem_id="generate", scale=0)
+            stop = gr.Button(say("Stop"), elem_id="stop", scale=0)
+            start = gr.Button(say("Generate"), variant="primary", elem_id="generate", scale=0)
             gr.HTML(stage_ui.STATUS, apply_default_css=False, elem_id="status")
 
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -124,35 +130,42 @@ def launch(
 
 def _options(state: State) -> tuple[gr.Radio, gr.Number, gr.Number, gr.Number, gr.Number, gr.Checkbox]:
     # Numbers without bounds of Gradio's own, which would answer in a toast: `stream.options` answers on the page.
-    with gr.Accordion("Options", open=False, elem_id="options"):
+    with gr.Accordion(say("Options"), open=False, elem_id="options"):
         mode = gr.Radio(
             list(MODES),
             value=state.mode,
-            label="When a slider moves",
-            info="keep: steer from here · refill: reread the text under the new mix · restart: begin again",
+            label=say("When a slider moves"),
+            info=say("keep: steer from here · refill: reread the text under the new mix · restart: begin again"),
             elem_id="mode",
         )
         with gr.Row():
             temperature = gr.Number(
-                state.temperature, label="Temperature", step=0.05, elem_id="temperature", min_width=80
+                state.temperature, label=say("Temperature"), step=0.05, elem_id="temperature", min_width=80
             )
-            tokens = gr.Number(state.tokens, label="Most tokens", precision=0, elem_id="tokens", min_width=80)
-            seed = gr.Number(state.seed, label="Seed", precision=0, elem_id="seed", min_width=80)
+            tokens = gr.Number(state.tokens, label=say("Most tokens"), precision=0, elem_id="tokens", min_width=80)
+            seed = gr.Number(state.seed, label=say("Seed"), precision=0, elem_id="seed", min_width=80)
         with gr.Row(equal_height=True):
-            rate = gr.Number(state.rate, label="Tokens a second", info="0: all it can", elem_id="rate", min_width=120)
-            fresh = gr.Checkbox(state.fresh, label="New seed each time", elem_id="fresh", min_width=150)
+            rate = gr.Number(
+                state.rate, label=say("Tokens a second"), info=say("0: all it can"), elem_id="rate", min_width=120
+            )
+            fresh = gr.Checkbox(state.fresh, label=say("New seed each time"), elem_id="fresh", min_width=150)
     return mode, temperature, tokens, seed, rate, fresh
 
 
-def _header(desk: Desk) -> str:
+def _header(desk: Desk) -> gr.HTML:
     notes = "".join(f"<li>{escape(problem)}</li>" for problem in desk.problems)
     many = len(desk.problems)
     problems = f"<details><summary>{many} note{'s' * (many > 1)}</summary><ul>{notes}</ul></details>" if many else ""
     bars = "".join(f'<i style="--at:{at}"></i>' for at in (0.25, 0.7, 0.45))
-    return (
-        f'<header class="masthead"><h1><span class="mark" aria-hidden="true">{bars}</span>{TITLE}</h1>'
-        f'<span class="model" title="the resident base model">{escape(desk.name)}</span>'
-        f'<span class="count">{len(desk.anchors)} anchors · {len(desk.rewards)} rewards</span>{problems}</header>'
+    languages = "".join(f'<option value="{code}" lang="{code}">{name}</option>' for code, name in LANGUAGES.items())
+    return gr.HTML(
+        f'<header class="masthead"><h1><span class="mark" aria-hidden="true">{bars}</span>'
+        f'<span>{TITLE}</span></h1><span class="model" title="the resident base model">{escape(desk.name)}</span>'
+        f'<span class="count">{len(desk.anchors)} <span>anchors</span> · {len(desk.rewards)} <span>rewards</span>'
+        f'</span>{problems}<select class="language" aria-label="Language">{languages}</select></header>',
+        js_on_load=script("masthead.js"),
+        apply_default_css=False,
+        elem_id="masthead",
     )
 
 
