@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets"
-STYLES = ("page.css", "tools.css", "deck.css", "reward.css", "formula.css", "stage.css", "shelf.css", "pad.css")
+STYLES = (
+    "page.css",
+    "tools.css",
+    "deck.css",
+    "reward.css",
+    "formula.css",
+    "stage.css",
+    "shelf.css",
+    "pad.css",
+    "sweep.css",
+)
 
 
 def head() -> str:
