@@ -10,6 +10,7 @@ import threading
 # Before Gradio is imported: it asks no other machine for anything.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # it goes over all that it remembers after every run
 # Before torch is imported: one core stays free for the server and the browser. With all of them in the model's threads,
 # a slider waits for a core, and threads that wait for one another on a busy machine write a hundred times slower.
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from mixer.errors import FormulaError, MixerError
 from mixer.mix import bounded
@@ -20,8 +21,9 @@ from mixer.ui import stage as stage_ui
 from mixer.ui import tools as tools_ui
 from mixer.ui.assets import FOLDER, head, script
 from mixer.ui.formula import Recipe, place, recipe
+from mixer.ui.guard import Guard
 from mixer.ui.presets import presets
-from mixer.ui.registry import Registry
+from mixer.ui.registry import CAPACITY, Registry
 from mixer.ui.shelf import Panel, shelf
 from mixer.ui.snippets import least
 from mixer.ui.stage import Frame
@@ -117,6 +119,10 @@ def launch(
         footer_links=[],
         ssr_mode=False,
         max_file_size="1mb",
+        run_history=False,
+        enable_monitoring=False,
+        state_session_capacity=CAPACITY,
+        app_kwargs={"middleware": [Middleware(Guard)]},
         mcp_server=find_spec("mcp") is not None,
         quiet=True,
         prevent_thread_lock=True,

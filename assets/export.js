@@ -1,0 +1,29 @@
+// The export's form: posts the page's state with what is wished, and says what came of it; the file itself waits behind
+// the button beside it.
+function mount(element, trigger, props, watch) {
+  const { say } = desk;
+  const form = element.querySelector("form");
+  const status = form.querySelector("[role=status]");
+  const button = form.querySelector(".run");
+  const kind = () => form.elements["export-kind"].value;
+
+  function draw() {
+    for (const option of form.querySelectorAll("[data-for]")) option.hidden = !option.dataset.for.split(" ").includes(kind());
+  }
+
+  form.addEventListener("change", draw);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const rank = form.elements.rank.valueAsNumber;
+    props.value = { state: desk.now(), kind: kind(), rank: kind() === "adapter" && rank ? rank : null, dtype: form.elements.dtype.value };
+    trigger("submit");
+  });
+  watch("value", () => {
+    const { state, error, about } = props.value || {};
+    if (!state) return;
+    button.disabled = state === "running";
+    form.classList.toggle("wrong", state === "error");
+    status.textContent = state === "running" ? say("Writing the file…") : error || about;
+  });
+  draw();
+}
