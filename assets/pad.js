@@ -5,6 +5,7 @@ function mount(element, trigger, props) {
   const KEY = "mixing-desk.pad";
   const FINE = 1; // steps of the sliders
   const COARSE = 5;
+  const SHAKE = 4; // pixels that a pointer may move in a press that is no drag
   const { controls, limit, step } = props;
   const { say, make } = desk;
   const root = element.querySelector(".pad-panel");
@@ -22,6 +23,7 @@ function mount(element, trigger, props) {
   let axes = kept(); // the controls across and upward
   let positions = {}; // of all the deck's sliders
   let scores; // of the text that is shown
+  let pressed = null; // where a pointer went down
   let dragged = false;
 
   root.querySelector(".empty").hidden = enough;
@@ -99,25 +101,32 @@ function mount(element, trigger, props) {
     move([(2 * x - 1) * limit, (1 - 2 * y) * limit], done);
   }
 
+  // A press on a dot is the dot's, until it turns out to be a drag.
   square.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0 || event.target.closest(".dots button")) return;
+    if (event.button !== 0) return;
+    pressed = { x: event.clientX, y: event.clientY };
+    if (!event.target.closest(".dots")) drag(event);
+  });
+  function drag(event) {
     event.preventDefault();
     square.setPointerCapture(event.pointerId);
     dragged = true;
     inputs[0].focus({ preventScroll: true });
     point(event, false);
+  }
+  square.addEventListener("pointermove", (event) => {
+    if (dragged) point(event, false);
+    else if (pressed && event.buttons & 1 && Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y) > SHAKE) drag(event);
   });
-  square.addEventListener("pointermove", (event) => dragged && point(event, false));
-  square.addEventListener("pointerup", (event) => {
-    if (!dragged) return;
-    dragged = false;
-    point(event, true);
-  });
-  square.addEventListener("pointercancel", () => {
-    if (dragged) move(asked(positions), true);
-    dragged = false;
-  });
-  square.addEventListener("dblclick", (event) => event.target.closest(".dots button") || move([0, 0], true));
+  for (const end of ["pointerup", "pointercancel"]) {
+    square.addEventListener(end, (event) => {
+      if (dragged && end === "pointerup") point(event, true);
+      else if (dragged) move(asked(positions), true);
+      dragged = false;
+      pressed = null;
+    });
+  }
+  square.addEventListener("dblclick", (event) => event.target.closest(".dots") || move([0, 0], true));
 
   const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 1], ArrowDown: [1, -1] };
   inputs.forEach((input, i) => {

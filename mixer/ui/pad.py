@@ -37,8 +37,8 @@ _TEMPLATE = """
     <p class="reading"></p>
     <label>Upward <select></select></label>
     <p class="reading"></p>
-    <p class="hint">Drag, or press the arrow keys, by bigger steps with Shift; a double click or Home brings both to
-      rest. Outside the inner square lies more than the anchors.</p>
+    <p class="hint">Drag, or press the arrow keys, with Shift for bigger steps; a double click or Home brings both to
+      rest. The rim lies beyond the anchors.</p>
     <p class="hint">Dots are the last texts, each with a line to where it was measured: press one to bring it back.</p>
   </div>
   <figure class="radar" hidden>
