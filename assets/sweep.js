@@ -107,7 +107,7 @@ function mount(element, trigger, props, watch) {
     frame.cards.forEach((card, index) => {
       const { node, text, value } = drawn[index];
       const got = measured(card);
-      text.textContent = card.text;
+      text.textContent = card.text.trimStart();
       value.textContent = got === null ? "" : signed(got);
       value.title = got === null ? "" : say("measured");
       node.disabled = frame.state !== "running" && !card.state;
@@ -144,12 +144,12 @@ function mount(element, trigger, props, watch) {
   // Asked from left to right, measured from -1 at the bottom to 1 at the top; dashed where both are the same.
   function draw() {
     const ends = [frame.cards[0].position, frame.cards.at(-1).position];
-    const x = (value) => 36 + (190 * (value - ends[0])) / (ends[1] - ends[0]);
+    const x = (value) => 36 + (160 * (value - ends[0])) / (ends[1] - ends[0]);
     const y = (value) => 72 - 64 * value;
     const points = frame.cards.filter((card) => measured(card) !== null).map((card) => [card.position, measured(card)]);
     const parts = [];
     for (const value of [-1, 0, 1]) {
-      parts.push(svg("line", { class: "grid", x1: 36, x2: 226, y1: y(value), y2: y(value) }));
+      parts.push(svg("line", { class: "grid", x1: 36, x2: 196, y1: y(value), y2: y(value) }));
       parts.push(svg("text", { x: 31, y: y(value) + 4, "text-anchor": "end" }, value < 0 ? `−${-value}` : `${value}`));
     }
     const near = [Math.max(ends[0], -1), Math.min(ends[1], 1)];
@@ -157,7 +157,7 @@ function mount(element, trigger, props, watch) {
     for (const value of [ends[0], (ends[0] + ends[1]) / 2, ends[1]]) {
       parts.push(svg("text", { x: x(value), y: 151, "text-anchor": "middle" }, signed(value)));
     }
-    parts.push(svg("text", { class: "axis", x: 131, y: 168, "text-anchor": "middle" }, say("asked")));
+    parts.push(svg("text", { class: "axis", x: 116, y: 170, "text-anchor": "middle" }, say("asked")));
     parts.push(svg("text", { class: "axis", x: 0, y: 0, transform: "translate(9 72) rotate(-90)", "text-anchor": "middle" }, say("measured")));
     line = svg("line", { class: "now", y1: 4, y2: 140 });
     parts.push(line, svg("polyline", { class: "got", points: points.map(([a, b]) => `${x(a)},${y(b)}`).join(" ") }));

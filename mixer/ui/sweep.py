@@ -6,17 +6,17 @@ that writes the card's very text. Looks and behavior are in assets/sweep.css and
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from mixer.errors import InvalidValue, MixerError, UnknownName
+from mixer.errors import InvalidValue, UnknownName
 from mixer.mix import bounded
+from mixer.ui import work
 from mixer.ui.assets import script
 from mixer.ui.formula import rewrite
 from mixer.ui.pace import Pace
@@ -34,11 +34,7 @@ TOKENS = 48
 MOST_TOKENS = 200
 LEAST_STEP = 0.01  # between two stops
 LIMITS = {"position": LIMIT, "reward": 1.0}  # what the page's sliders reach
-FRAMES = 10.0  # a second
 AT_ONCE = 4
-FAULT = "Something went wrong inside the desk; the server's log has the details."
-
-log = logging.getLogger(__name__)
 
 _TEMPLATE = """
 <section class="sweep" aria-label="Sweep along one slider">
@@ -57,7 +53,7 @@ _TEMPLATE = """
   <p class="hint">Seven texts with one seed, from one end of a slider to the other; all else is as on the page.
     The curve shows where the judge finds them. Press a card to put the slider there.</p>
   <div class="sweep-body" hidden>
-    <figure class="curve"><svg viewBox="0 0 236 176" role="img"></svg></figure>
+    <figure class="curve"><svg viewBox="0 0 216 176" role="img"></svg></figure>
     <ol class="cards" aria-label="The seven texts"></ol>
     <div class="as-rows" tabindex="0" role="region" aria-label="The seven texts as a table" hidden><table>
       <caption></caption>
@@ -148,7 +144,7 @@ def run(desk: Desk, question: Question, flag: threading.Event) -> Iterator[dict[
     jobs = [*(Job(request(desk, state)[0]) for state in states), Job(Request(asked.prompt, params=asked.params))]
     frame: dict[str, Any] = {"part": question.part, "name": question.name, "prompt": asked.prompt}
     frame |= {"seed": asked.params.seed, "state": "running"}
-    pace = Pace(FRAMES)
+    pace = Pace(work.FRAMES)
     with closing(write(desk, jobs)) as steps:
         for _ in steps:
             if flag.is_set():
@@ -197,29 +193,4 @@ def panel(desk: Desk, registry: Registry) -> None:
         tokens=TOKENS,
         most=MOST_TOKENS,
     )
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    box.submit(_sweep(desk, registry), box, box, trigger_mode="multiple", concurrency_limit=AT_ONCE, **quiet)
-    box.stop(_cancel(registry), None, None, queue=False, **quiet)
-
-
-def _sweep(desk: Desk, registry: Registry) -> Callable[..., Iterator[dict[str, Any]]]:
-    def sweep(posted: Any, asker: gr.Request) -> Iterator[dict[str, Any]]:
-        seq = posted.get("seq") if isinstance(posted, Mapping) else None
-        flag = registry.live(str(asker.session_hash)).job("sweep")
-        try:
-            for frame in run(desk, read_question(posted, desk), flag):
-                yield {"seq": seq, **frame}
-        except MixerError as error:
-            yield {"seq": seq, "state": "error", "error": str(error)}
-        except Exception:
-            log.exception("A sweep ended with a fault.")
-            yield {"seq": seq, "state": "error", "error": FAULT}
-
-    return sweep
-
-
-def _cancel(registry: Registry) -> Callable[..., None]:
-    def cancel(asker: gr.Request) -> None:
-        registry.live(str(asker.session_hash)).cancel("sweep")
-
-    return cancel
+    work.wire(box, registry, "sweep", lambda posted, flag: run(desk, read_question(posted, desk), flag), AT_ONCE)
