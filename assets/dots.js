@@ -9,7 +9,7 @@ function dots(square, { place, asked, measured, told }) {
   const board = square.querySelector(".dots");
 
   function line([x1, y1], [x2, y2]) {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", "line");
+    const node = document.createElementNS(drawing.namespaceURI, "line");
     for (const [name, value] of Object.entries({ x1, y1: -y1, x2, y2: -y2 })) node.setAttribute(name, value);
     return node;
   }

@@ -15,7 +15,7 @@ function radar(root, { controls, limit }, signed) {
   const points = (values) => values.map((value, i) => at(i, value).map((x) => x.toFixed(1)).join()).join(" ");
 
   function draw(tag, className, attributes) {
-    const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    const node = document.createElementNS(drawing.namespaceURI, tag);
     node.setAttribute("class", className);
     for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
     drawing.append(node);
