@@ -13,8 +13,10 @@ STYLES = (
     "formula.css",
     "stage.css",
     "shelf.css",
+    "export.css",
     "pad.css",
     "sweep.css",
+    "batch.css",
 )
 
 

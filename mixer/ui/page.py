@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 
 from mixer.errors import FormulaError, MixerError
 from mixer.mix import bounded
-from mixer.ui import api, pad, sweep, words
+from mixer.ui import api, batch, export, pad, sweep, words
 from mixer.ui import box as box_ui
 from mixer.ui import deck as deck_ui
 from mixer.ui import stage as stage_ui
@@ -46,9 +46,15 @@ if TYPE_CHECKING:
     from mixer.desk import Desk
 
 OPENING = "Continuous interpolation"  # the preset that the page opens with
+CACHE = (900, 3600)  # seconds: how often exported files are looked through, and how old they may become
 AT_ONCE = 8  # takes that stream side by side; more wait in the queue
 TITLE = "Mixing desk"
-PANELS: dict[str, Panel] = {"Sweep": sweep.panel, "Pad": pad.panel}  # the shelf's, by title
+PANELS: dict[str, Panel] = {  # the shelf's, by title
+    "Sweep": sweep.panel,
+    "Pad": pad.panel,
+    "Batch": batch.panel,
+    "Export": export.panel,
+}
 
 
 def build(desk: Desk, registry: Registry | None = None, opening: str | None = OPENING) -> gr.Blocks:
@@ -57,7 +63,10 @@ def build(desk: Desk, registry: Registry | None = None, opening: str | None = OP
     away = Zero(desk, gpu()) if wanted() else None
     known = presets(desk)
     state = next((preset.state for preset in known if preset.name == opening), State())
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page, gr.Column(elem_id="desk"):
+    with (
+        gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=CACHE) as page,
+        gr.Column(elem_id="desk"),
+    ):
         _header(desk)
         tools = tools_ui.component(desk, known, state)
         with gr.Column(elem_id="console"):
