@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mixer.contributions import Effects, effects
     from mixer.desk import Desk, Output, Request
-    from mixer.engine import Session, Stats, Step
+    from mixer.engine import Segment, Session, Stats, Step
     from mixer.errors import MixerError
     from mixer.export import export_adapter, export_merged
     from mixer.mix import Anchor, Attribute, Mix, Setting
@@ -22,16 +23,19 @@ _HOME = {
     "Anchor": "mixer.mix",
     "Attribute": "mixer.mix",
     "Desk": "mixer.desk",
+    "Effects": "mixer.contributions",
     "Mix": "mixer.mix",
     "MixerError": "mixer.errors",
     "Output": "mixer.desk",
     "Request": "mixer.desk",
     "SamplingParams": "mixer.params",
+    "Segment": "mixer.engine",
     "Session": "mixer.engine",
     "Setting": "mixer.mix",
     "Stats": "mixer.engine",
     "Steering": "mixer.steering",
     "Step": "mixer.engine",
+    "effects": "mixer.contributions",
     "export_adapter": "mixer.export",
     "export_merged": "mixer.export",
     "load_mix": "mixer.mixfile",
@@ -42,16 +46,19 @@ __all__ = [
     "Anchor",
     "Attribute",
     "Desk",
+    "Effects",
     "Mix",
     "MixerError",
     "Output",
     "Request",
     "SamplingParams",
+    "Segment",
     "Session",
     "Setting",
     "Stats",
     "Steering",
     "Step",
+    "effects",
     "export_adapter",
     "export_merged",
     "load_mix",

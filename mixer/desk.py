@@ -18,12 +18,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.anchors import AnchorSet, base_fingerprint, load_anchors
 from mixer.catalog import Catalog
-from mixer.engine import OnMixChange, Session, Stats, Step
+from mixer.engine import OnMixChange, Segment, Session, Stats, Step
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName, Unsupported
 from mixer.exact import first_logprobs
 from mixer.fold import AutoFold
 from mixer.formula.bind import BASE as BASE_ROW
-from mixer.formula.bind import Bound, Vocabulary, bind
+from mixer.formula.bind import Bound, Branch, Vocabulary, bind
 from mixer.formula.nodes import Formula, Part, Term
 from mixer.formula.plan import Plan, make_plan
 from mixer.helm import Helm
@@ -32,6 +32,7 @@ from mixer.load import DeviceMap, is_quantized, load_base, local_folder, pick_de
 from mixer.mix import Attribute, Mix, MixRule, Setting, bounded
 from mixer.model import SCRATCH, Model
 from mixer.params import SamplingParams
+from mixer.replay import Replay
 from mixer.rewardfile import load_rewards
 from mixer.rewards import Reward
 from mixer.scheduler import Scheduler
@@ -287,20 +288,27 @@ class Desk:
         guesser = BASE_ALONE if draft == "base" else bound.draft if draft == "auto" else None
         speculation = Speculation(guesser) if guesser or draft == "ngram" else None
         rows = (*bound.rows, *(guesser.rows if guesser else ()), *((BASE_ROW,) if steering.whole else ()))
-        return Session(
-            self._model,
-            prompt,
-            mix or Mix(),
-            params or SamplingParams(),
-            on_mix_change,
-            self._scheduler.run,
-            bound,
-            self._catalog.readings(rows, prompt),
-            partial(self._catalog.reader, prompt),
-            self._catalog.helm,
-            steering,
-            speculation,
-        )
+        parts = self._parts(prompt, bound, rows)
+        params = params or SamplingParams()
+        return Session(self._model, prompt, mix or Mix(), params, on_mix_change, *parts, steering, speculation)
+
+    def replay(
+        self, prompt: str, segments: Sequence[Segment], params: SamplingParams | None = None, formula: str | None = None
+    ) -> Replay:
+        """A session that goes through a text which stands already, such as another one's `segments`.
+
+        Raises:
+            InvalidValue: see `Replay`. And as for `session`.
+        """
+        bound = self._bound(formula)
+        rows = (*bound.rows, *((BASE_ROW,) if any(segment.steering.whole for segment in segments) else ()))
+        params = params or SamplingParams()
+        return Replay(segments, self._model, prompt, params, *self._parts(prompt, bound, rows))
+
+    def _parts(self, prompt: str, bound: Bound, rows: Sequence[Branch]):
+        """What every session of this desk is made of."""
+        catalog = self._catalog
+        return self._scheduler.run, bound, catalog.readings(rows, prompt), partial(catalog.reader, prompt), catalog.helm
 
     def _bound(self, formula: str | None) -> Bound:
         return SLIDERS if formula is None else self.formula(formula).bound

@@ -10,7 +10,8 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from itertools import groupby
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
@@ -71,6 +72,28 @@ class Drawn:
     guessed: bool = False
     nats: float = 0.0
     levels: Mapping[str, float] = field(default_factory=dict)
+
+
+class Under(NamedTuple):
+    """What a token was drawn under; see `Segment`."""
+
+    mix: Mix
+    steering: Steering
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens of a text that were drawn one after another under the same mix.
+
+    Attributes:
+        exact: whether all that stands before them was read under that mix too; see `Step`.
+    """
+
+    token_ids: tuple[int, ...]
+    mix: Mix = field(default_factory=Mix)
+    steering: Steering = REST
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -201,6 +224,12 @@ class Session:
         return Stats(first, speed, written, self._apply_us, self._all_exact, acceptance, nats, self._most_nats)
 
     @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The text so far, by what its tokens were drawn under."""
+        runs = groupby(zip(self.token_ids, self._under, strict=True), key=lambda drawn: drawn[1])
+        return tuple(Segment(tuple(token for token, _ in run), *under) for under, run in runs)
+
+    @property
     def steering(self) -> Steering:
         """How rewards steer the next token; set it from any thread. No key or value depends on it.
 
@@ -243,8 +272,9 @@ class Session:
 
     def _cut(self, tokens: int) -> None:
         """Leave the text with its first tokens."""
-        kept = self.token_ids[:tokens] if tokens else []
+        kept, under = (self.token_ids[:tokens], self._under[:tokens]) if tokens else ([], [])
         self.token_ids: list[int] = []
+        self._under: list[Under] = under
         self.text = ""
         self._ends: list[int] = []  # length of the text after each token
         self._stream = TextStream(self._model.backend_tokenizer, self.prompt_ids, tuple(self.params.stop))
@@ -266,6 +296,10 @@ class Session:
     def barred(self, index: int) -> set[int]:
         """Tokens that a ban forbids after so many."""
         return self._barred.get(index, set())
+
+    def script(self, index: int, most: int) -> Sequence[int]:
+        """Tokens that must come after so many, at most so many of them; none where tokens are drawn."""
+        return ()
 
     def reader(self, token_ids: Sequence[int], state: Tensor) -> Reader:
         """What judges and reward heads make of the text when it has these tokens and its voice this state, `(D,)`."""
@@ -327,6 +361,7 @@ class Session:
             rest = self._stream.flush()
             self.text, text = self.text + rest, text + rest
         exact = not self._stale
+        self._under.append(Under(self._current, self.course.steering, exact))
         self._all_exact = self._all_exact and exact
         at = self._bans.find(self.text, ended=self.finish_reason is not None)
         if at is not None:

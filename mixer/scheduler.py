@@ -339,6 +339,15 @@ class Scheduler:
 
     def _sample(self, rows: list[tuple[Session, int, Tensor]]) -> list[tuple[int, float]]:
         """A token and its log-probability for each (session, tokens before it, logits `(V,)`)."""
+        scripts = [session.script(before, 1) for session, before, _ in rows]
+        drawn = iter(self._sampled([row for row, script in zip(rows, scripts, strict=True) if not script]))
+        return [
+            (script[0], float(values[script[0]] - values.logsumexp(0))) if script else next(drawn)
+            for (*_, values), script in zip(rows, scripts, strict=True)
+        ]
+
+    def _sampled(self, rows: list[tuple[Session, int, Tensor]]) -> list[tuple[int, float]]:
+        """See `_sample`; for texts whose tokens are drawn."""
         if not rows:
             return []
         params = tuple(session.params for session, *_ in rows)

@@ -25,6 +25,7 @@ from mixer.mix import Mix
 from mixer.prefix import PrefixCache
 from mixer.speculate import repeated
 
+SCRIPTED = 16  # tokens of one round of a text that stands already
 NOTHING = torch.zeros(0)
 UNSTEERED = Steered(NOTHING)
 
@@ -140,6 +141,7 @@ class Seat:
                     line.filled = min(known, line.last(len(session.token_ids)))
                     line.reading.model.network.restore(line.row, snapshot, line.filled)
         self._guess, self._drawn, self._length, self._seconds, self._steered = [], [], 0, 0.0, {}
+        self._guess += session.script(len(session.token_ids), SCRIPTED)[:-1]  # the last one needs no reading
         if session.speculation and session.token_ids:  # the first token is wanted soon
             self._length = session.speculation.length(session.room - 1)
             if session.speculation.draft is None:

@@ -78,6 +78,10 @@ class Steering:
         """This steering with a level to aim for in place of the slider's position."""
         return replace(self, positions=_without(self.positions, head), levels={**self.levels, head: level})
 
+    def without(self, head: str) -> Steering:
+        """This steering with one head at rest; what limits the others stays."""
+        return replace(self, positions=_without(self.positions, head), levels=_without(self.levels, head))
+
     def __str__(self) -> str:
         parts = [f"{name} {position:+.2f}" for name, position in self.positions.items()]
         parts += [f"{name} to {level:.2f}" for name, level in self.levels.items()]

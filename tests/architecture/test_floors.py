@@ -56,6 +56,7 @@ FLOORS = [
         "mixer.reader",
         "mixer.speculate",
         "mixer.engine",
+        "mixer.replay",
         "mixer.exact",
         "mixer.seat",
         "mixer.scheduler",
@@ -63,6 +64,7 @@ FLOORS = [
         "mixer.desk",
     ],
     [
+        "mixer.contributions",
         "mixer.export",
         "mixer.gguf",
         "mixer.csvfile",
@@ -85,9 +87,9 @@ FLOORS = [
     ["mixer.cli", "mixer.ui"],
 ]
 RANK = {name: (floor, place) for floor, names in enumerate(FLOORS) for place, name in enumerate(names)}
-PUBLIC = ["Anchor", "Attribute", "Desk", "Mix", "MixerError", "Output", "Request"]
-PUBLIC += ["SamplingParams", "Session", "Setting", "Stats", "Steering", "Step"]
-PUBLIC += ["export_adapter", "export_merged", "load_mix", "save_mix"]
+PUBLIC = ["Anchor", "Attribute", "Desk", "Effects", "Mix", "MixerError", "Output", "Request"]
+PUBLIC += ["SamplingParams", "Segment", "Session", "Setting", "Stats", "Steering", "Step"]
+PUBLIC += ["effects", "export_adapter", "export_merged", "load_mix", "save_mix"]
 
 
 def modules() -> dict[str, Path]:
