@@ -16,6 +16,7 @@ STYLES = (
     "export.css",
     "pad.css",
     "sweep.css",
+    "paint.css",
     "batch.css",
 )
 

@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 
 from mixer.errors import FormulaError, MixerError
 from mixer.mix import bounded
-from mixer.ui import api, batch, export, pad, sweep, words
+from mixer.ui import api, batch, export, pad, paint, sweep, words
 from mixer.ui import box as box_ui
 from mixer.ui import deck as deck_ui
 from mixer.ui import stage as stage_ui
@@ -50,6 +50,7 @@ CACHE = (900, 3600)  # seconds: how often exported files are looked through, and
 AT_ONCE = 8  # takes that stream side by side; more wait in the queue
 TITLE = "Mixing desk"
 PANELS: dict[str, Panel] = {  # the shelf's, by title
+    "Paint": paint.panel,
     "Sweep": sweep.panel,
     "Pad": pad.panel,
     "Batch": batch.panel,

@@ -36,6 +36,7 @@ class Frame:
         formula: what the mixed model's text is written by, in short; nothing where that is the sliders alone.
         error: one clear sentence for the reader, or nothing. With state "error" the texts shown before stay.
         fault: the place of an error in the formula, for the formula box, which then shows it.
+        written: what the mixed model's text was written under, in its last frame; see `written`.
     """
 
     state: Phase = "idle"
@@ -51,6 +52,7 @@ class Frame:
     formula: str = ""
     error: str = ""
     fault: dict[str, str] | None = None
+    written: dict[str, Any] | None = None
 
     def json(self) -> dict[str, Any]:
         """The frame as the browser gets it."""

@@ -19,6 +19,7 @@ from mixer.ui.pace import Pace, Tempo
 from mixer.ui.registry import Live, Take
 from mixer.ui.stage import Frame
 from mixer.ui.value import DeckValue
+from mixer.ui.written import write_written
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
@@ -53,7 +54,7 @@ def run(
     try:
         take = _begin(desk, live, prompt, value, mode, params, recipe)
         yield frame
-        yield from _write(desk, take, frame, Tempo(rate))
+        yield from _write(desk, take, frame, Tempo(rate), recipe.formula)
     except MixerError as error:
         frame.state, frame.error = "error", str(error)
         frame.fault = place(error, recipe.formula or "") if isinstance(error, FormulaError) else None
@@ -81,7 +82,7 @@ def _begin(
     return take
 
 
-def _write(desk: Desk, take: Take, frame: Frame, tempo: Tempo) -> Iterator[Frame]:
+def _write(desk: Desk, take: Take, frame: Frame, tempo: Tempo, formula: str | None) -> Iterator[Frame]:
     pace = Pace()
     measure = Measure(desk.scores)
     urgent = True  # the first token is shown at once, and so is the first one after a slider moved
@@ -99,6 +100,7 @@ def _write(desk: Desk, take: Take, frame: Frame, tempo: Tempo) -> Iterator[Frame
     frame.state = "stopped" if take.stopped else "done"
     _update(frame, take)
     frame.scores = measure(take.mix.text, now=True) or frame.scores
+    frame.written = write_written(take.mix, formula)
     yield frame
 
 

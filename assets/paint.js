@@ -1,0 +1,213 @@
+// The paint: when a text has ended and its tab is open, the text's record goes to the server (see mixer/ui/paint.py),
+// and what comes back colors every token by the effect of one slider, with a reading of the token at hand and a table.
+function mount(element, trigger, props, watch) {
+  const { make, say } = desk;
+  const root = element.querySelector(".paint");
+  const at = (name) => root.querySelector(`.${name}`);
+  const [legend, readout, cancel, asTable, alert, hint, body, by, painting, lead, text, rows] =
+    ["legend", "readout", "cancel", "as-table", "alert", "hint", "paint-body", "by", "painting", "lead", "tokens", "as-rows"].map(at);
+  const page = document.documentElement;
+  const intro = hint.textContent;
+  const WAIT = 250; // milliseconds after a text's end, since the next one may follow at once
+  let seq = 0; // of the newest question
+  let last = null; // the newest text's last frame
+  let asked = null; // the frame that was asked about
+  let found = null; // its cells and paints
+  let chosen = "all:"; // kind and name of the paint shown
+  let cells = []; // nodes of the painted text
+  let now = -1; // the cell that is read out
+  let timer = 0;
+
+  const open = () => page.dataset.shelf === "paint";
+  const id = ({ kind, name }) => `${kind}:${name}`;
+  const titled = ({ kind, name }) =>
+    kind === "all" ? say("everything") : kind === "reward" ? say("reward {name}", { name: say(name.replaceAll("_", " ")) }) : say(name.replaceAll("_", " "));
+  const signed = (x) => (x === null ? "∞" : Math.abs(x) < 0.005 ? "0.00" : (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2));
+  const percent = (logprob) => {
+    const share = 100 * Math.exp(logprob ?? -Infinity);
+    return share >= 9.95 ? share.toFixed(0) : share >= 0.095 ? share.toFixed(1) : share > 0 ? "< 0.1" : "0";
+  };
+  const named = ({ text }) => (text ? `“${text.replaceAll("\n", "↵")}”` : say("the end of the text"));
+  const paint = () => found.paints.find((one) => id(one) === chosen) || found.paints[0];
+
+  // The color of a cell: strength 0 to 1 in --strength, its side as a class.
+  function tint(node, x) {
+    const size = x === null ? 1 : Math.min(1, Math.abs(x) / props.full);
+    node.style.setProperty("--strength", size.toFixed(3));
+    node.classList.toggle("more", x === null || x > 0);
+    node.classList.toggle("less", x !== null && x < 0);
+  }
+
+  function reading(index) {
+    const cell = found.cells[index];
+    const x = paint().values[index];
+    const words = { token: named(cell), nats: signed(x), by: titled(paint()), share: percent(cell.logprob), times: x === null ? "" : Math.exp(Math.abs(x)).toFixed(2) };
+    if (x === null) return say("{token} could not have come without {by}; probability {share} %", words);
+    if (Math.abs(x) < 0.005) return say("{token} 0.00 nats: {by} made no difference; probability {share} %", words);
+    return x > 0
+      ? say("{token} {nats} nats: {by} made it {times} times as likely; probability {share} %", words)
+      : say("{token} {nats} nats: without {by} it would be {times} times as likely; probability {share} %", words);
+  }
+
+  function look(index) {
+    cells[now]?.classList.remove("at");
+    cells[now]?.setAttribute("aria-selected", "false");
+    now = index;
+    const cell = cells[index];
+    if (cell) {
+      cell.classList.add("at");
+      cell.setAttribute("aria-selected", "true");
+      text.setAttribute("aria-activedescendant", cell.id);
+    } else text.removeAttribute("aria-activedescendant");
+    readout.textContent = cell ? reading(index) : "";
+  }
+
+  text.addEventListener("pointerover", ({ target }) => cells.includes(target) && look(cells.indexOf(target)));
+  text.addEventListener("click", ({ target }) => cells.includes(target) && look(cells.indexOf(target)));
+  text.addEventListener("focus", () => now < 0 && cells.length && look(0));
+  text.addEventListener("keydown", (event) => {
+    const forward = getComputedStyle(text).direction === "rtl" ? -1 : 1;
+    const step = { ArrowRight: forward, ArrowLeft: -forward, ArrowDown: 10, ArrowUp: -10, Home: -Infinity, End: Infinity }[event.key];
+    if (!step || !cells.length) return;
+    event.preventDefault();
+    look(Math.max(0, Math.min(cells.length - 1, now + step)));
+    cells[now].scrollIntoView({ block: "nearest" });
+  });
+
+  function color() {
+    const { values } = paint();
+    cells.forEach((cell, index) => tint(cell, values[index]));
+    const column = 2 + found.paints.indexOf(paint());
+    for (const row of rows.querySelectorAll("tr")) [...row.children].forEach((cell, index) => cell.classList.toggle("chosen", index === column));
+    look(now);
+  }
+
+  // One choice for each paint, with its total over the text.
+  function choices() {
+    by.replaceChildren(by.querySelector("legend"));
+    for (const one of found.paints) {
+      const input = make("input");
+      Object.assign(input, { type: "radio", name: "painted-by", value: id(one), checked: one === paint() });
+      input.addEventListener("change", () => ((chosen = id(one)), color()));
+      const label = make("label");
+      const total = make("span", "total", signed(one.total));
+      total.title = say("over the whole text, in nats");
+      label.append(input, make("span", "name", titled(one)), total);
+      by.append(label);
+    }
+  }
+
+  function table() {
+    const line = (head, values) => {
+      const row = make("tr");
+      row.append(head, ...values);
+      return row;
+    };
+    const head = (words, scope) => Object.assign(make("th", "", words), { scope });
+    const { paints } = found;
+    const columns = [say("Probability"), ...paints.map(titled)].map((words) => head(words, "col"));
+    rows.querySelector("thead").replaceChildren(line(head(say("Token"), "col"), columns));
+    const totals = [make("td", ""), ...paints.map(({ total }) => make("td", "", signed(total)))];
+    rows.querySelector("tfoot").replaceChildren(line(head(say("Whole text"), "row"), totals));
+    rows.querySelector("tbody").replaceChildren(
+      ...found.cells.map((cell, index) => {
+        const effects = paints.map(({ values }) => {
+          const node = make("td", "", signed(values[index]));
+          tint(node, values[index]);
+          return node;
+        });
+        return line(head(cell.text ? cell.text.replaceAll("\n", "↵") : say("the end of the text"), "row"), [make("td", "", `${percent(cell.logprob)} %`), ...effects]);
+      })
+    );
+  }
+
+  function draw() {
+    lead.textContent = asked.prompt;
+    cells = found.cells.map((cell, index) => {
+      const node = make("span", "cell", cell.text || "∎");
+      node.id = `painted-${index}`;
+      node.setAttribute("role", "option");
+      node.setAttribute("aria-selected", "false");
+      return node;
+    });
+    text.replaceChildren(...cells);
+    painting.scrollTop = 0;
+    now = -1;
+    choices();
+    table();
+    color();
+  }
+
+  // What the panel says while there is nothing to show.
+  function tell(words, share) {
+    hint.textContent = words;
+    hint.hidden = !words;
+    const running = share !== undefined;
+    cancel.hidden = !running;
+    if (running) readout.textContent = say("Painting {share} %", { share: Math.round(100 * share) });
+    body.classList.toggle("old", running || !!words);
+  }
+
+  function refuse(words) {
+    alert.textContent = words;
+    alert.hidden = !words;
+  }
+
+  function ask() {
+    if (!open() || !last || last === asked || last.state === "running") return;
+    asked = last;
+    found = null;
+    refuse("");
+    cells = [];
+    body.hidden = true;
+    asTable.disabled = true;
+    if (!last.written) return tell(say("What this text was written under is not known. Press Generate to write it again, and it will be painted."));
+    seq += 1;
+    tell("", 0);
+    props.value = { seq, prompt: last.prompt, written: last.written };
+    trigger("submit");
+  }
+
+  function show(frame) {
+    if (!frame || frame.seq !== seq || !frame.state || found) return;
+    if (frame.state === "running") return tell("", frame.share);
+    readout.textContent = "";
+    if (frame.state === "error") return tell(""), refuse(frame.error);
+    if (frame.state === "stopped") return last === asked && tell(say("Painting was stopped. Close this tab and open it again to paint the text.")), void (asked = null);
+    found = frame;
+    tell("");
+    body.hidden = false;
+    asTable.disabled = false;
+    draw();
+  }
+
+  document.addEventListener("desk:frame", ({ detail: frame }) => {
+    clearTimeout(timer);
+    if (frame.mix?.length && (frame.state === "done" || frame.state === "stopped")) {
+      last = frame;
+      timer = setTimeout(ask, WAIT);
+    } else if (frame.state === "running") {
+      last = frame;
+      if (asked && !found) trigger("stop");
+      if (open() && !found) tell(intro);
+      body.classList.toggle("old", !!found);
+    }
+  });
+  document.addEventListener("desk:shelf", () => setTimeout(ask));
+  cancel.addEventListener("click", () => trigger("stop"));
+  asTable.addEventListener("click", () => {
+    const on = asTable.getAttribute("aria-pressed") !== "true";
+    asTable.setAttribute("aria-pressed", String(on));
+    rows.classList.toggle("sr-only", !on);
+    rows.tabIndex = on ? 0 : -1;
+    painting.hidden = on;
+  });
+
+  for (const x of [-props.full, -props.full / 2, 0, props.full / 2, props.full]) {
+    const step = make("span", "cell", x ? signed(x).replace(/\.?0+$/, "") : "0");
+    tint(step, x);
+    legend.append(step);
+  }
+  legend.append(make("span", "unit", say("nats")));
+  watch("value", () => show(props.value));
+}
