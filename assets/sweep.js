@@ -155,7 +155,7 @@ function mount(element, trigger, props, watch) {
     const near = [Math.max(ends[0], -1), Math.min(ends[1], 1)];
     if (near[0] < near[1]) parts.push(svg("line", { class: "same", x1: x(near[0]), y1: y(near[0]), x2: x(near[1]), y2: y(near[1]) }));
     for (const value of [ends[0], (ends[0] + ends[1]) / 2, ends[1]]) {
-      parts.push(svg("text", { x: x(value), y: 151, "text-anchor": "middle" }, signed(value)));
+      parts.push(svg("text", { x: x(value), y: 154, "text-anchor": "middle" }, signed(value)));
     }
     parts.push(svg("text", { class: "axis", x: 116, y: 170, "text-anchor": "middle" }, say("asked")));
     parts.push(svg("text", { class: "axis", x: 0, y: 0, transform: "translate(9 72) rotate(-90)", "text-anchor": "middle" }, say("measured")));

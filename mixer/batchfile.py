@@ -141,7 +141,7 @@ class Sheet:
                     steered.add(column.name)
                 request = self._with(request, column, cell)
             except MixerError as error:
-                return Job(self._default, name, f"{name}, column {column.head}: {error}")
+                return Job(request, name, f"{name}, column {column.head}: {error}")
         return Job(request, name)
 
     def _with(self, request: Request, column: Column, cell: str) -> Request:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from mixer import Desk, Request, SamplingParams, Steering
 from mixer.batch import write
 from mixer.batchfile import Bounds, Sheet, sample
+from mixer.cli import main
 from mixer.csvfile import read_table
 from mixer.errors import InvalidValue, UnknownName
 from mixer.steering import REST
@@ -164,3 +166,23 @@ def test_the_sample_is_understood(desk: Desk, tiny: Path):
     for one in (desk, Desk.load(tiny / "base", tiny / "anchors", judges=None)):
         made = sheet(one, sample(one), asked=Request("Once"))
         assert made.notes == () and [job.error for job in made.jobs] == ["", ""]
+
+
+def test_the_command_line_answers_a_file_and_goes_on_after_a_wrong_row(tiny: Path, tmp_path: Path, capsys):
+    """Written with the delimiter that came, and told as one object."""
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_bytes("\ufeffprompt;humor\r\nDéar;0,5\r\nDear;9\r\n".encode())
+    words = ["batch", str(source), str(out), "--base", str(tiny / "base"), "--anchors", str(tiny / "anchors")]
+    assert main([*words, "--max-new-tokens", "4", "--seed", "2", "--set", "formality=1", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (record["rows"], record["written"]) == (2, 1) and record["errors"][0].startswith("Row 3, column humor")
+    table = read_table(out.read_bytes().decode(), "prompt")
+    assert table.delimiter == ";" and table.columns[:3] == ("prompt", "humor", "text")
+    desk = Desk.load(tiny / "base", tiny / "anchors")
+    found = desk.generate("Déar", desk.mix(humor=0.5, formality=1), SamplingParams(max_new_tokens=4, seed=2))
+    assert table.rows[0][2] == found.text and table.rows[1][2] == ""
+    assert main(words) == 2 and "already there" in capsys.readouterr().err
+    source.write_bytes(b"prompt\n\xff")
+    assert main([*words, "--overwrite"]) == 2 and "not in UTF-8" in capsys.readouterr().err
+    assert main([*words[:1], str(tmp_path / "no.csv"), *words[2:], "--overwrite"]) == 2
+    assert "cannot be read" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from mixer.cli import bench, evaluate, export, gguf, train, write
+from mixer.cli import batch, bench, evaluate, export, gguf, train, write
 from mixer.errors import FormulaError, MixerError
 
 
@@ -47,6 +47,6 @@ def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     root = argparse.ArgumentParser("mixer", description="A mixing desk for language models.")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    for module in (write, export, train, evaluate, gguf, bench):
+    for module in (write, batch, export, train, evaluate, gguf, bench):
         module.add(commands)
     return root

@@ -113,7 +113,10 @@ def run(desk: Desk, sheet: Sheet, flag: threading.Event) -> Iterator[dict[str, A
 
 def _frame(sheet: Sheet, state: str) -> dict[str, Any]:
     jobs = sheet.jobs
-    last = [job for job in jobs if job.done][-SHOWN:]
+    front = (
+        max((place for place, job in enumerate(jobs) if job.written), default=-1) if state == "running" else len(jobs)
+    )
+    last = [job for job in jobs[: front + 1] if job.done][-SHOWN:]
     return {
         "state": state,
         "done": sheet.done,

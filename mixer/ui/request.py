@@ -25,5 +25,5 @@ def request(desk: Desk, state: State) -> tuple[Request, Recipe]:
     found = recipe(desk.formula(state.formula).bound, desk.vocabulary)
     positions = state.positions if found.positions is None else found.positions
     params = options(state.tokens, state.temperature, None if state.fresh else state.seed)
-    params = replace(params, min_new_tokens=least(state.tokens))
+    params = replace(params, min_new_tokens=least(params.max_new_tokens))
     return Request(state.prompt, desk.mix(positions), params, found.formula, state.steers), found

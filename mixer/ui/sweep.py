@@ -22,7 +22,7 @@ from mixer.ui.formula import rewrite
 from mixer.ui.pace import Pace
 from mixer.ui.request import request
 from mixer.ui.state import State, read_state
-from mixer.ui.value import LIMIT, describe
+from mixer.ui.value import LIMIT, describe, options
 
 if TYPE_CHECKING:
     from mixer.batch import Job
@@ -110,8 +110,8 @@ def read_question(posted: object, desk: Desk) -> Question:
     low, high = (bounded(f"The {key} end", posted.get(key), -limit, limit) for key in ("low", "high"))
     if high - low < LEAST_STEP * (STOPS - 1):
         raise InvalidValue("The range from the low to the high end is too small.", "Take them further apart.")
-    tokens = bounded("The number of tokens", posted.get("tokens"), 1, MOST_TOKENS)
-    state = replace(read_state(posted.get("state"), desk.attributes, desk.rewards), tokens=int(tokens))
+    tokens = options(bounded("The number of tokens", posted.get("tokens"), 1, MOST_TOKENS), 0.0, 0).max_new_tokens
+    state = replace(read_state(posted.get("state"), desk.attributes, desk.rewards), tokens=tokens)
     asked, found = request(desk, state)
     if part == "position" and found.tie == "none":
         hint = "Put `sliders` into it, or sweep a reward."

@@ -1,0 +1,71 @@
+"""The command that writes a text for every row of a CSV file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from mixer.cli.command import command, load_desk, mix_options, read_mix, read_steering, steering_options
+from mixer.errors import InvalidValue
+
+
+def add(commands: Any) -> None:
+    """Add this command to the parser."""
+    one = command(commands, "batch", batch, "write a text for every row of a CSV file", desk=True)
+    one.add_argument("file", type=Path, help="with a column `prompt`; further ones as on the page's shelf")
+    one.add_argument("out", type=Path, help="a file that is not there yet: the same rows with text, scores and seed")
+    one.add_argument("--overwrite", action="store_true", help="replace what is already there")
+    mix_options(one)
+    steering_options(one)
+    one.add_argument("--formula", help="sliders by default; this and what follows holds where a row says nothing")
+    one.add_argument("--max-new-tokens", type=int, default=120)
+    one.add_argument("--temperature", type=float, default=0.8)
+    one.add_argument("--seed", type=int, help="one for each row without it")
+
+
+def batch(options: argparse.Namespace) -> dict:
+    """Write all rows; what was finished is kept if it is interrupted."""
+    from mixer import Request, SamplingParams
+    from mixer.batch import write
+    from mixer.batchfile import PROMPT, Sheet
+    from mixer.csvfile import read_table
+
+    if options.out.exists() and not options.overwrite:
+        raise InvalidValue(f"{options.out} is already there.", "Give another path, or --overwrite.")
+    if not options.out.parent.is_dir():
+        raise InvalidValue(f"There is no folder {options.out.parent}.", "Make it first.")
+    table = read_table(_read(options.file), PROMPT)
+    mix, steering = read_mix(options), read_steering(options)
+    params = SamplingParams(max_new_tokens=options.max_new_tokens, temperature=options.temperature, seed=options.seed)
+    desk = load_desk(options, mix, steering)
+    if options.formula is not None:
+        desk.formula(options.formula)
+    sheet = Sheet(desk, table, Request("", mix, params, options.formula, steering))
+    for note in sheet.notes:
+        print(note, file=sys.stderr)
+    shown = -1
+    try:
+        for _ in write(desk, sheet.jobs):
+            if sheet.done != shown:
+                shown = sheet.done
+                print(f"\r{shown} of {len(sheet.jobs)}", end="", file=sys.stderr, flush=True)
+    finally:
+        options.out.write_text(sheet.text(table.delimiter), encoding="utf-8", newline="")
+        print(file=sys.stderr)
+    wrong = [job.error for job in sheet.jobs if job.error]
+    if not options.json:
+        for error in wrong:
+            print(error)
+        print(f"{options.out}: {len(sheet.jobs) - len(wrong)} of {len(sheet.jobs)} rows written")
+    return {"path": str(options.out), "rows": len(sheet.jobs), "written": len(sheet.jobs) - len(wrong), "errors": wrong}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InvalidValue(f"{path} cannot be read: {error.strerror}.", "Give the path of a CSV file.") from None
+    except UnicodeDecodeError:
+        raise InvalidValue(f"{path} is not in UTF-8.", "Save it as CSV in UTF-8.") from None
