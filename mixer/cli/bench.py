@@ -32,6 +32,17 @@ def add(commands: Any) -> None:
     memory = command(bench, "memory", bench_memory, "what a base of 1.5 billion parameters with twelve anchors takes")
     memory.add_argument("--layers", type=int, default=28)
     memory.add_argument("--hidden", type=int, default=1536)
+    page = command(bench, "page", bench_page, "how fast a running page answers a hand, in a real Chromium")
+    page.add_argument("url", help="where it runs, such as http://127.0.0.1:7860")
+    page.add_argument("--beside", type=int, default=0, metavar="N", help="others who stream all the while")
+    page.add_argument("--takes", type=int, default=10, help="texts to steer, each by 12 keys and a drag of 60 moves")
+    page.add_argument("--seed", type=int, default=0, help="of the moves")
+    soak = command(bench, "soak", bench_soak, "a long trial of the page by several browsers, and what it leaves behind")
+    soak.add_argument("url", nargs="?", help="where it runs; left out, it is served for the trial")
+    soak.add_argument("--minutes", type=float, default=30)
+    soak.add_argument("--pages", type=int, default=4, help="tabs at once")
+    soak.add_argument("--pid", type=int, help="the process that serves URL, where it is not found by the port")
+    soak.add_argument("--seed", type=int, default=0, help="of what the tabs do")
 
 
 def measured(bench: Any, name: str, run: Callable[[argparse.Namespace], dict], text: str) -> argparse.ArgumentParser:
@@ -80,4 +91,24 @@ def bench_memory(options: argparse.Namespace) -> dict:
     report = memory.bench_memory(memory.Shape(options.layers, options.hidden))
     if not options.json:
         print(memory.table(report))
+    return report
+
+
+def bench_page(options: argparse.Namespace) -> dict:
+    """Milliseconds from a slider's event to painted text under the new mix."""
+    from mixer.evals import page
+
+    report = page.bench_page(options.url, options.beside, options.takes, options.seed)
+    if not options.json:
+        print(page.table(report))
+    return report
+
+
+def bench_soak(options: argparse.Namespace) -> dict:
+    """Growth in an hour, what went wrong, and what was left at the end."""
+    from mixer.evals import soak
+
+    report = soak.bench_soak(options.url, options.minutes, options.pages, options.pid, options.seed)
+    if not options.json:
+        print(soak.table(report))
     return report

@@ -22,6 +22,7 @@ from mixer.errors import InvalidValue
 from mixer.evals.bench.gates import Verdict, judge
 from mixer.evals.bench.plan import Plan, adapters_in, lay_out, prompt_of
 from mixer.evals.bench.worker import Worker, WorkerFailed
+from mixer.evals.processes import busy
 
 QUIET = 0.05  # share of the processors that other programs may take
 
@@ -182,10 +183,10 @@ def on_rig(plan: Plan, counts: Sequence[int], bench: Callable[[Rig], dict[str, A
 
 def watched(plan: Plan, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A report, with how long it took, and what share of the processors other programs had meanwhile."""
-    begin, busy, own = time.perf_counter(), _busy(), _own()
+    begin, worked, own = time.perf_counter(), busy(), _own()
     report = {"dtype": plan.dtype, "threads": plan.threads, "quick": plan.quick} | run()
     seconds = time.perf_counter() - begin
-    others = (_busy() - busy - (_own() - own)) / seconds / (os.cpu_count() or 1)
+    others = (busy() - worked - (_own() - own)) / seconds / (os.cpu_count() or 1)
     return report | {"seconds": seconds, "others": max(others, 0.0)}
 
 
@@ -198,15 +199,6 @@ def footer(report: dict[str, Any]) -> list[str]:
     if report["quick"]:
         lines.append("A quick run: these figures are rough.")
     return lines
-
-
-def _busy() -> float:
-    """Seconds that all processors have worked, or were taken away by a hypervisor; 0 where the system does not say."""
-    try:
-        user, nice, system, _, _, irq, softirq, steal, *_ = Path("/proc/stat").read_text("ascii").split()[1:11]
-    except (OSError, ValueError):
-        return 0.0
-    return sum(map(int, (user, nice, system, irq, softirq, steal))) / os.sysconf("SC_CLK_TCK")
 
 
 def _own() -> float:
