@@ -215,14 +215,14 @@ def test_a_bad_prompt_is_answered_on_the_page_and_nothing_is_lost(visit: Visit, 
     kept = text(page)
     page.locator("#prompt textarea").fill(prompt)
     page.click("#generate")
-    expect(page.locator(".alert")).to_be_visible()
-    assert "prompt" in page.locator(".alert").inner_text()
-    assert "Traceback" not in page.locator(".alert").inner_text()
+    expect(page.locator(".stage .alert")).to_be_visible()
+    assert "prompt" in page.locator(".stage .alert").inner_text()
+    assert "Traceback" not in page.locator(".stage .alert").inner_text()
     assert text(page) == kept
     assert page.locator(".fader").first.input_value() == "0.05"
     page.locator("#prompt textarea").fill("The door was")
     page.click("#generate")
-    expect(page.locator(".alert")).to_be_hidden()
+    expect(page.locator(".stage .alert")).to_be_hidden()
     finish(page)
     assert text(page).startswith("The door was")
 
@@ -274,5 +274,5 @@ def test_an_option_out_of_range_is_answered_on_the_page(visit: Visit, box: str, 
     page = visit()
     option(page, box, value)
     page.click("#generate")
-    expect(page.locator(".alert")).to_contain_text("out of range")
+    expect(page.locator(".stage .alert")).to_contain_text("out of range")
     assert page.locator(".toast-body").count() == 0
