@@ -22,7 +22,7 @@ if os.environ.get("SPACES_ZERO_GPU"):
 
 def main(argv: list[str] | None = None) -> int:
     """Serves the page until interrupted; 2 for bad input, with one line on stderr that says what to do."""
-    from mixer.cli.command import add_sources, formula_sources
+    from mixer.cli.command import add_sources, formula_sources, read_sources
 
     parser = argparse.ArgumentParser(description="A mixing desk for language models, in the browser.")
     parser.add_argument("--base", help="folder or hub name of the base model (default: the embedded one)")
@@ -55,19 +55,23 @@ def main(argv: list[str] | None = None) -> int:
             device_map=args.device_map,
         )
         add_sources(desk, args)
+        sources = read_sources(args)
     except MixerError as error:
         return _refuse(str(error))
 
     if args.anchors is not None and not (desk.attributes or desk.rewards):
         return _refuse(next(iter(desk.problems), f"There is no anchor in {args.anchors}."))
 
-    from mixer.ui import build, launch
+    from mixer.ui import Origin, build, launch
     from mixer.ui.zero import wanted
+
+    load = {name: getattr(args, name) for name in ("base", "anchors", "device", "dtype", "quantize", "device_map")}
+    origin = Origin({name: value for name, value in load.items() if value not in (None, "auto")}, sources)
 
     if not wanted():
         threading.Thread(target=desk.warm_up, daemon=True).start()
     try:
-        launch(build(desk), host=args.host, port=args.port, share=args.share)
+        launch(build(desk, origin=origin), host=args.host, port=args.port, share=args.share)
     except OSError as error:
         return _refuse(f"The page could not be served: {str(error).splitlines()[0]}")
     except KeyboardInterrupt:

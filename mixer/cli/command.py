@@ -58,20 +58,33 @@ def formula_sources(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def read_sources(options: argparse.Namespace) -> list[tuple[str, str, str, str]]:
+    """What `formula_sources` asks for, as (`model`, `judge` or `reward`, name, source, label or nothing).
+
+    Raises:
+        InvalidValue: an option is not of its form.
+    """
+    found = [("model", *_named("--model", text), "") for text in options.model]
+    for text in options.judge:
+        name, source = _named("--judge", text)
+        source, _, label = source.partition("#")
+        found.append(("judge", name, source, label))
+    return found + [("reward", *_named("--reward-model", text), "") for text in options.reward_model]
+
+
 def add_sources(desk: Desk, options: argparse.Namespace) -> None:
     """Load what `formula_sources` asked for.
 
     Raises:
         MixerError: an option is not of its form, or what it names cannot be used.
     """
-    for text in options.model:
-        desk.add_model(*_named("--model", text))
-    for text in options.judge:
-        name, source = _named("--judge", text)
-        source, _, label = source.partition("#")
-        desk.add_judge(name, source, label or None)
-    for text in options.reward_model:
-        desk.add_reward(*_named("--reward-model", text))
+    for kind, name, source, label in read_sources(options):
+        if kind == "model":
+            desk.add_model(name, source)
+        elif kind == "judge":
+            desk.add_judge(name, source, label or None)
+        else:
+            desk.add_reward(name, source)
 
 
 def _named(option: str, text: str) -> tuple[str, str]:

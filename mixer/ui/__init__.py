@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from mixer.ui.page import build, launch
+from mixer.ui.snippets import Origin
 
-__all__ = ["build", "launch"]
+__all__ = ["Origin", "build", "launch"]

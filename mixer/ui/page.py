@@ -25,7 +25,7 @@ from mixer.ui.guard import Guard
 from mixer.ui.presets import presets
 from mixer.ui.registry import CAPACITY, Registry
 from mixer.ui.shelf import Panel, shelf
-from mixer.ui.snippets import least
+from mixer.ui.snippets import SHIPPED, Origin, least
 from mixer.ui.stage import Frame
 from mixer.ui.state import State
 from mixer.ui.stream import run
@@ -58,8 +58,13 @@ PANELS: dict[str, Panel] = {  # the shelf's, by title
 }
 
 
-def build(desk: Desk, registry: Registry | None = None, opening: str | None = OPENING) -> gr.Blocks:
-    """The page of a desk, opened with a preset if the desk can run it; with everything at rest otherwise."""
+def build(
+    desk: Desk, registry: Registry | None = None, opening: str | None = OPENING, origin: Origin = SHIPPED
+) -> gr.Blocks:
+    """The page of a desk, opened with a preset if the desk can run it; with everything at rest otherwise.
+
+    `origin` is what the desk was loaded from, for the code that the page shows.
+    """
     registry = Registry() if registry is None else registry
     away = Zero(desk, gpu()) if wanted() else None
     known = presets(desk)
@@ -69,7 +74,7 @@ def build(desk: Desk, registry: Registry | None = None, opening: str | None = OP
         gr.Column(elem_id="desk"),
     ):
         _header(desk)
-        tools = tools_ui.component(desk, known, state)
+        tools = tools_ui.component(desk, known, state, origin)
         with gr.Column(elem_id="console"):
             deck = deck_ui.component(desk.vocabulary, state)
             box = box_ui.component(desk, state.formula)

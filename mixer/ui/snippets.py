@@ -7,9 +7,27 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from mixer.steering import MOST_NATS, REST
 from mixer.ui.state import State
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a desk was loaded from, where that is not the shipped one alone.
+
+    Attributes:
+        load: arguments of `Desk.load`, such as `{"base": "my-model"}`.
+        added: what was loaded for formulas, as (`model`, `judge` or `reward`, name, source, label or nothing).
+    """
+
+    load: Mapping[str, str] = field(default_factory=dict)
+    added: Sequence[tuple[str, str, str, str]] = ()
+
+
+SHIPPED = Origin()
 
 
 def least(tokens: int) -> int:
@@ -17,7 +35,7 @@ def least(tokens: int) -> int:
     return tokens // 2
 
 
-def python(state: State) -> str:
+def python(state: State, origin: Origin = SHIPPED) -> str:
     """A program that prints the text."""
     steering, seed = state.steers, None if state.fresh else state.seed
     lines = [
@@ -34,13 +52,19 @@ def python(state: State) -> str:
         numbers = f"{dict(steering.positions)!r}, {dict(steering.levels)!r}"
         lines.append(f"steering=Steering({numbers}, budget={steering.budget!r}, whole={steering.whole!r}),")
     body = "\n".join(f"    {line}" for line in lines)
-    return f"from mixer import {names}\n\ndesk = Desk.load()\noutput = desk.generate(\n{body}\n)\nprint(output.text)\n"
+    loaded = f"desk = Desk.load({', '.join(f'{name}={value!r}' for name, value in origin.load.items())})\n"
+    for kind, name, source, label in origin.added:
+        loaded += f"desk.add_{kind}({name!r}, {source!r}{label and f', {label!r}'})\n"
+    return f"from mixer import {names}\n\n{loaded}output = desk.generate(\n{body}\n)\nprint(output.text)\n"
 
 
-def shell(state: State) -> str:
+def shell(state: State, origin: Origin = SHIPPED) -> str:
     """A command that prints the text."""
     steering = state.steers
-    asked = [("set", f"{name}={position!r}") for name, position in state.positions.items()]
+    asked = [(name.replace("_", "-"), value) for name, value in origin.load.items()]
+    for kind, name, source, label in origin.added:
+        asked.append(("reward-model" if kind == "reward" else kind, f"{name}={source}{label and f'#{label}'}"))
+    asked += [("set", f"{name}={position!r}") for name, position in state.positions.items()]
     asked += [("reward", f"{name}={position!r}") for name, position in steering.positions.items()]
     asked += [("aim", f"{name}={level!r}") for name, level in steering.levels.items()]
     if steering != REST:

@@ -16,6 +16,7 @@ from mixer.steering import BUDGET
 from mixer.ui import snippets
 from mixer.ui.assets import script
 from mixer.ui.presets import Choice
+from mixer.ui.snippets import Origin
 from mixer.ui.state import State, read_query, read_state, write_query
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ _TEMPLATE = f"""
 """
 
 
-def component(desk: Desk, known: Sequence[Choice], state: State) -> gr.HTML:
+def component(desk: Desk, known: Sequence[Choice], state: State, origin: Origin) -> gr.HTML:
     """The tools of a page that opens with `state`; their value is the state that the other controls are to take."""
     return gr.HTML(
         value=state.json(),  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
@@ -75,7 +76,7 @@ def component(desk: Desk, known: Sequence[Choice], state: State) -> gr.HTML:
         js_on_load=script("history.js", "tools.js"),
         apply_default_css=False,
         elem_id="tools",
-        server_functions=[_visit(desk), _tell(desk)],
+        server_functions=[_visit(desk), _tell(desk, origin)],
         presets=[{"name": one.name, "about": one.about, "state": one.state.json()} for one in known],
         start=state.json(),
         budget=BUDGET,
@@ -91,7 +92,7 @@ def _visit(desk: Desk) -> Callable[[Any], dict[str, Any] | None]:
     return visit
 
 
-def _tell(desk: Desk) -> Callable[[Any], dict[str, str]]:
+def _tell(desk: Desk, origin: Origin) -> Callable[[Any], dict[str, str]]:
     def tell(posted: Any) -> dict[str, str]:
         """A state as a link and as code, for a page at this address."""
         try:
@@ -103,8 +104,8 @@ def _tell(desk: Desk) -> Callable[[Any], dict[str, str]]:
         link = f"{address}?{write_query(state)}"
         told = {"Link": link} if len(link) <= LONGEST_LINK else {"note": "The prompt is too long for a link."}
         return told | {
-            "Python": snippets.python(state),
-            "Command line": snippets.shell(state),
+            "Python": snippets.python(state, origin),
+            "Command line": snippets.shell(state, origin),
             "curl": snippets.curl(state, address),
         }
 

@@ -54,6 +54,29 @@ def test_the_python_and_the_command_write_what_the_page_writes(
     assert capsys.readouterr().out.strip() == text.strip()
 
 
+def test_what_else_was_loaded_is_loaded_in_the_code_too() -> None:
+    origin = snippets.Origin(
+        {"base": "some one's/base", "device_map": "auto"},
+        [("model", "big", "a/b", ""), ("judge", "kind", "c", "LABEL_1"), ("reward", "rad", "d", "")],
+    )
+    python = snippets.python(State(), origin)
+    for line in (
+        """desk = Desk.load(base="some one's/base", device_map='auto')""",
+        "desk.add_model('big', 'a/b')",
+        "desk.add_judge('kind', 'c', 'LABEL_1')",
+        "desk.add_reward('rad', 'd')",
+    ):
+        assert f"{line}\n" in python
+    words = shlex.split(snippets.shell(State(), origin))
+    assert words[4:9] == [
+        "--base=some one's/base",
+        "--device-map=auto",
+        "--model=big=a/b",
+        "--judge=kind=c#LABEL_1",
+        "--reward-model=rad=d",
+    ]
+
+
 @given(states)
 def test_any_state_is_one_program_one_command_and_one_request(state: State) -> None:
     compile(snippets.python(state), "snippet", "exec")
