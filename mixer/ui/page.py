@@ -37,6 +37,7 @@ from mixer.ui.value import (
     DeckValue,
     options,
     read_box,
+    read_text,
     read_value,
 )
 from mixer.ui.words import LANGUAGES, say
@@ -210,13 +211,14 @@ def _generate(
             params = options(tokens, temperature, None if fresh else seed)
             params = replace(params, min_new_tokens=least(params.max_new_tokens))
             speed = bounded("The speed", rate, 0, FASTEST)
+            text = read_text("The prompt", prompt or "")
         except MixerError as error:
             fault = place(error, read_box(box).text) if isinstance(error, FormulaError) else None
             yield Frame(state="error", error=str(error), fault=fault).json(), gr.skip()
             return
         live = registry.live(str(request.session_hash))
         first: Any = params.seed
-        for frame in write(live, str(prompt or ""), value, mode, params, speed, found):
+        for frame in write(live, text, value, mode, params, speed, found):
             yield frame.json(), first
             first = gr.skip()
 
