@@ -16,7 +16,7 @@ from mixer.steering import BUDGET
 from mixer.ui import snippets
 from mixer.ui.assets import script
 from mixer.ui.presets import Choice
-from mixer.ui.snippets import Origin
+from mixer.ui.snippets import SHIPPED, Origin
 from mixer.ui.state import State, read_query, read_state, write_query
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _visit(desk: Desk) -> Callable[[Any], dict[str, Any] | None]:
     return visit
 
 
-def _tell(desk: Desk, origin: Origin) -> Callable[[Any], dict[str, str]]:
+def _tell(desk: Desk, origin: Origin = SHIPPED) -> Callable[[Any], dict[str, str]]:
     def tell(posted: Any) -> dict[str, str]:
         """A state as a link and as code, for a page at this address."""
         try:
