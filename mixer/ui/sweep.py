@@ -87,7 +87,7 @@ class Question:
         if self.part == "reward":
             return replace(state, steering=state.steering.with_position(self.name, stop))
         positions = {**state.positions, self.name: stop}
-        moved = {name: position for name, position in positions.items() if position}
+        moved = {name: positions[name] for name in desk.attributes if positions.get(name)}
         formula = rewrite(desk.formula(state.formula).bound.formula, desk.vocabulary, moved)
         return replace(state, positions=moved, formula=formula)
 
