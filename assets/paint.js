@@ -4,8 +4,8 @@ function mount(element, trigger, props, watch) {
   const { make, say } = desk;
   const root = element.querySelector(".paint");
   const at = (name) => root.querySelector(`.${name}`);
-  const [legend, readout, cancel, asTable, alert, hint, body, by, painting, lead, text, rows] =
-    ["legend", "readout", "cancel", "as-table", "alert", "hint", "paint-body", "by", "painting", "lead", "tokens", "as-rows"].map(at);
+  const [legend, readout, button, asTable, alert, hint, body, by, painting, lead, text, rows] =
+    ["legend", "readout", "go", "as-table", "alert", "hint", "paint-body", "by", "painting", "lead", "tokens", "effects"].map(at);
   const page = document.documentElement;
   const intro = hint.textContent;
   const WAIT = 250; // milliseconds after a text's end, since the next one may follow at once
@@ -17,6 +17,8 @@ function mount(element, trigger, props, watch) {
   let cells = []; // nodes of the painted text
   let now = -1; // the cell that is read out
   let timer = 0;
+  let waiting = false; // for the server's answer
+  let stopped = false; // before there was one
 
   const open = () => page.dataset.shelf === "paint";
   const id = ({ kind, name }) => `${kind}:${name}`;
@@ -27,7 +29,7 @@ function mount(element, trigger, props, watch) {
     const share = 100 * Math.exp(logprob ?? -Infinity);
     return share >= 9.95 ? share.toFixed(0) : share >= 0.095 ? share.toFixed(1) : share > 0 ? "< 0.1" : "0";
   };
-  const named = ({ text }) => (text ? `“${text.replaceAll("\n", "↵")}”` : say("the end of the text"));
+  const visible = ({ text }) => (text ? text.trim() || "␣↵"[+text.includes("\n")] : say("the end of the text"));
   const paint = () => found.paints.find((one) => id(one) === chosen) || found.paints[0];
 
   // The color of a cell: strength 0 to 1 in --strength, its side as a class.
@@ -41,7 +43,9 @@ function mount(element, trigger, props, watch) {
   function reading(index) {
     const cell = found.cells[index];
     const x = paint().values[index];
-    const words = { token: named(cell), nats: signed(x), by: titled(paint()), share: percent(cell.logprob), times: x === null ? "" : Math.exp(Math.abs(x)).toFixed(2) };
+    const times = x === null ? "" : Math.exp(Math.abs(x)).toFixed(2);
+    const token = cell.text ? `“${visible(cell)}”` : visible(cell);
+    const words = { token, times, nats: signed(x), by: paint().kind === "all" ? say("all of it") : titled(paint()), share: percent(cell.logprob) };
     if (x === null) return say("{token} could not have come without {by}; probability {share} %", words);
     if (Math.abs(x) < 0.005) return say("{token} 0.00 nats: {by} made no difference; probability {share} %", words);
     return x > 0
@@ -116,7 +120,7 @@ function mount(element, trigger, props, watch) {
           tint(node, values[index]);
           return node;
         });
-        return line(head(cell.text ? cell.text.replaceAll("\n", "↵") : say("the end of the text"), "row"), [make("td", "", `${percent(cell.logprob)} %`), ...effects]);
+        return line(head(visible(cell), "row"), [make("td", "", `${percent(cell.logprob)} %`), ...effects]);
       })
     );
   }
@@ -124,7 +128,7 @@ function mount(element, trigger, props, watch) {
   function draw() {
     lead.textContent = asked.prompt;
     cells = found.cells.map((cell, index) => {
-      const node = make("span", "cell", cell.text || "∎");
+      const node = make("span", "cell", cell.text.replaceAll("\n", "↵\n") || "∎");
       node.id = `painted-${index}`;
       node.setAttribute("role", "option");
       node.setAttribute("aria-selected", "false");
@@ -138,14 +142,13 @@ function mount(element, trigger, props, watch) {
     color();
   }
 
-  // What the panel says while there is nothing to show.
-  function tell(words, share) {
+  // What the panel says, and whether what it shows is of another text than the last one.
+  function tell(words, old) {
     hint.textContent = words;
     hint.hidden = !words;
-    const running = share !== undefined;
-    cancel.hidden = !running;
-    if (running) readout.textContent = say("Painting {share} %", { share: Math.round(100 * share) });
-    body.classList.toggle("old", running || !!words);
+    body.classList.toggle("old", old);
+    button.hidden = !waiting && !stopped;
+    button.textContent = waiting ? say("Cancel") : say("Paint");
   }
 
   function refuse(words) {
@@ -156,45 +159,53 @@ function mount(element, trigger, props, watch) {
   function ask() {
     if (!open() || !last || last === asked || last.state === "running") return;
     asked = last;
-    found = null;
+    stopped = false;
+    waiting = !!last.written;
     refuse("");
-    cells = [];
-    body.hidden = true;
-    asTable.disabled = true;
-    if (!last.written) return tell(say("What this text was written under is not known. Press Generate to write it again, and it will be painted."));
+    readout.textContent = "";
+    body.hidden = !found || !waiting;
+    asTable.disabled = body.hidden;
+    tell(waiting ? "" : say("What this text was written under is not known. Press Generate to write it again, and it will be painted."), true);
+    if (!waiting) return;
     seq += 1;
-    tell("", 0);
     props.value = { seq, prompt: last.prompt, written: last.written };
     trigger("submit");
   }
 
   function show(frame) {
-    if (!frame || frame.seq !== seq || !frame.state || found) return;
-    if (frame.state === "running") return tell("", frame.share);
+    if (!frame || frame.seq !== seq || !frame.state || !waiting) return;
+    if (frame.state === "running") {
+      readout.textContent = say("Painting {share} %", { share: Math.round(100 * frame.share) });
+      return;
+    }
+    waiting = false;
+    stopped = frame.state !== "done";
     readout.textContent = "";
-    if (frame.state === "error") return tell(""), refuse(frame.error);
-    if (frame.state === "stopped") return last === asked && tell(say("Painting was stopped. Close this tab and open it again to paint the text.")), void (asked = null);
+    if (stopped) return refuse(frame.error || ""), tell("", true);
     found = frame;
-    tell("");
-    body.hidden = false;
-    asTable.disabled = false;
+    body.hidden = asTable.disabled = false;
+    tell("", false);
     draw();
   }
 
   document.addEventListener("desk:frame", ({ detail: frame }) => {
     clearTimeout(timer);
-    if (frame.mix?.length && (frame.state === "done" || frame.state === "stopped")) {
+    if (frame.state === "running") {
+      if (last?.state !== "running" && waiting) trigger("stop");
+      last = frame;
+      stopped = false;
+      tell(found ? "" : intro, true);
+    } else if (frame.mix?.length) {
       last = frame;
       timer = setTimeout(ask, WAIT);
-    } else if (frame.state === "running") {
-      last = frame;
-      if (asked && !found) trigger("stop");
-      if (open() && !found) tell(intro);
-      body.classList.toggle("old", !!found);
     }
   });
   document.addEventListener("desk:shelf", () => setTimeout(ask));
-  cancel.addEventListener("click", () => trigger("stop"));
+  button.addEventListener("click", () => {
+    if (waiting) return trigger("stop");
+    asked = null;
+    ask();
+  });
   asTable.addEventListener("click", () => {
     const on = asTable.getAttribute("aria-pressed") !== "true";
     asTable.setAttribute("aria-pressed", String(on));

@@ -33,17 +33,18 @@ _TEMPLATE = """
   <div class="paint-head">
     <span class="legend" role="img" aria-label="Violet was made less likely, teal more likely"></span>
     <span class="readout" role="status"></span>
-    <button type="button" class="cancel" hidden>Cancel</button>
+    <button type="button" class="go" hidden>Cancel</button>
     <button type="button" class="as-table" aria-pressed="false" disabled>Table</button>
   </div>
   <p class="alert" role="alert" hidden></p>
   <p class="hint">When a text has ended, every token of it is colored here by what a slider had to do with it: teal
     where the slider made it more likely, violet where less.</p>
+  <p class="veil">Hidden until the blind test is answered.</p>
   <div class="paint-body" hidden>
     <fieldset class="by"><legend>Painted by</legend></fieldset>
-    <div class="painting"><span class="lead"></span><span class="tokens" role="listbox" tabindex="0"
+    <div class="painting" dir="auto"><span class="lead"></span><span class="tokens" role="listbox" tabindex="0"
       aria-label="Tokens, painted"></span></div>
-    <div class="as-rows sr-only" role="region" aria-label="Effects as a table" tabindex="-1"><table>
+    <div class="effects sr-only" role="region" aria-label="Effects as a table" tabindex="-1"><table>
       <caption>Effect on each token in nats</caption>
       <thead></thead><tbody></tbody><tfoot></tfoot>
     </table></div>
