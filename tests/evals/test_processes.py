@@ -1,0 +1,72 @@
+"""What processes take, on real ones."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mixer.errors import Unsupported
+from mixer.evals.processes import PROC, Share, busy, family, held, listener, seconds
+
+pytestmark = pytest.mark.skipif(not (PROC / "self" / "status").exists(), reason="processes are read from /proc")
+
+WORK = "import time; end = time.process_time() + 0.4\nwhile time.process_time() < end: pass\nprint(flush=True); input()"
+
+
+def worker() -> subprocess.Popen[str]:
+    """A child that works for 0.4 seconds and then waits for its stdin to end."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", WORK],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    return child
+
+
+def test_a_process_holds_what_it_took():
+    before = held(os.getpid())
+    room = bytearray(50_000_000)
+    with Path(os.devnull).open(), socket.socket():
+        now = held(os.getpid())
+    assert now.megabytes - before.megabytes > 40 and len(room)
+    assert now.files == before.files + 2
+    assert now.threads >= 1
+
+
+def test_nothing_is_known_of_no_process():
+    with pytest.raises(Unsupported, match="4194999"):
+        held(4_194_999)
+    assert seconds({4_194_999}) == 0
+
+
+def test_who_listens_is_found_by_the_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        assert listener(port) is None
+        server.listen()
+        assert listener(port) == os.getpid()
+
+
+def test_work_of_ours_is_not_that_of_others():
+    alone, everything, all_before = Share(), Share(), busy()
+    with worker() as child:
+        assert child.pid in family(os.getpid())
+        assert 0.3 < seconds({child.pid}) < 2
+        time.sleep(0.1)
+        own = everything._sum() - everything._own
+        child.communicate("\n")
+    assert own > 0.3
+    assert busy() - all_before > 0.3
+    assert 0 <= alone.of_others() <= 1.1
+    assert everything._sum() - everything._own >= own  # an ended child still counts
