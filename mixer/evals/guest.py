@@ -40,11 +40,13 @@ class Guest:
     def __init__(self, browser: Any, url: str, rng: random.Random, stays: bool = False) -> None:
         self._browser, self._url, self._rng, self.stays = browser, url.rstrip("/"), rng, stays
         self.trouble: list[str] = []
+        self._going = False  # a tab that is left says that its requests break off
         self.did: dict[str, int] = {}
         self.come()
 
     def come(self) -> None:
         """Open the page in a new tab, by its plain address or by a link."""
+        self._going = False
         self._context = self._browser.new_context(viewport={"width": 1280, "height": 800})
         self.page = self._context.new_page()
         self.page.set_default_timeout(PATIENCE)
@@ -59,6 +61,7 @@ class Guest:
 
     def leave(self) -> None:
         """Close the tab, whatever it is doing."""
+        self._going = True
         self._context.close()
 
     def act(self) -> None:
@@ -93,11 +96,11 @@ class Guest:
         self.page.wait_for_selector("html[data-opened] .fader")
 
     def _hear(self, message: Any) -> None:
-        if message.type == "error":
+        if message.type == "error" and not self._going:
             self.trouble.append(f"console: {message.text}")
 
     def _failed(self, request: Any) -> None:
-        if request.failure not in GONE:
+        if request.failure not in GONE and not self._going:
             self.trouble.append(f"no answer: {request.url} {request.failure}")
 
     def _answered(self, response: Any) -> None:
@@ -155,7 +158,7 @@ class Guest:
         self.wait()
 
     def mode(self) -> None:
-        options = self.page.get_by_role("button", name="Options", exact=True)
+        options = self.page.get_by_role("button", name="Options")
         options.click()
         self.page.get_by_role("radio", name=self._rng.choice(MODES), exact=True).check()
         options.click()
@@ -192,7 +195,9 @@ class Guest:
         self.wait()
 
     def reload(self) -> None:
+        self._going = True
         self.page.reload()
+        self._going = False
         self._opened()
 
     def come_again(self) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import json
 import sys
-import threading
 from typing import Any
 
 from mixer.desk import Desk
@@ -32,13 +31,12 @@ def held(desk: Desk, registry: Registry) -> dict[str, int]:
 
     Returns:
         sessions: browser sessions that it knows. busy: those with a text being written. rows: of the batch, in use.
-        threads: by Python. objects: that its garbage collector follows.
+        objects: that Python's garbage collector follows.
     """
     return {
         "sessions": len(registry),
         "busy": sum(live.busy for live in registry),
         "rows": desk._scheduler.rows_in_use,
-        "threads": threading.active_count(),
         "objects": len(gc.get_objects()),
     }
 
