@@ -14,6 +14,7 @@ import gradio as gr
 
 from mixer.errors import MixerError
 from mixer.ui.registry import Registry
+from mixer.ui.value import MAX_SEQ
 
 FRAMES = 10.0  # a second
 FAULT = "Something went wrong inside the desk; the server's log has the details."
@@ -34,6 +35,7 @@ def wire(box: gr.HTML, registry: Registry, name: str, work: Work, at_once: int) 
 
     def submit(posted: Any, request: gr.Request) -> Iterator[dict[str, Any]]:
         seq = posted.get("seq") if isinstance(posted, Mapping) else None
+        seq = seq if isinstance(seq, int) and abs(seq) <= MAX_SEQ else None  # what is no number is not sent back
         flag = registry.live(str(request.session_hash)).job(name)
         try:
             for frame in work(posted, flag):
