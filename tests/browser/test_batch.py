@@ -137,3 +137,14 @@ def test_the_panel_fits_and_has_no_barriers(visit: Visit, shape: str) -> None:
     assert shape == "phone" or height <= 800
     found = Axe().run(page, context="#shelf").response["violations"]
     assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+
+
+def test_a_tab_that_is_closed_in_mid_batch_gives_its_rows_back(visit: Visit, desk: Desk) -> None:
+    page = visit()
+    panel = opened(page)
+    choose(panel, "prompt,tokens\n" + "A window,900\n" * 40)
+    button(panel, "Run").click()
+    wait(page, lambda: desk._scheduler.rows_in_use == 16)
+    page.close()
+    other = visit()
+    wait(other, lambda: desk._scheduler.rows_in_use == 0)
