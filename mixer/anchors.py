@@ -3,6 +3,7 @@
     anchors/ATTRIBUTE/attribute.yaml          labels of the poles, a description
     anchors/ATTRIBUTE/{negative,positive}/    adapter_config.json, adapter_model.safetensors
     anchors/NAME/adapter_config.json          a single adapter: an attribute with a positive pole alone
+    anchors/coupling.json                     what all of them do to all scores
 
 Only safetensors are read. Knows nothing of gates or text.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from mixer.calibrate import FILE as CALIBRATION
+from mixer.calibrate import Calibration, load_calibration
 from mixer.errors import BadArtifact, MixerError, Unsupported
 from mixer.lora import LowRank
 from mixer.mix import POLES, Anchor, Attribute, Pole
@@ -56,11 +59,13 @@ class Adapter:
 
 @dataclass(frozen=True)
 class AnchorSet:
-    """What a folder holds: attributes by name, their adapters in coefficient order, and what was left out."""
+    """What a folder holds: attributes by name, their adapters in coefficient order, what was left out, and what was
+    measured with these very adapters, if anything was."""
 
     attributes: Mapping[str, Attribute]
     adapters: tuple[Adapter, ...]
     problems: tuple[MixerError, ...]
+    calibration: Calibration | None = None
 
 
 def base_fingerprint(model: nn.Module) -> str:
@@ -72,6 +77,17 @@ def base_fingerprint(model: nn.Module) -> str:
     sample = weight[:: max(1, weight.shape[0] // 1024)].to("cpu", torch.bfloat16).contiguous()
     digest = hashlib.sha256(repr(tuple(weight.shape)).encode())
     digest.update(sample.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def anchors_fingerprint(base: str, adapters: Iterable[Adapter]) -> str:
+    """16 hex digits that tell one set of adapters on one base, given by its fingerprint, from any other."""
+    digest = hashlib.sha256(base.encode())
+    for adapter in adapters:
+        for module, part in sorted(adapter.parts.items()):
+            digest.update(f"{adapter.anchor.name} {module} {part.scaling!r}".encode())
+            for matrix in (part.a, part.b):
+                digest.update(matrix.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -116,7 +132,13 @@ def load_anchors(folder: Path, model: nn.Module, base: str, any_base: bool = Fal
                 home.name, poles.get("negative"), poles.get("positive"), labels, description
             )
             adapters += loaded
-    return AnchorSet(attributes, tuple(adapters), tuple(problems))
+    calibration = None
+    try:
+        if (folder / CALIBRATION).is_file():
+            calibration = load_calibration(folder / CALIBRATION, anchors_fingerprint(fingerprint, adapters))
+    except MixerError as error:
+        problems.append(error)
+    return AnchorSet(attributes, tuple(adapters), tuple(problems), calibration)
 
 
 def read_labels(home: Path) -> tuple[tuple[str, str], str]:

@@ -25,6 +25,18 @@ def add(commands: Any) -> None:
     control.add_argument("--rule", choices=RULES, default="offset")
     control.add_argument("--seed", type=int, default=7)
     control.add_argument("--out", type=Path, help="write the report there as JSON")
+    coupling = command(
+        evaluate,
+        "coupling",
+        evaluate_coupling,
+        "what every slider does to every judge; writes coupling.json",
+        desk=True,
+    )
+    parts: tuple[str, ...] = ("FIT", "PREDICT", "CHECK")
+    coupling.add_argument("--prompts", type=int, nargs=3, default=[48, 48, 96], metavar=parts, help="held-out openings")
+    coupling.add_argument("--mixes", type=int, nargs=2, default=[64, 32], metavar=parts[:2], help="at random")
+    coupling.add_argument("--tokens", type=int, default=60)
+    coupling.add_argument("--seed", type=int, default=7)
     formulas = command(evaluate, "formulas", evaluate_formulas, "what known formulas change, by judges", desk=True)
     formulas.add_argument(
         "--presets", type=Path, metavar="FILE", help="other formulas under the shipped presets' names"
@@ -72,6 +84,30 @@ def evaluate_control(options: argparse.Namespace) -> dict:
         loglikelihoods=base_loglikelihoods(options.base or str(ROOT / "assets" / "base")),
     )
     return _told(report, options)
+
+
+def evaluate_coupling(options: argparse.Namespace) -> dict:
+    """What every slider does to every judge, and a calibration beside the anchors."""
+    from mixer.anchors import anchors_fingerprint, base_fingerprint
+    from mixer.calibrate import write_calibration
+    from mixer.desk import ANCHORS, BASE
+    from mixer.evals.control import base_loglikelihoods
+    from mixer.evals.coupling import coupling
+
+    desk = load_desk(options)
+    report = coupling(
+        desk,
+        each=tuple(options.prompts),
+        mixes=tuple(options.mixes),
+        tokens=options.tokens,
+        seed=options.seed,
+        loglikelihoods=base_loglikelihoods(options.base or BASE),
+    )
+    fingerprint = anchors_fingerprint(base_fingerprint(desk.base_model), desk.anchor_set.adapters)
+    path = write_calibration(report.calibration, Path(options.anchors or ANCHORS), fingerprint, report.record())
+    if not options.json:
+        print(report.table(), path, sep="\n\n")
+    return {"calibration": str(path), **report.record()}
 
 
 def evaluate_formulas(options: argparse.Namespace) -> dict:

@@ -41,6 +41,7 @@ FLOORS = [
     ],
     [
         "mixer.load",
+        "mixer.calibrate",
         "mixer.anchors",
         "mixer.rewardfile",
         "mixer.features",

@@ -1,0 +1,186 @@
+"""Calibrated sliders: what every slider does to every judged score, and positions that move one score alone.
+
+    logit s_i(p) = b_i + sum_j [U_ij c(p_j) + D_ij c(-p_j)]        s_i: attribute i's mean score at slider positions p
+
+c is the coefficient of the anchor on a slider's side, its corner at rest rounded off, so that slopes change gradually.
+Asked levels are in the sliders' own measure: 1 asks for the score that this slider alone reaches at its pole, 0.5 for
+half of that way, 0 for the base's own. Knows numbers and names; no anchors, no judges, no text.
+
+The fit is logistic regression on fractions (Papke and Wooldridge, Journal of Applied Econometrics 11, 1996).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from mixer.errors import BadArtifact
+from mixer.mix import POSITION_LIMIT
+
+FILE, FORMAT = "coupling.json", 1
+HINT = "Measure it again with `python -m mixer evaluate coupling`."
+KNEE = 0.1  # positions from rest within which a slider's two slopes pass into one another
+RIDGE = 0.03  # on the slopes, against a sum of squared errors over all mixes
+PULL = 0.05  # what a position of 1 costs, against an error of a quarter in one score
+ENDS = (0.01, 0.99)  # scores that can be asked for
+TURNS, STILL = 100, 1e-6
+DIGITS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What sliders do to scores.
+
+    Attributes:
+        attributes: A names; scores and positions are in their order.
+        rest: logits of the scores with every slider at rest, `(A,)`.
+        below, above: what is added to the logit of score i by a unit of slider j, `(A, A)`, on either side of rest.
+        limit: the farthest position that was measured.
+    """
+
+    attributes: tuple[str, ...]
+    rest: np.ndarray
+    below: np.ndarray
+    above: np.ndarray
+    limit: float
+
+    def scores(self, positions: np.ndarray) -> np.ndarray:
+        """Mean scores at slider positions, both `(..., A)`."""
+        return _score(self._logits(positions))
+
+    def targets(self, levels: np.ndarray) -> np.ndarray:
+        """The scores that asked levels stand for, both `(A,)`."""
+        least, most = (np.diag(self.scores(sign * np.eye(len(self.rest)))) for sign in (-1, 1))
+        base = _score(self.rest)
+        return np.clip(base + np.abs(levels) * (np.where(levels < 0, least, most) - base), *ENDS)
+
+    def positions(self, levels: Mapping[str, float]) -> dict[str, float]:
+        """Slider positions within the limit whose scores come closest to the asked levels, where levels that are not
+        given ask for the base's own score; attributes that were not measured stand where they were asked.
+
+        Nothing asked is everything at rest. Positions at rest are left out.
+        """
+        asked = tuple(float(levels.get(name, 0.0)) for name in self.attributes)
+        found = dict(zip(self.attributes, self._solved(asked), strict=True))
+        return {name: at for name in {**levels, **found} if (at := found.get(name, levels.get(name)))}
+
+    def _logits(self, positions: np.ndarray) -> np.ndarray:
+        return self.rest + _coefficient(positions) @ self.above.T + _coefficient(-positions) @ self.below.T
+
+    @lru_cache(maxsize=256)  # noqa: B019  (there is one calibration to a desk)
+    def _solved(self, asked: tuple[float, ...]) -> tuple[float, ...]:
+        """Least squares by damped Newton steps, from the asked levels themselves as positions.
+
+        From rest, where no score is wrong, no step leads away.
+        """
+        levels, base = np.array(asked), _score(self.rest)
+        aims = self.targets(levels)
+        wanted = np.where(levels == 0, self.rest, np.log(aims / (1 - aims)))
+        weights = (4 * base * (1 - base)) ** 2  # errors count as those of scores do near the base
+
+        def cost(positions: np.ndarray) -> float:
+            return float(weights @ (self._logits(positions) - wanted) ** 2 + PULL * positions @ positions)
+
+        at, damping = np.clip(levels, -self.limit, self.limit), 1.0
+        reached = cost(at)
+        for _ in range(TURNS):
+            share = np.clip(0.5 + at / (2 * KNEE), 0, 1)
+            slopes = self.above * share - self.below * (1 - share)
+            push = slopes.T @ (weights * (self._logits(at) - wanted)) + PULL * at
+            free = (np.abs(at) < self.limit) | (at * push > 0)  # the others lean against their limit
+            curve = (slopes.T * weights) @ slopes + (PULL + damping) * np.eye(len(at))
+            curve = np.where(np.outer(free, free), curve, np.eye(len(at)))
+            new = np.clip(at - np.linalg.solve(curve, push * free), -self.limit, self.limit)
+            if (found := cost(new)) <= reached:
+                still = np.abs(new - at).max() < STILL
+                at, reached, damping = new, found, damping / 3
+                if still:
+                    break
+            else:
+                damping *= 4
+        return tuple(round(float(x), DIGITS) for x in at)
+
+
+def fit(attributes: Sequence[str], positions: np.ndarray, scores: np.ndarray, limit: float) -> Calibration:
+    """The calibration that explains mean scores `(M, A)` of M mixes at positions `(M, A)`."""
+    many = len(attributes)
+    seen = np.concatenate([np.ones((len(positions), 1)), _coefficient(-positions), _coefficient(positions)], axis=1)
+    ridge = np.diag([1e-6] + [RIDGE] * 2 * many)
+    found = []
+    for score in scores.T:
+        weights = np.zeros(seen.shape[1])
+        for _ in range(100):
+            means = _score(seen @ weights)
+            curvature = (seen * (means * (1 - means))[:, None]).T @ seen + ridge
+            step = np.linalg.solve(curvature, seen.T @ (score - means) - ridge @ weights)
+            weights += step * min(1.0, 2 / max(np.abs(step).max(), 1e-9))
+            if np.abs(step).max() < 1e-9:
+                break
+        found.append(weights)
+    slopes = np.array(found)
+    return Calibration(tuple(attributes), slopes[:, 0], slopes[:, 1 : many + 1], slopes[:, many + 1 :], limit)
+
+
+def _score(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+def _coefficient(positions: np.ndarray) -> np.ndarray:
+    """`max(p, 0)` with its corner rounded off, less what that gives at rest."""
+    inside = positions * (positions / KNEE + 2) / 4
+    return np.where(np.abs(positions) < KNEE, inside, np.maximum(positions, 0) - KNEE / 4)
+
+
+def write_calibration(
+    calibration: Calibration, folder: Path, fingerprint: str, facts: Mapping[str, Any] = MappingProxyType({})
+) -> Path:
+    """Put a calibration beside the anchors that it was measured with; what is there is replaced.
+
+    Args:
+        fingerprint: of base and anchors, as `mixer.anchors.anchors_fingerprint` gives it.
+        facts: what else the file tells people.
+    """
+    record = {
+        "format": FORMAT,
+        "anchors_fingerprint": fingerprint,
+        "attributes": calibration.attributes,
+        "limit": calibration.limit,
+        "rest": calibration.rest.round(4).tolist(),
+        "below": calibration.below.round(4).tolist(),
+        "above": calibration.above.round(4).tolist(),
+    }
+    path = folder / FILE
+    path.write_text(json.dumps(record | dict(facts), indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def load_calibration(path: Path, fingerprint: str) -> Calibration | None:
+    """The calibration in a file; None if it was measured with another base or other anchors.
+
+    Raises:
+        BadArtifact: the file is damaged, or of a later format.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise BadArtifact(f"{path} has format {record['format']!r}; this program reads {FORMAT}.", HINT)
+        if record["anchors_fingerprint"] != fingerprint:
+            return None
+        names = tuple(map(str, record["attributes"]))
+        rest, below, above = (np.array(record[part], np.float64) for part in ("rest", "below", "above"))
+        limit = float(record["limit"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadArtifact(f"{path} is no calibration: {error!r}.", HINT) from error
+    many = len(names)
+    shapes = (rest.shape, below.shape, above.shape)
+    finite = all(np.isfinite(part).all() for part in (rest, below, above))
+    if shapes != ((many,), (many, many), (many, many)) or not finite or not 0 < limit <= POSITION_LIMIT:
+        raise BadArtifact(f"{path}: its numbers do not fit one another.", HINT)
+    return Calibration(names, rest, below, above, limit)
