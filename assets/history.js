@@ -47,7 +47,6 @@ function texts({ make, root, now, take }) {
     const tied = frame.formula ? begun.formula : formula === begun.formula ? formula : "sliders"; // see Recipe
     const state = { ...begun, prompt: frame.prompt, formula: tied, positions, rewards, levels, budget, whole, seed: frame.status.seed, fresh: false };
     save([{ at: Date.now(), state, frame }, ...load()]);
-    begun = null;
   }
 
   function show({ state, frame }) {
@@ -66,10 +65,11 @@ function texts({ make, root, now, take }) {
   document.addEventListener("desk:frame", ({ detail: frame }) => {
     if (frame.recalled || frame.state === "idle") return;
     if (frame.state === "running") {
-      if (!frame.mix.length) begun = now();
+      if (!begun || !frame.mix.length) begun = now(); // the first frame may never be seen: a busy browser skips some
       return;
     }
     if (frame.state !== "error") keep(frame);
+    begun = null;
     const next = waiting;
     waiting = null;
     if (next) show(next);

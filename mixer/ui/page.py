@@ -40,7 +40,7 @@ from mixer.ui.value import (
     read_text,
     read_value,
 )
-from mixer.ui.words import LANGUAGES, say
+from mixer.ui.words import LANGUAGES
 from mixer.ui.zero import Zero, gpu, wanted
 
 if TYPE_CHECKING:
@@ -84,17 +84,17 @@ def build(
             gr.HTML(tools_ui.NOTICES, apply_default_css=False, elem_id="notices")
             prompt = gr.Textbox(
                 state.prompt,
-                label=say("Prompt"),
+                label="Prompt",
                 lines=2,
                 max_lines=4,
                 elem_id="prompt",
-                placeholder=say("How the text begins"),
+                placeholder="How the text begins",
             )
         stage = stage_ui.component(state, **box_ui.gist(desk, state.formula))
         shelf(desk, registry, PANELS)
         with gr.Row(elem_id="transport"):
-            stop = gr.Button(say("Stop"), elem_id="stop", scale=0)
-            start = gr.Button(say("Generate"), variant="primary", elem_id="generate", scale=0)
+            stop = gr.Button("Stop", elem_id="stop", scale=0)
+            start = gr.Button("Generate", variant="primary", elem_id="generate", scale=0)
             gr.HTML(stage_ui.STATUS, apply_default_css=False, elem_id="status")
 
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -129,7 +129,6 @@ def launch(
         share=share,
         theme=theme(),
         head=head() + words.head(),
-        i18n=words.i18n(),
         pwa=True,
         favicon_path=FOLDER / "favicon.png",
         footer_links=[],
@@ -152,25 +151,23 @@ def launch(
 
 def _options(state: State) -> tuple[gr.Radio, gr.Number, gr.Number, gr.Number, gr.Number, gr.Checkbox]:
     # Numbers without bounds of Gradio's own, which would answer in a toast: `stream.options` answers on the page.
-    with gr.Accordion(say("Options"), open=False, elem_id="options"):
+    with gr.Accordion("Options", open=False, elem_id="options"):
         mode = gr.Radio(
             list(MODES),
             value=state.mode,
-            label=say("When a slider moves"),
-            info=say("keep: steer from here · refill: reread the text under the new mix · restart: begin again"),
+            label="When a slider moves",
+            info="keep: steer from here · refill: reread the text under the new mix · restart: begin again",
             elem_id="mode",
         )
         with gr.Row():
             temperature = gr.Number(
-                state.temperature, label=say("Temperature"), step=0.05, elem_id="temperature", min_width=80
+                state.temperature, label="Temperature", step=0.05, elem_id="temperature", min_width=80
             )
-            tokens = gr.Number(state.tokens, label=say("Most tokens"), precision=0, elem_id="tokens", min_width=80)
-            seed = gr.Number(state.seed, label=say("Seed"), precision=0, elem_id="seed", min_width=80)
+            tokens = gr.Number(state.tokens, label="Most tokens", precision=0, elem_id="tokens", min_width=80)
+            seed = gr.Number(state.seed, label="Seed", precision=0, elem_id="seed", min_width=80)
         with gr.Row(equal_height=True):
-            rate = gr.Number(
-                state.rate, label=say("Tokens a second"), info=say("0: all it can"), elem_id="rate", min_width=120
-            )
-            fresh = gr.Checkbox(state.fresh, label=say("New seed each time"), elem_id="fresh", min_width=150)
+            rate = gr.Number(state.rate, label="Tokens a second", info="0: all it can", elem_id="rate", min_width=120)
+            fresh = gr.Checkbox(state.fresh, label="New seed each time", elem_id="fresh", min_width=150)
     return mode, temperature, tokens, seed, rate, fresh
 
 
@@ -221,6 +218,7 @@ def _generate(
         for frame in write(live, text, value, mode, params, speed, found):
             yield frame.json(), first
             first = gr.skip()
+        yield gr.skip(), gr.skip()  # Gradio sends the last value twice; by then a text of the history may stand there
 
     return take
 
