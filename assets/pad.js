@@ -18,6 +18,7 @@ function mount(element, trigger, props) {
   const [up, left, right, down] = root.querySelectorAll(".pole");
   const enough = controls.length > 1;
   const signed = (x) => (Math.abs(x) < 0.005 ? "0.00" : (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2));
+  const apart = (x) => (document.documentElement.dir === "rtl" ? `\u2066${signed(x)}\u2069` : signed(x)); // its sign stays before it
   const title = ({ name }) => say(name.replaceAll("_", " "));
   const show = controls.length > 2 ? radar(root.querySelector(".radar"), props, signed) : () => {};
   let axes = kept(); // the controls across and upward
@@ -65,7 +66,7 @@ function mount(element, trigger, props) {
     inputs.forEach((input, i) => {
       input.value = String(here[i]);
       input.setAttribute("aria-valuetext", words(axes[i], here[i]));
-      readings[i].textContent = got ? say("{asked}, measured {got}", { asked: signed(here[i]), got: signed(got[i]) }) : signed(here[i]);
+      readings[i].textContent = got ? say("{asked}, measured {got}", { asked: apart(here[i]), got: apart(got[i]) }) : apart(here[i]);
     });
     show(positions, scores);
   }

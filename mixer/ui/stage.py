@@ -62,7 +62,7 @@ class Frame:
 _PANE = """
 <section class="pane" data-pane="{key}" aria-label="{title} text">
   <header><h2>{title}</h2><span class="what">{what}</span></header>
-  <div class="body" tabindex="0" role="region" aria-label="{title} text, scrollable" lang="en"></div>
+  <div class="body" tabindex="0" role="region" aria-label="{title} text, scrollable" lang="en" dir="auto"></div>
 </section>
 """
 
