@@ -16,8 +16,6 @@
   const chosen = kept(KEY) || navigator.language || "";
   const language = chosen.split("-")[0] in catalogs ? chosen.split("-")[0] : "en";
   const words = catalogs[language] || {};
-  // Gradio asks the browser for the language of its own labels, and nothing else of the page.
-  Object.defineProperty(navigator, "language", { get: () => language, configurable: true });
   document.documentElement.lang = language;
   document.documentElement.dir = RIGHT_TO_LEFT.includes(language) ? "rtl" : "ltr";
 
@@ -31,7 +29,7 @@
     return node;
   };
 
-  // Translates a template as the server wrote it.
+  // Translates what the server wrote: a template, or labels of Gradio's.
   function localize(root) {
     if (language === "en") return;
     const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);

@@ -26,7 +26,7 @@ function mount(element, trigger, props, watch, server) {
   function read([deck, box, prompt, mode, temperature, tokens, seed, rate, fresh]) {
     return {
       prompt, formula: box.text, positions: numbers(deck.positions), rewards: numbers(deck.rewards), levels: levels(deck.levels),
-      budget: deck.budget === undefined ? props.budget : deck.budget, whole: Boolean(deck.whole),
+      budget: deck.budget === undefined ? props.budget : deck.budget, whole: Boolean(deck.whole), decouple: Boolean(deck.decouple),
       mode, temperature, tokens, seed, rate, fresh,
     };
   }
@@ -94,7 +94,7 @@ function mount(element, trigger, props, watch, server) {
     redo.disabled = !future.length;
     const at = props.presets.findIndex(({ state }) => state.formula === now.formula && same(state.positions, now.positions));
     const pushed = Object.keys({ ...now.rewards, ...now.levels }).length > 0; // no preset does
-    menu.value = at < 0 || pushed ? "" : at;
+    menu.value = at < 0 || pushed || now.decouple ? "" : at;
   }
 
   undo.addEventListener("click", () => go(past, future));
@@ -126,8 +126,8 @@ function mount(element, trigger, props, watch, server) {
     const chosen = props.presets[menu.value];
     if (!chosen) return draw();
     grab();
-    const { prompt, formula, positions, rewards, levels } = chosen.state;
-    take({ ...now, prompt, formula, positions, rewards, levels });
+    const { prompt, formula, positions, rewards, levels, decouple } = chosen.state;
+    take({ ...now, prompt, formula, positions, rewards, levels, decouple });
   });
 
   async function copy(text, field) {
@@ -182,12 +182,16 @@ function mount(element, trigger, props, watch, server) {
   Object.assign(desk, { now: () => now, take, link });
   texts({ make, root, now: () => now, take });
 
-  const mounted = () => [".deck > *", ".formula .chip", ".notices"].every((part) => document.querySelector(part));
+  const mounted = () => [".deck > *", ".formula .chip", ".notices", "#options button", "#prompt textarea", "#generate", "#stop"].every((part) => document.querySelector(part));
 
   // One line for those who are new here; and the page's address may hold a state.
   async function open() {
     const answer = /[?&]v=/.test(location.search) ? await server.visit(location.search) : null;
     while (!mounted()) await new Promise((done) => setTimeout(done, 20));
+    const [options, ...labels] = ["#options", "#prompt", "#transport"].map((part) => document.querySelector(part));
+    labels.forEach(desk.localize);
+    new MutationObserver(() => desk.localize(options)).observe(options, { childList: true, subtree: true }); // drawn when opened
+    desk.localize(options);
     const [hint, warning] = document.querySelectorAll(".notice-line");
     hint.hidden = desk.kept(SEEN) !== null;
     hint.querySelector("button").addEventListener("click", () => ((hint.hidden = true), desk.kept(SEEN, "1")));

@@ -48,7 +48,7 @@ function twin(root) {
     root.dataset.show = shown;
     [...box.children].forEach((pane, side) => {
       const key = pane.dataset.pane;
-      const name = hidden ? say("AB"[side]) : titles[key];
+      const name = hidden ? [say("A"), say("B")][side] : titles[key];
       pane.querySelector("h2").textContent = name;
       pane.setAttribute("aria-label", say("{name} text", { name }));
       pane.querySelector(".body").setAttribute("aria-label", say("{name} text, scrollable", { name }));

@@ -1,7 +1,8 @@
 """The page's words in other languages. English itself is the key: what has no translation stays English.
 
-One catalog, assets/words.yaml, for Gradio's own labels (`say`) and for the page's scripts and templates
-(assets/desk.js). Texts that the model writes, formulas, and the server's answers to bad input are not translated.
+One catalog, assets/words.yaml, for scripts, templates and Gradio's own labels, all put to use by assets/desk.js:
+Gradio's `I18n` asks the browser for its language before the page can say otherwise. Texts that the model writes,
+formulas, and the server's answers to bad input are not translated.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 
-import gradio as gr
 import yaml
-from gradio.i18n import I18nData
 
 from mixer.ui.assets import read
 
@@ -25,16 +24,6 @@ def catalogs() -> Mapping[str, Mapping[str, str]]:
     table: dict[str, dict[str, str]] = yaml.safe_load(read("words.yaml"))
     others = [language for language in LANGUAGES if language != "en"]
     return {code: {text: row[code] for text, row in table.items() if code in row} for code in others}
-
-
-def i18n() -> gr.I18n:
-    """What Gradio translates its own components' labels by."""
-    return gr.I18n(en={}, **{code: dict(words) for code, words in catalogs().items()})
-
-
-def say(text: str) -> I18nData:
-    """A label that Gradio shows in the reader's language."""
-    return I18nData(text)
 
 
 def head() -> str:

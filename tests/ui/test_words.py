@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from gradio.components.api_component import Api
 
 from mixer import Desk
 from mixer.ui import build, words
@@ -53,6 +54,10 @@ def said(desk: Desk) -> set[str]:
             texts = Texts()
             texts.feed(f"{block.html_template} {block.value if isinstance(block.value, str) else ''}")
             found |= texts.found
+        elif not isinstance(block, Api):  # Gradio's own labels
+            given = [getattr(block, name, None) for name in ("label", "info", "placeholder")]
+            given += [block.value] if isinstance(block, gr.Button) else []
+            found |= {text for text in given if isinstance(text, str)}
     for path in [*FOLDER.glob("*.js"), *Path(words.__file__).parent.glob("*.py")]:
         found |= {json.loads(f'"{text}"') for text in SAID.findall(path.read_text(encoding="utf-8"))}
     for attribute in desk.vocabulary.attributes.values():
