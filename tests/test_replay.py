@@ -40,6 +40,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     return Desk.load(root / "base", root / "anchors", device="cpu", native=request.param == "native", auto_fold=False)
 
 
+@pytest.fixture(autouse=True)
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine, no slider rests so long that a text is read anew."""
+    monkeypatch.setattr(mixer.engine, "REST_SECONDS", 1e9)
+
+
 def ids(desk: Desk, text: str = TEXT) -> tuple[int, ...]:
     return tuple(desk._model.encode(text)[1:])  # without what stands before every text
 

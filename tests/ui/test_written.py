@@ -23,7 +23,7 @@ SOUND: dict[str, Any] = {"formula": None, "temperature": 0.8, "least": 2, "parts
 def test_what_is_written_reads_back(desk: Desk) -> None:
     formula, params = "1.5*sliders - 0.5*base", SamplingParams(max_new_tokens=24, min_new_tokens=12, seed=7)
     steering = Steering({"humor": 0.35}, {"toxicity": 0.1}, budget=None, whole=True)
-    session = desk.session(PROMPT, desk.mix(formality=0.1), params, formula=formula, steering=steering)
+    session = desk.session(PROMPT, desk.mix(formality=0.1), params, "refill", formula=formula, steering=steering)
     for step in session:
         if step.index == 9:
             session.mix, session.steering = desk.mix(humor=-1.35, poetry=0.05), Steering()
