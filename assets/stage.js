@@ -1,6 +1,7 @@
 // The stage: draws the frames that the server streams (see mixer/ui/stage.py) into two panes and the status line, and
 // passes every frame on to the rest of the page as "desk:frame". All text goes in as text, never as markup.
 function mount(element, trigger, props, watch) {
+  const { say } = desk;
   const root = element.querySelector(".stage");
   const alert = root.querySelector(".alert");
   const announcer = root.querySelector(".sr-only[role=status]");
@@ -15,6 +16,7 @@ function mount(element, trigger, props, watch) {
   }
   const opening = { ...props.opening }; // of the deck and the formula, as long as nothing is written
   let state = "idle";
+  const PATIENCE = 700; // ms from a press to its first frame before the page says that others come first
   let pressed = -Infinity; // when Generate was, until its first frame comes
 
   // Leaves alone what stays as it is, so that a selection survives; what was taken back goes from the end.
@@ -41,7 +43,7 @@ function mount(element, trigger, props, watch) {
         pane.body.append(part.node);
         pane.parts.push(part);
       }
-      if (part.cut) part.cut.title = `from here: ${label}`;
+      if (part.cut) part.cut.title = say("from here: {label}", { label });
       let same = Math.min(text.length, part.text.length);
       while (!text.startsWith(part.text.slice(0, same))) same -= 1;
       if (i === 0 && same === 0 && part.text) pane.follow = true; // begun again
@@ -69,10 +71,12 @@ function mount(element, trigger, props, watch) {
   function foretell(news) {
     Object.assign(opening, news);
     if (panes.mix.body.firstChild) return;
-    const { tie, title, positions, rewards, levels } = opening;
+    const { tie, title, positions, rewards, levels, decouple } = opening;
     const moved = (values, word = "") => Object.entries(values || {}).flatMap(([name, x]) => (x ? [signed(word + name, x)] : []));
     const aimed = Object.entries(levels || {}).map(([name, level]) => `${name} to ${level.toFixed(2)}`);
-    const parts = [...(tie === "none" ? [] : moved(positions)), ...moved(rewards, "reward "), ...aimed];
+    const sliders = tie === "none" ? [] : moved(positions);
+    if (decouple && sliders.length) sliders.push("decoupled");
+    const parts = [...sliders, ...moved(rewards, "reward "), ...aimed];
     entitle(titled(title, parts.join(" · ") || "base"));
   }
 
@@ -80,32 +84,34 @@ function mount(element, trigger, props, watch) {
     return us < 1000 ? `${Math.round(us)} µs` : `${(us / 1000).toFixed(1)} ms`;
   }
 
+  const EXACT = say("Every token was written with the whole text read under the mix of the moment");
+  const APPROXIMATE = say("The text before the last slider move is still remembered as read under the earlier mix");
+  const HELD = say("Speculation: the share of guessed tokens that the formula itself would have drawn");
+
   function statusLine(frame) {
-    const line = document.querySelector(".status-line");
-    if (!line) return;
     const s = frame.status || {};
-    const items = [];
-    if (frame.state === "running" && !s.tokens) items.push("reading the prompt");
+    const items = []; // [text, title]
+    const known = (value, text, values, title = "") => value !== undefined && value !== null && items.push([say(text, values), title]);
+    if (frame.state === "running" && !s.tokens) items.push([say("reading the prompt")]);
     if (s.tokens) {
-      if (typeof s.apply_us === "number") items.push(`mix ${time(s.apply_us)}`);
-      if (typeof s.first_token_ms === "number") items.push(`first token ${Math.round(s.first_token_ms)} ms`);
-      if (typeof s.tokens_per_second === "number") items.push(`${s.tokens_per_second.toFixed(s.tokens_per_second < 10 ? 1 : 0)} tok/s`);
-      items.push(`${s.tokens} tokens`);
-      items.push(s.exact ? "exact" : "approximate");
-      if (typeof s.acceptance === "number") items.push(`${Math.round(100 * s.acceptance)} % of guesses held`);
+      known(s.apply_us, "mix {time}", { time: time(s.apply_us) });
+      known(s.first_token_ms, "first token {ms} ms", { ms: Math.round(s.first_token_ms) });
+      known(s.tokens_per_second, "{n} tok/s", { n: s.tokens_per_second?.toFixed(s.tokens_per_second < 10 ? 1 : 0) });
+      known(s.tokens, "{n} tokens", { n: s.tokens });
+      items.push(s.exact ? [say("exact"), EXACT] : [say("approximate"), APPROXIMATE]);
+      known(s.acceptance, "{n} % of guesses held", { n: Math.round(100 * s.acceptance) }, HELD);
     }
-    if (s.seed !== undefined && s.seed !== null) items.push(`seed ${s.seed}`);
-    if (!items.length) items.push("ready");
-    line.replaceChildren(
-      ...items.map((text) => {
-        const item = document.createElement("span");
-        item.textContent = text;
-        if (text === "exact") item.title = "Every token was written with the whole text read under the mix of the moment";
-        if (text.endsWith("held")) item.title = "Speculation: the share of guessed tokens that the formula itself would have drawn";
-        if (text === "approximate") item.title = "The text before the last slider move is still remembered as read under the earlier mix";
-        return item;
-      })
-    );
+    known(s.seed, "seed {seed}", { seed: s.seed });
+    tell(items.length ? items : [[say("ready")]]);
+  }
+
+  function tell(items) {
+    const parts = items.map(([text, title = ""]) => {
+      const part = document.createElement("span");
+      [part.textContent, part.title] = [text, title];
+      return part;
+    });
+    document.querySelector(".status-line")?.replaceChildren(...parts);
   }
 
   function show(frame) {
@@ -125,7 +131,7 @@ function mount(element, trigger, props, watch) {
     if (frame.state !== state) {
       state = frame.state;
       document.documentElement.dataset.desk = state;
-      announcer.textContent = { running: "Writing", done: "Finished", stopped: "Stopped" }[state] || "";
+      announcer.textContent = { running: say("Writing"), done: say("Finished"), stopped: say("Stopped") }[state] || "";
     }
     document.dispatchEvent(new CustomEvent("desk:frame", { detail: frame }));
   }
@@ -139,10 +145,11 @@ function mount(element, trigger, props, watch) {
     if (state === "running") document.querySelector("#stop")?.click();
     else if (event.timeStamp - pressed < 500) event.stopImmediatePropagation();
     pressed = event.timeStamp;
+    setTimeout(() => pressed === event.timeStamp && tell([[say("waiting for its turn")]]), PATIENCE);
   };
   document.addEventListener("click", (event) => event.target.closest("#generate") && again(event), true);
   document.addEventListener("keydown", (event) => event.key === "Enter" && event.shiftKey && event.target.closest("#prompt") && again(event), true);
-  document.addEventListener("desk:steer", ({ detail: { positions, rewards, levels } }) => foretell({ positions, rewards, levels }));
+  document.addEventListener("desk:steer", ({ detail: { positions, rewards, levels, decouple } }) => foretell({ positions, rewards, levels, decouple }));
   document.addEventListener("desk:formula", ({ detail: { tie, title } }) => foretell({ tie, title }));
   watch("value", () => show(props.value));
   document.addEventListener("desk:recall", (event) => show(event.detail)); // a text of the history

@@ -17,7 +17,7 @@ from mixer.ui.assets import FOLDER
 from mixer.ui.words import LANGUAGES, catalogs
 from tests.ui.conftest import in_loop
 
-SAID = re.compile(r'\bsay\(\s*"((?:[^"\\]|\\.)*)"')
+SAID = re.compile(r'\b(?:say\(|known\(s\.\w+,)\s*"((?:[^"\\]|\\.)*)"')
 SAME = {"Python", "curl", "PEFT", "CSV", "float32", "bfloat16", "float16", "×"}  # the same in every language
 
 
