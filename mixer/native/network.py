@@ -152,16 +152,20 @@ class NativeNetwork:
         self.states = torch.cat([states for _, states in pieces])
         return torch.cat([logits for logits, _ in pieces])
 
-    def snapshot(self, row: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `mixer.network.Network`."""
-        blocks = -(-length // WIDTH)
-        return self._cache.keys[:, row, :, :blocks].copy(), self._cache.values[:, row, :, :, :length].copy()
+    def snapshot(self, row: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See `mixer.network.Network`: whole blocks of keys, the lanes in use of the next one, values."""
+        whole, rest = divmod(length, WIDTH)
+        keys, values = self._cache.keys[:, row], self._cache.values[:, row]
+        last = keys[:, :, whole : whole + 1, :, :rest]  # most prompts are shorter than a block
+        return keys[:, :, :whole].copy(), last.copy(), values[:, :, :, :length].copy()
 
-    def restore(self, row: int, snapshot: tuple[np.ndarray, np.ndarray], length: int) -> None:
+    def restore(self, row: int, snapshot: tuple[np.ndarray, np.ndarray, np.ndarray], length: int) -> None:
         """See `mixer.network.Network`."""
-        keys, values = snapshot
-        blocks = -(-length // WIDTH)
-        self._cache.keys[:, row, :, :blocks] = keys[:, :, :blocks]
+        keys, last, values = snapshot
+        whole, blocks = keys.shape[2], -(-length // WIDTH)
+        self._cache.keys[:, row, :, : min(whole, blocks)] = keys[:, :, :blocks]
+        if blocks > whole:
+            self._cache.keys[:, row, :, whole, :, : last.shape[-1]] = last[:, :, 0]
         self._cache.values[:, row, :, :, :length] = values[:, :, :, :length]
 
     def clear(self) -> None:

@@ -22,6 +22,7 @@ from transformers import (
 from mixer.anchors import AnchorSet
 from mixer.lora import LowRank
 from mixer.model import Model
+from mixer.native.lanes import WIDTH
 from mixer.native.network import NativeNetwork, unsupported
 from mixer.network import TorchNetwork
 from tests.factory import byte_tokenizer
@@ -237,3 +238,21 @@ def test_cleared_room_is_given_back():
     watched = weakref.ref(network._cache.keys)
     network.clear()
     assert network.rows == 1 and watched() is None
+
+
+@pytest.mark.parametrize("length", [1, 9, 63, 64, 65, 128])
+def test_a_snapshot_takes_no_more_room_than_its_tokens(length: int):
+    model = make_model("llama")
+    network = NativeNetwork(model, [], rows=2, threads=1)
+    expected = network.forward(IDS[:129], [0] * 129, range(129), range(129))
+    snapshot = network.snapshot(0, length)
+    assert (
+        sum(part.nbytes for part in snapshot) <= 4 * length * 2 * 2 * 6 * WIDTH
+    )  # 2 layers, 6 heads in one panel each
+    for used in {1, length // 2 or 1, length}:
+        network.forward(IDS[::-1][:129], [1] * 129, range(129), [])
+        network.restore(1, snapshot, used)
+        places = range(used, 129)
+        assert torch.equal(
+            network.forward(IDS[used:129], [1] * len(places), places, range(len(places))), expected[used:]
+        )
