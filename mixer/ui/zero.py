@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from mixer.errors import InvalidValue, MixerError
 from mixer.params import SamplingParams
 from mixer.ui import stream
 from mixer.ui.board import SLOTS, Address, Board
+from mixer.ui.decouple import mixed
 from mixer.ui.formula import Recipe
 from mixer.ui.registry import Live
 from mixer.ui.stage import Frame
@@ -33,7 +34,8 @@ STARTS_IN = 10  # seconds that a take may need besides its tokens
 SLOWEST = 25  # tokens a second that a GPU is asked for by
 LONGEST = 120  # seconds; more are refused to visitors
 
-Decorator = Callable[[Callable[..., Iterator[Frame]]], Callable[..., Iterator[Frame]]]
+Frames = Generator[Frame, None, None]
+Decorator = Callable[[Callable[..., Frames]], Callable[..., Frames]]
 
 
 def wanted() -> bool:
@@ -74,7 +76,7 @@ class Zero:
         params: SamplingParams,
         rate: float = 0.0,
         recipe: Recipe | None = None,
-    ) -> Iterator[Frame]:
+    ) -> Frames:
         """The frames of one take, as `stream.run` has them. Closing the generator ends the take."""
         recipe = replace(recipe or Recipe(), positions=None)  # the sliders say them
         try:
@@ -83,11 +85,11 @@ class Zero:
             yield Frame(state="error", prompt=prompt, error=str(error))
             return
         try:
-            newer = live.begin(line, value, self._desk.mix(value.positions))
+            newer = live.begin(line, value, mixed(self._desk, value))
             if newer is not None:
-                live.follow(line, newer, self._desk.mix(newer.positions))
+                live.follow(line, newer, mixed(self._desk, newer))
             frames = self._away(line.address, prompt, mode, params, rate, recipe)
-            with closing(frames):  # pyright: ignore[reportArgumentType]  (a generator)
+            with closing(frames):
                 try:
                     for frame in frames:  # noqa: UP028  (`yield from` would close them before the line)
                         yield frame
@@ -113,7 +115,7 @@ class Zero:
 
     def _write(
         self, address: Address, prompt: str, mode: Any, params: SamplingParams, rate: float, recipe: Recipe
-    ) -> Iterator[Frame]:
+    ) -> Frames:
         """Runs in the other process."""
         live, done = Live(), threading.Event()
         while (news := self.board.read(address)) is None:
@@ -134,4 +136,4 @@ class Zero:
             if news is not None and news.stopped:
                 live.stop()  # again and again: the take may not have begun
             elif news is not None and news.value.seq > live.value.seq:
-                live.steer(news.value, self._desk.mix(news.value.positions))
+                live.steer(news.value, mixed(self._desk, news.value))

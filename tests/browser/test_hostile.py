@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -316,12 +317,12 @@ def test_markup_in_a_link_in_texts_and_in_the_history_is_text(visit: Visit) -> N
         ("budget", SCRIPT),
         ("formality", SCRIPT),
     ]
-    page = visit(query=f"?{httpx.QueryParams(fields)}")
+    page = visit(query=f"?{urlencode(fields)}")
     assert page.locator("#prompt textarea").input_value() == SCRIPT
     assert page.locator("#formula textarea").input_value() == SCRIPT
     page.locator(".fault").first.wait_for()
 
-    page = visit(query=f"?{httpx.QueryParams([('v', '1'), ('p', SCRIPT), ('n', '8'), ('rate', '0')])}")
+    page = visit(query=f"?{urlencode([('v', '1'), ('p', SCRIPT), ('n', '8'), ('rate', '0')])}")
     page.click("#generate")
     page.wait_for_function("document.documentElement.dataset.desk === 'done'")
     assert SCRIPT in page.locator("[data-pane=mix] .body").inner_text()

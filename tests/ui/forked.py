@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from mixer import Desk, SamplingParams, Steering
@@ -17,14 +17,14 @@ from mixer.ui.formula import Recipe
 from mixer.ui.registry import Live
 from mixer.ui.stage import Frame
 from mixer.ui.value import DeckValue
-from mixer.ui.zero import Zero
+from mixer.ui.zero import Frames, Zero
 
 FORK = multiprocessing.get_context("fork")
 PROMPT = "The last train was"
 RATE = 60.0  # tokens a second: there is time to steer
 
 
-def workers(task: Callable[..., Iterator[Frame]]) -> Callable[..., Iterator[Frame]]:
+def workers(task: Callable[..., Frames]) -> Callable[..., Frames]:
     idle: list[tuple[Any, Any, Any]] = []
 
     def serve(orders: Any, frames: Any, ended: Any) -> None:
@@ -39,7 +39,7 @@ def workers(task: Callable[..., Iterator[Frame]]) -> Callable[..., Iterator[Fram
             running.close()
             frames.put(None)
 
-    def away(*arguments: Any) -> Iterator[Frame]:
+    def away(*arguments: Any) -> Frames:
         if not idle:
             made = FORK.SimpleQueue(), FORK.SimpleQueue(), FORK.Event()
             FORK.Process(target=serve, args=made, daemon=True).start()
