@@ -1,6 +1,6 @@
 // The mix deck under the hand: native range inputs, so that keyboard and screen reader work as everywhere.
-// Sends {seq, positions} to the server as the component's value, and {rewards, levels, budget, whole} where any of the
-// controls in reward.js is not at rest: while dragging at most every 60 ms, and the exact last value when the browser
+// Sends {seq, positions} to the server as the component's value, {decouple: true} where that is on (see decouple.js), and
+// {rewards, levels, budget, whole} where any of the controls in reward.js is not at rest: while dragging at most every 60 ms, and the exact last value when the browser
 // commits it; tells the page of it ("desk:steer"). Takes what was measured from the stage's frames ("desk:frame"),
 // positions from the formula box ("desk:formula") and the pad ("desk:move"), and all of it from the tools ("desk:put").
 function mount(element, trigger, props) {
@@ -29,7 +29,7 @@ function mount(element, trigger, props) {
     seq += 1;
     const positions = {};
     for (const [name, row] of rows) positions[name] = row.position;
-    props.value = { seq, positions, ...steering() };
+    props.value = { seq, positions, ...decouple.value(), ...steering() };
     trigger("input");
     document.dispatchEvent(new CustomEvent("desk:steer", { detail: { ...props.value, hand } }));
   }
@@ -78,8 +78,8 @@ function mount(element, trigger, props) {
     row.got.textContent = known ? signed(2 * row.score - 1) : "";
     if (!known) return;
     const got = 2 * row.score - 1;
-    const asked = Math.max(-1, Math.min(1, row.position));
-    const off = Math.abs(asked) >= 0.25 && Math.abs(asked - got) > TOLERANCE;
+    const asked = decouple.wanted(row.control.name, row.position);
+    const off = Math.abs(row.position) >= 0.25 && Math.abs(asked - got) > TOLERANCE;
     row.node.classList.toggle("off", off);
     row.line.style.setProperty("--got", fraction(got));
     row.measured.title = say("The text so far measures {got} (score {score})", { got: signed(got), score: row.score.toFixed(2) });
@@ -147,9 +147,13 @@ function mount(element, trigger, props) {
     settle();
     send();
   });
+  const decouple = decoupler(props.scales, () => {
+    for (const row of rows.values()) judge(row);
+    send();
+  });
   const notice = make("span", "notice");
   notice.setAttribute("role", "status");
-  head.append(make("h2", "", say("Mix")), notice, make("span", "legend", say("asked / measured")), reset);
+  head.append(make("h2", "", say("Mix")), decouple.node, notice, make("span", "legend", say("asked / measured")), reset);
   const strips = make("div", "strips");
   const budget = budgetControl(props, tools);
   for (const control of props.controls) strips.append(strip(control));
@@ -159,7 +163,8 @@ function mount(element, trigger, props) {
   root.addEventListener("pointerdown", (event) => (held = event.target));
   for (const end of ["pointerup", "pointercancel", "focusout"]) root.addEventListener(end, () => (held = null));
 
-  function put({ positions, rewards: pushes = {}, levels = {}, budget: nats, whole: all }) {
+  function put({ positions, decouple: apart, rewards: pushes = {}, levels = {}, budget: nats, whole: all }) {
+    decouple.put(apart);
     for (const [name, row] of rows) if (row.input !== held) set(row, positions[name] || 0);
     for (const one of rewards) {
       const aimed = levels[one.name] !== undefined;
@@ -185,6 +190,7 @@ function mount(element, trigger, props) {
     const { tie, positions } = event.detail;
     const words = tie === "none" ? say("The sliders do not act on this formula") : "";
     root.classList.toggle("idle", tie === "none");
+    if (decouple.follow(tie)) send(timer !== null);
     if (notice.textContent !== words) notice.textContent = words;
     if (!positions) return;
     const wanted = [...rows].filter(([name, row]) => row.input !== held && row.position !== (positions[name] || 0));

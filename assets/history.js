@@ -43,9 +43,9 @@ function texts({ make, root, now, take }) {
   // Sliders may have moved in mid-text, and count as they stood at its end; all else as it was begun with.
   function keep(frame) {
     if (!begun || !frame.mix.length) return;
-    const { positions, rewards, levels, budget, whole, formula } = now();
+    const { positions, rewards, levels, budget, whole, decouple, formula } = now();
     const tied = frame.formula ? begun.formula : formula === begun.formula ? formula : "sliders"; // see Recipe
-    const state = { ...begun, prompt: frame.prompt, formula: tied, positions, rewards, levels, budget, whole, seed: frame.status.seed, fresh: false };
+    const state = { ...begun, prompt: frame.prompt, formula: tied, positions, rewards, levels, budget, whole, decouple, seed: frame.status.seed, fresh: false };
     save([{ at: Date.now(), state, frame }, ...load()]);
   }
 

@@ -71,6 +71,11 @@ class Calibration:
         found = dict(zip(self.attributes, self._solved(asked), strict=True))
         return {name: at for name in {**levels, **found} if (at := found.get(name, levels.get(name)))}
 
+    def scales(self) -> dict[str, list[float]]:
+        """Of each attribute the scores that levels -1, 0 and 1 ask for."""
+        found = np.array([self.targets(np.full(len(self.rest), level)) for level in (-1.0, 0.0, 1.0)])
+        return dict(zip(self.attributes, found.T.round(4).tolist(), strict=True))
+
     def _logits(self, positions: np.ndarray) -> np.ndarray:
         return self.rest + _coefficient(positions) @ self.above.T + _coefficient(-positions) @ self.below.T
 

@@ -18,6 +18,7 @@ from mixer.mix import POSITION_LIMIT, bounded
 from mixer.params import SamplingParams
 from mixer.steering import BUDGET, MOST_NATS
 from mixer.ui.box import names
+from mixer.ui.decouple import mixed
 from mixer.ui.formula import recipe
 from mixer.ui.presets import presets
 from mixer.ui.value import (
@@ -26,6 +27,7 @@ from mixer.ui.value import (
     DeckValue,
     options,
     read_box,
+    read_flag,
     read_positions,
     read_steering,
     read_text,
@@ -55,7 +57,7 @@ def offer(desk: Desk, at_once: int, write: Write | None = None) -> None:
 
 def _here(desk: Desk) -> Write:
     def write(prompt: str, value: DeckValue, params: SamplingParams, formula: str | None) -> str:
-        return desk.generate(prompt, desk.mix(value.positions), params, formula, value.steering).text
+        return desk.generate(prompt, mixed(desk, value), params, formula, value.steering).text
 
     return write
 
@@ -73,6 +75,7 @@ def _generate(desk: Desk, write: Write) -> Callable[..., str]:
         budget: float | None = None,
         whole: bool = False,
         min_new_tokens: int = 0,
+        decouple: bool = False,
     ) -> str:
         try:
             text = read_text("The prompt", prompt)
@@ -81,7 +84,8 @@ def _generate(desk: Desk, write: Write) -> Callable[..., str]:
             asked = {"rewards": rewards, "levels": levels, "budget": budget, "whole": whole}
             steering = read_steering({k: v for k, v in asked.items() if v is not None}, desk.rewards)
             params = _params(max_new_tokens, min_new_tokens, temperature, seed)
-            return write(text, DeckValue(0, positions, steering), params, chosen)
+            calm = read_flag("decouple", decouple)
+            return write(text, DeckValue(0, positions, steering, calm), params, chosen)
         except MixerError as error:
             raise _refusal(error) from error
 
@@ -106,6 +110,8 @@ def _generate(desk: Desk, write: Write) -> Callable[..., str]:
         f"the formula, spend together. Left out, {BUDGET:g} where anything steers, and no limit where nothing does.",
         whole="Whether the budget counts the settings and the formula too.",
         min_new_tokens="The text does not end before so many tokens, 0 to max_new_tokens.",
+        decouple="Whether the settings are levels of the measured scores instead, where -1 and 1 are what a pole alone "
+        "reaches: positions are then found that move these scores and hold the others where the base model has them.",
     )
 
 

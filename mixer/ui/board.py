@@ -47,9 +47,9 @@ class Board:
 
     def __init__(self, names: Iterable[str], heads: Iterable[str], slots: int = SLOTS) -> None:
         self._names, self._heads = tuple(names), tuple(heads)
-        # Ticket, stopped, sequence, budget and whether it counts the mix; a position of each attribute; a position and
-        # a level of each reward. Doubles hold all of these exactly; NaN stands for no level, and for no limit.
-        self._form = struct.Struct(f"={5 + len(self._names) + 2 * len(self._heads)}d")
+        # Ticket, stopped, sequence, budget and whether it counts the mix, decouple; a position of each attribute; a
+        # position and a level of each reward. Doubles hold all of these exactly; NaN is no level, and no limit.
+        self._form = struct.Struct(f"={6 + len(self._names) + 2 * len(self._heads)}d")
         self._size = SUM.size + self._form.size
         self._memory = memoryview(RawArray("B", slots * self._size)).cast("B")
         self._lock = threading.Lock()
@@ -81,7 +81,7 @@ class Board:
         data = bytes(self._memory[slot * self._size : (slot + 1) * self._size])
         if SUM.unpack_from(data)[0] != zlib.crc32(data[SUM.size :]):
             return None
-        found, stopped, seq, budget, whole, *rest = self._form.unpack_from(data, SUM.size)
+        found, stopped, seq, budget, whole, decouple, *rest = self._form.unpack_from(data, SUM.size)
         if found != ticket:
             return News(DeckValue(), True)
         positions = dict(zip(self._names, rest, strict=False))
@@ -94,7 +94,7 @@ class Board:
             bool(whole),
         )
         moved = {name: position for name, position in positions.items() if position}
-        return News(DeckValue(int(seq), moved, steering), bool(stopped))
+        return News(DeckValue(int(seq), moved, steering, bool(decouple)), bool(stopped))
 
     def post(self, address: Address, news: News) -> None:
         """Says it to the process that writes the take, if it is still this take's slot."""
@@ -116,7 +116,7 @@ class Board:
         slot, ticket = address
         value, steering = news.value, news.value.steering
         budget = math.nan if steering.budget is None else steering.budget
-        numbers = [ticket, news.stopped, value.seq, budget, steering.whole]
+        numbers = [ticket, news.stopped, value.seq, budget, steering.whole, value.decouple]
         numbers += [value.positions.get(name, 0.0) for name in self._names]
         numbers += [steering.positions.get(head, 0.0) for head in self._heads]
         numbers += [steering.levels.get(head, math.nan) for head in self._heads]

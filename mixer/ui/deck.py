@@ -6,6 +6,7 @@ One component for all sliders, because Gradio's own slider never reports a keybo
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -19,8 +20,14 @@ from mixer.ui.value import LIMIT, STEP
 BUDGETS = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # nats; after these, no limit
 
 
-def component(vocabulary: Vocabulary, state: State | None = None) -> gr.HTML:
-    """The deck for any number of attributes and rewards; a reward without anchors has a card of its own."""
+def component(
+    vocabulary: Vocabulary, state: State | None = None, scales: Mapping[str, Sequence[float]] | None = None
+) -> gr.HTML:
+    """The deck for any number of attributes and rewards; a reward without anchors has a card of its own.
+
+    Args:
+        scales: of each attribute the scores that decoupled sliders ask for at -1, 0 and 1; None where none can be.
+    """
     state = state or State()
     rewards = vocabulary.rewards
     controls = [
@@ -31,9 +38,9 @@ def component(vocabulary: Vocabulary, state: State | None = None) -> gr.HTML:
             poles = {opinion.goal: label for label, opinion in vocabulary.labels.items() if opinion.judge == name}
             controls.append(_control(name, (poles.get(0.0, "less"), poles.get(1.0, "more")), "", False, True))
     return gr.HTML(
-        value={"seq": 0, "positions": dict(state.positions)},  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
+        value={"seq": 0, "positions": dict(state.positions), "decouple": state.decouple},  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
         html_template='<div class="deck" role="group" aria-label="Mix"></div>',
-        js_on_load=script("reward.js", "deck.js"),
+        js_on_load=script("reward.js", "decouple.js", "deck.js"),
         apply_default_css=False,
         elem_id="deck",
         controls=controls,
@@ -41,6 +48,7 @@ def component(vocabulary: Vocabulary, state: State | None = None) -> gr.HTML:
         step=STEP,
         budgets=BUDGETS,
         budget=BUDGET,
+        scales=scales,
     )
 
 

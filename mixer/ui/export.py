@@ -13,6 +13,7 @@ import gradio as gr
 
 from mixer.errors import InvalidValue, MixerError, Unsupported
 from mixer.ui.assets import script
+from mixer.ui.decouple import mixed
 from mixer.ui.state import State, read_state
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def write(desk: Desk, wish: Wish, folder: Path) -> tuple[Path, str]:
     from mixer.mixfile import save_mix
 
     state = wish.state
-    mix = desk.mix(state.positions)
+    mix = mixed(desk, state)
     left = "" if state.formula == State().formula else " The formula is not in it."
     if wish.kind == "mix":
         path = save_mix(mix, folder / "mix.yaml", state.steers)

@@ -20,6 +20,7 @@ from mixer.ui import deck as deck_ui
 from mixer.ui import stage as stage_ui
 from mixer.ui import tools as tools_ui
 from mixer.ui.assets import FOLDER, head, script
+from mixer.ui.decouple import mixed, scales
 from mixer.ui.formula import Recipe, place, recipe
 from mixer.ui.guard import Guard
 from mixer.ui.presets import presets
@@ -57,6 +58,7 @@ PANELS: dict[str, Panel] = {  # the shelf's, by title
     "Batch": batch.panel,
     "Export": export.panel,
 }
+COMPUTING = ("Paint", "Sweep", "Batch")  # panels that run the model in this process, which ZeroGPU does not allow
 
 
 def build(
@@ -77,7 +79,7 @@ def build(
         _header(desk)
         tools = tools_ui.component(desk, known, state, origin)
         with gr.Column(elem_id="console"):
-            deck = deck_ui.component(desk.vocabulary, state)
+            deck = deck_ui.component(desk.vocabulary, state, scales(desk))
             box = box_ui.component(desk, state.formula)
             mode, temperature, tokens, seed, rate, fresh = _options(state)
         with gr.Column(elem_id="prompt-area"):
@@ -91,7 +93,7 @@ def build(
                 placeholder="How the text begins",
             )
         stage = stage_ui.component(state, **box_ui.gist(desk, state.formula))
-        shelf(desk, registry, PANELS)
+        shelf(desk, registry, {title: panel for title, panel in PANELS.items() if not (away and title in COMPUTING)})
         with gr.Row(elem_id="transport"):
             stop = gr.Button("Stop", elem_id="stop", scale=0)
             start = gr.Button("Generate", variant="primary", elem_id="generate", scale=0)
@@ -226,8 +228,8 @@ def _generate(
 def _chosen(desk: Desk, box: BoxValue, value: DeckValue) -> tuple[DeckValue, Recipe]:
     """What to write by, and where the sliders stand for it: a weight mix just typed has not moved them yet."""
     found = recipe(desk.formula(box.text).bound, desk.vocabulary)
-    if box.typed and found.positions is not None:
-        value = replace(value, positions=found.positions)
+    if found.positions is not None:  # its numbers are positions
+        value = replace(value, positions=found.positions if box.typed else value.positions, decouple=False)
     return value, found
 
 
@@ -235,7 +237,7 @@ def _steer(desk: Desk, registry: Registry) -> Callable[..., None]:
     def steer(deck: Any, request: gr.Request) -> None:
         try:
             value = read_value(deck, desk.attributes, desk.rewards)
-            registry.live(str(request.session_hash)).steer(value, desk.mix(value.positions))
+            registry.live(str(request.session_hash)).steer(value, mixed(desk, value))
         except MixerError as error:  # the page itself never sends such a value
             raise gr.Error(str(error), print_exception=False) from error
 

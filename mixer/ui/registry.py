@@ -50,7 +50,7 @@ class Take:
     def note(self, value: DeckValue, mix: Mix) -> None:
         """Keep which move it was that set this mix and the steering now in force."""
         steering = self.mix.steering
-        words = describe(value.positions if self.follows else {}, steering)
+        words = describe(value.positions if self.follows else {}, steering, value.decouple)
         self._moves[mix.key, str(steering)] = value.seq, words if self.follows or steering.heads else ""
 
     def move(self, step: Step) -> tuple[int, str] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mixer.ui.decouple import mixed
 from mixer.ui.formula import Recipe, recipe
 from mixer.ui.snippets import least
 from mixer.ui.value import options
@@ -18,12 +19,12 @@ def request(desk: Desk, state: State) -> tuple[Request, Recipe]:
     """What to write, and what the formula has to do with the sliders; a seed that the state leaves open is drawn.
 
     Raises:
-        FormulaError: the formula cannot be read, or names what is not loaded.
+        FormulaError: the formula cannot be read, or names what is not loaded. Unsupported: see `decouple.places`.
     """
     from mixer.desk import Request
 
     found = recipe(desk.formula(state.formula).bound, desk.vocabulary)
-    positions = state.positions if found.positions is None else found.positions
+    mix = mixed(desk, state) if found.positions is None else desk.mix(found.positions)
     params = options(state.tokens, state.temperature, None if state.fresh else state.seed)
     params = replace(params, min_new_tokens=least(params.max_new_tokens))
-    return Request(state.prompt, desk.mix(positions), params, found.formula, state.steers), found
+    return Request(state.prompt, mix, params, found.formula, state.steers), found

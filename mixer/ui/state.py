@@ -18,14 +18,14 @@ from mixer.errors import InvalidValue, MixerError
 from mixer.formula.tokens import LONGEST
 from mixer.mix import bounded
 from mixer.steering import BUDGET, REST, Steering
-from mixer.ui.value import FASTEST, MODES, options, read_box, read_positions, read_steering, read_text
+from mixer.ui.value import FASTEST, MODES, options, read_box, read_flag, read_positions, read_steering, read_text
 
 VERSION = "1"
 MOST_LETTERS = 20_000  # of a prompt in a link
 MOST_PARTS = 200  # of a link
 REWARD, LEVEL, POSITION = "r.", "aim.", "s."  # before a name; sliders go without where nothing else is called so
 SETTINGS = {"t": "temperature", "n": "tokens", "seed": "seed", "rate": "rate"}
-KEYS = {"v", "p", "f", "mode", "budget", "whole", "fresh", *SETTINGS}
+KEYS = {"v", "p", "f", "mode", "budget", "whole", "fresh", "decouple", *SETTINGS}
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class State:
         prompt: how the text begins.
         formula: as text, right or wrong.
         positions: attribute -> slider position; those at rest are left out.
+        decouple: whether the positions are levels asked for, see `decouple`.
         steering: the reward sliders and their budget.
         mode: what a slider does to a running text.
         temperature, tokens: of sampling; tokens are the most.
@@ -54,6 +55,7 @@ class State:
     seed: int | None = 7
     rate: float = 30  # faster than reading, slow enough to steer by hand
     fresh: bool = False
+    decouple: bool = False
 
     @property
     def steers(self) -> Steering:
@@ -71,6 +73,7 @@ class State:
             "levels": dict(sorted(self.steering.levels.items())),
             "budget": self.steering.budget,
             "whole": self.steering.whole,
+            "decouple": self.decouple,
             "mode": self.mode,
             "temperature": self.temperature,
             "tokens": self.tokens,
@@ -106,6 +109,7 @@ def read_state(posted: object, names: Collection[str], heads: Collection[str]) -
         None if whole["seed"] is None else params.seed,
         bounded("The speed", whole["rate"], 0, FASTEST),
         fresh,
+        read_flag("Whether the sliders are decoupled", whole["decouple"]),
     )
 
 
@@ -123,6 +127,8 @@ def write_query(state: State) -> str:
         parts.append(("budget", "none" if steering.budget is None else _number(steering.budget)))
     if steering.whole:
         parts.append(("whole", "1"))
+    if state.decouple:
+        parts.append(("decouple", "1"))
     if state.formula != new.formula:
         parts.append(("f", state.formula))
     if state.mode != new.mode:
@@ -171,6 +177,8 @@ def _part(state: State, key: str, text: str, names: Collection[str], heads: Coll
         return replace(state, mode=_mode(text))
     if key == "fresh":
         return replace(state, fresh=_flag(text))
+    if key == "decouple":
+        return replace(state, decouple=_flag(text))
     if key in SETTINGS:
         return _setting(state, key, text)
     steering = state.steering

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mixer.errors import FormulaError, MixerError
 from mixer.params import SamplingParams
+from mixer.ui.decouple import mixed
 from mixer.ui.formula import Recipe, place
 from mixer.ui.pace import Pace, Tempo
 from mixer.ui.registry import Live, Take
@@ -71,14 +72,14 @@ def run(
 def _begin(
     desk: Desk, live: Live, prompt: str, value: DeckValue, mode: Any, params: SamplingParams, recipe: Recipe
 ) -> Take:
-    mix = desk.mix(value.positions)
+    mix = mixed(desk, value)
     steered = desk.session(
         prompt, mix=mix, params=params, on_mix_change=mode, formula=recipe.formula, steering=value.steering
     )
     take = Take(base=desk.session(prompt, params=params), mix=steered, follows=recipe.tie != "none")
     newer = live.begin(take, value, mix)
     if newer is not None:
-        live.follow(take, newer, desk.mix(newer.positions))
+        live.follow(take, newer, mixed(desk, newer))
     return take
 
 

@@ -157,7 +157,7 @@ def run(desk: Desk, question: Question, flag: threading.Event) -> Iterator[dict[
     cards = [_card(question, *one) for one in zip(question.stops, jobs, strict=False)]
     for card, state, job in zip(cards, states, jobs, strict=False):
         if job.written:
-            label = describe(state.positions if found.tie != "none" else {}, state.steers)
+            label = describe(state.positions if found.tie != "none" else {}, state.steers, state.decouple)
             card |= {"state": state.json(), "label": label, "scores": job.scores}
     frame["state"] = "stopped" if flag.is_set() else "done"
     yield frame | {"cards": cards, "base": jobs[-1].text, "title": found.title, "csv": table(question, jobs)}

@@ -7,6 +7,7 @@ stays in the browser. It hears of every control (`TELL`), and puts them all wher
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -15,6 +16,7 @@ from mixer.errors import MixerError
 from mixer.steering import BUDGET
 from mixer.ui import snippets
 from mixer.ui.assets import script
+from mixer.ui.decouple import LEFT_OUT, calibration, settled
 from mixer.ui.presets import Choice
 from mixer.ui.snippets import SHIPPED, Origin
 from mixer.ui.state import State, read_query, read_state, write_query
@@ -87,7 +89,12 @@ def _visit(desk: Desk) -> Callable[[Any], dict[str, Any] | None]:
     def visit(query: Any) -> dict[str, Any] | None:
         """The state that the page's address asks for, and what of it was left out."""
         answer = read_query(query, desk.attributes, desk.rewards) if isinstance(query, str) else None
-        return None if answer is None else {"state": answer[0].json(), "notes": answer[1]}
+        if answer is None:
+            return None
+        state, notes = answer
+        if state.decouple and calibration(desk) is None:
+            state, notes = replace(state, decouple=False), [*notes, LEFT_OUT]
+        return {"state": state.json(), "notes": notes}
 
     return visit
 
@@ -97,6 +104,7 @@ def _tell(desk: Desk, origin: Origin = SHIPPED) -> Callable[[Any], dict[str, str
         """A state as a link and as code, for a page at this address."""
         try:
             state = read_state(posted, desk.attributes, desk.rewards)
+            plain = settled(desk, state)
         except MixerError as error:
             return {"refused": str(error)}
         address = posted.get("address")
@@ -104,9 +112,9 @@ def _tell(desk: Desk, origin: Origin = SHIPPED) -> Callable[[Any], dict[str, str
         link = f"{address}?{write_query(state)}"
         told = {"Link": link} if len(link) <= LONGEST_LINK else {"note": "The prompt is too long for a link."}
         return told | {
-            "Python": snippets.python(state, origin),
-            "Command line": snippets.shell(state, origin),
-            "curl": snippets.curl(state, address),
+            "Python": snippets.python(plain, origin),
+            "Command line": snippets.shell(plain, origin),
+            "curl": snippets.curl(plain, address),
         }
 
     return tell

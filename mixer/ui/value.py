@@ -20,6 +20,7 @@ LIMIT = 1.5  # beyond 1 is extrapolation, which the page marks as such
 STEP = 0.05
 MOST_TOKENS = 1000
 FASTEST = 1000.0  # tokens a second that may be asked for
+DECOUPLED = "decoupled"  # the mark after the sliders' words
 MODES: tuple[Literal["keep", "refill", "restart"], ...] = ("keep", "refill", "restart")
 MAX_SEQ = 2**53 - 1  # the largest whole number that a browser holds exactly
 
@@ -32,15 +33,18 @@ class DeckValue:
         seq: counts the moves of one page, so that an older event never overwrites a newer one.
         positions: attribute name -> position in [-LIMIT, LIMIT]; sliders at rest are left out.
         steering: the reward sliders, and what limits them.
+        decouple: whether the positions are levels asked for, see `decouple`.
     """
 
     seq: int = 0
     positions: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     steering: Steering = REST
+    decouple: bool = False
 
 
 def read_value(value: object, names: Collection[str], heads: Collection[str] = ()) -> DeckValue:
-    """What a client posted, checked: `{"seq": int, "positions": {name: number}}`, and what `read_steering` reads.
+    """What a client posted, checked: `{"seq": int, "positions": {name: number}}`, where wanted `"decouple": true`, and
+    what `read_steering` reads.
 
     Nothing at all is a deck at rest.
 
@@ -53,7 +57,8 @@ def read_value(value: object, names: Collection[str], heads: Collection[str] = (
     if not isinstance(value, Mapping):
         raise InvalidValue("The deck's value is not an object.", "Send {seq, positions}.")
     positions = read_positions(value.get("positions", {}), names)
-    return DeckValue(_seq(value.get("seq", 0)), positions, read_steering(value, heads))
+    decouple = read_flag("Whether the sliders are decoupled", value.get("decouple", False))
+    return DeckValue(_seq(value.get("seq", 0)), positions, read_steering(value, heads), decouple)
 
 
 def read_positions(positions: object, names: Collection[str]) -> Mapping[str, float]:
@@ -88,11 +93,20 @@ def read_steering(posted: Mapping[str, object], heads: Collection[str]) -> Steer
             if name not in heads:
                 raise UnknownName("reward", str(name)[:80], heads)
         found.append(numbers)
-    whole = posted.get("whole", False)
-    if not isinstance(whole, bool):
-        raise InvalidValue("Whether the budget counts the sliders is not true or false.", "Leave it out.")
+    whole = read_flag("Whether the budget counts the sliders", posted.get("whole", False))
     budget: Any = posted.get("budget", BUDGET if any(found) or whole else None)
     return Steering(*found, budget=budget, whole=whole)
+
+
+def read_flag(what: str, value: object) -> bool:
+    """True or false, as a client sends it.
+
+    Raises:
+        InvalidValue: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise InvalidValue(f"{what} is not true or false.", "Leave it out.")
+    return value
 
 
 @dataclass(frozen=True)
@@ -169,9 +183,10 @@ def options(max_new_tokens: object, temperature: object, seed: object) -> Sampli
     )
 
 
-def describe(positions: Mapping[str, float], steering: Steering = REST) -> str:
+def describe(positions: Mapping[str, float], steering: Steering = REST, decouple: bool = False) -> str:
     """All sliders in a few words, such as `formality +0.80 · reward humor −0.40 · toxicity to 0.10`; `base` at rest."""
     parts = [_signed(name, position) for name, position in positions.items()]
+    parts += [DECOUPLED] * (decouple and bool(parts))
     parts += [_signed(f"reward {name}", position) for name, position in steering.positions.items()]
     parts += [f"{name} to {level:.2f}" for name, level in steering.levels.items()]
     return " · ".join(parts) or "base"

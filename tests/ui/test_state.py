@@ -40,6 +40,7 @@ states = st.builds(
     seed=st.none() | st.integers(0, 2**53),
     rate=st.floats(0, 1000),
     fresh=st.booleans(),
+    decouple=st.booleans(),
 )
 json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
