@@ -95,6 +95,8 @@ class Zero:
                         yield frame
                 finally:
                     live.end(line)  # before the generator is closed, which waits for the other process
+        except MixerError as error:
+            yield Frame(state="error", prompt=prompt, error=str(error))
         except gr.Error as error:  # there was no GPU, or it was taken away
             yield Frame(state="error", prompt=prompt, error=str(error.message))
         finally:

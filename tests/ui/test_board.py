@@ -30,6 +30,7 @@ def values(draw: st.DrawFn) -> DeckValue:
             draw(st.none() | st.floats(0, 20)),
             draw(st.booleans()),
         ),
+        draw(st.booleans()),
     )
 
 
@@ -69,7 +70,7 @@ def test_half_a_write_is_never_taken() -> None:
     assert {news.value.seq for news in seen if news} == {1, 2}
 
 
-@given(at=st.integers(0, 4 + 8 * 12 - 1), flip=st.integers(1, 255))
+@given(at=st.integers(0, 4 + 8 * 13 - 1), flip=st.integers(1, 255))
 def test_a_damaged_slot_is_not_taken(at: int, flip: int) -> None:
     board = Board(NAMES, HEADS, slots=1)
     line = board.open()
