@@ -40,9 +40,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--port {args.port} is no port: give a number from 1 to 65535")
 
     from mixer import Desk, MixerError
-    from mixer.cli import quiet_libraries
+    from mixer.cli import give_back_memory, quiet_libraries
 
     quiet_libraries()
+    give_back_memory()
     try:
         # What cannot be used is left out and named on the page; a folder of the user's with nothing in it is refused.
         desk = Desk.load(

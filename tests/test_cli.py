@@ -203,3 +203,23 @@ def test_the_module_runs_as_a_program(tiny: Path):
     assert done.stderr == ""
     wrong = subprocess.run([sys.executable, "-m", "mixer", "generate"], cwd=ROOT, capture_output=True, text=True)
     assert wrong.returncode == 2 and "prompt" in wrong.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc, and other systems give it back")
+def test_large_arrays_go_back_to_the_system():
+    """Also after one went, which makes glibc keep the next ones of its size."""
+    code = """
+import os
+import numpy as np
+from mixer.cli import give_back_memory
+from mixer.evals.processes import held
+give_back_memory()
+np.ones(3_000_000)
+pairs = [(np.ones(2_000_000), np.ones(10_000)) for _ in range(10)]
+small = [one for _, one in pairs]
+before = held(os.getpid()).megabytes
+del pairs
+print(before - held(os.getpid()).megabytes)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 150

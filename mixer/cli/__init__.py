@@ -7,13 +7,18 @@ Exit codes: 0 done, 2 bad input (one line on stderr, and the place in a formula)
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from mixer.cli import batch, bench, evaluate, export, gguf, train, write
 from mixer.errors import FormulaError, MixerError
+
+LARGE = 4 << 20  # bytes of an array that goes back to the system at once
+M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,6 +46,17 @@ def quiet_libraries() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+
+
+def give_back_memory() -> None:
+    """Have large arrays go back to the system as soon as they are let go; before the first of them is made.
+
+    glibc puts off doing so once it saw one go, and keeps what each thread let go of apart: rooms for texts, made and
+    let go by a server's many threads, came to hundreds of megabytes. Other systems stay as they are.
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def parser() -> argparse.ArgumentParser:

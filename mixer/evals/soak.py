@@ -34,6 +34,7 @@ WARM = 0.25  # share of the trial that is not counted: caches fill, and memory f
 CALM = 60.0  # seconds that the server has to come to rest in, after the last tab was closed
 GROWTH = 60.0  # megabytes an hour that a server may grow by in a trial, as much as half an hour's noise comes to
 SERVER = [sys.executable, "-m", "mixer.ui.watched"]
+GRADIO = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_ANALYTICS_MAX_EVENTS": "100"}  # as app.py has it
 FIGURES = {
     "megabytes": "the server's memory, MB",
     "threads": "its threads",
@@ -55,8 +56,8 @@ class Server:
     def __init__(self, url: str | None = None, pid: int | None = None) -> None:
         self._child: subprocess.Popen[str] | None = None
         if url is None:
-            threads = str(max(1, (os.cpu_count() or 2) - 1))  # as app.py has it
-            environment = {"OMP_NUM_THREADS": threads, "GRADIO_ANALYTICS_ENABLED": "False"} | os.environ
+            threads = str(max(1, (os.cpu_count() or 2) - 1))  # likewise
+            environment = {"OMP_NUM_THREADS": threads} | GRADIO | os.environ
             self._child = subprocess.Popen(
                 SERVER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
             )

@@ -12,6 +12,7 @@ import json
 import sys
 from typing import Any
 
+from mixer.cli import give_back_memory, quiet_libraries
 from mixer.desk import Desk
 from mixer.ui.page import build, launch
 from mixer.ui.registry import Registry
@@ -19,6 +20,8 @@ from mixer.ui.registry import Registry
 
 def main() -> None:
     """Serve until stdin ends."""
+    quiet_libraries()
+    give_back_memory()
     desk, registry = Desk.load(strict=False), Registry()
     desk.warm_up()
     tell({"url": launch(build(desk, registry), block=False)})
