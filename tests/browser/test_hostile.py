@@ -122,7 +122,7 @@ def unhurt(
 def test_every_endpoint_refuses_junk(server: Server) -> None:
     with httpx.Client(timeout=PATIENCE) as client:
         for one in endpoints(server):
-            for at, junk in enumerate(JUNK):
+            for at, junk in enumerate(JUNK if one["inputs"] else ()):
                 data = f"[{', '.join([junk] * len(one['inputs']))}]"
                 post(client, server, one, data, f"junk{one['id']}x{at}")
             for data in ("[]", "null", "{}", "[" + "1," * 100 + "1]", "[" * 3000 + "]" * 3000, '["a"', ""):
@@ -137,10 +137,9 @@ def test_every_endpoint_refuses_junk_in_every_place(server: Server) -> None:
             if len(one["inputs"]) != 1 or one["api_visibility"] == "public":
                 continue
             for key in KEYS:
-                whole = json.dumps({**SOUND, key: "JUNK"})
-                inner = json.dumps({**SOUND, "state": {**SOUND["state"], key: "JUNK"}})
-                for body in (whole, inner):
-                    post(client, server, one, f"[{body.replace(json.dumps('JUNK'), next(junk))}]", f"keys{one['id']}")
+                inner = {"state": {**SOUND["state"], key: "JUNK"}} if key in SOUND["state"] else {key: "JUNK"}
+                body = json.dumps({**SOUND, key: "JUNK", **inner}).replace('"JUNK"', next(junk))
+                post(client, server, one, f"[{body}]", f"keys{one['id']}")
 
 
 def sound(server: Server, one: dict[str, Any]) -> list[Any]:

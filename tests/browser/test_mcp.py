@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pytest
@@ -29,7 +30,8 @@ def talk(server: Server, use: Callable[[ClientSession], Awaitable[T]]) -> T:
             await session.initialize()
             return await use(session)
 
-    return asyncio.run(run())
+    with ThreadPoolExecutor(1) as thread:  # a loop of playwright's may be running in this one
+        return thread.submit(lambda: asyncio.run(run())).result()
 
 
 def text(result: CallToolResult) -> str:
