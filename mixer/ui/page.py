@@ -58,7 +58,7 @@ PANELS: dict[str, Panel] = {  # the shelf's, by title
     "Batch": batch.panel,
     "Export": export.panel,
 }
-COMPUTING = ("Paint", "Sweep", "Batch")  # panels that run the model in this process, which ZeroGPU does not allow
+COMPUTING = ("Paint", "Sweep", "Batch", "Export")  # panels that use the model in this process: not on ZeroGPU
 
 
 def build(
