@@ -1,10 +1,12 @@
 """Calibrated sliders: what every slider does to every judged score, and positions that move one score alone.
 
-    logit s_i(p) = b_i + sum_j [U_ij c(p_j) + D_ij c(-p_j)]        s_i: attribute i's mean score at slider positions p
+    logit s_i(p) = b_i + sum_j [U_ij c(p_j) + D_ij c(-p_j)] + L_i (1 - exp(-sum_j |p_j| / SOON))
 
-c is the coefficient of the anchor on a slider's side, its corner at rest rounded off, so that slopes change gradually.
-Asked levels are in the sliders' own measure: 1 asks for the score that this slider alone reaches at its pole, 0.5 for
-half of that way, 0 for the base's own. Knows numbers and names; no anchors, no judges, no text.
+s_i is attribute i's mean score at slider positions p, c the coefficient of the anchor on a slider's side. L is what all
+anchors have in common: they lead away from what the base writes by itself, whatever their attribute. Corners at rest
+are rounded off, so that slopes change gradually. Asked levels are in the sliders' own measure: 1 asks for the score
+that this slider alone reaches at its pole, 0.5 for half of that way, 0 for the base's own. Knows numbers and names; no
+anchors, no judges, no text.
 
 The fit is logistic regression on fractions (Papke and Wooldridge, Journal of Applied Econometrics 11, 1996).
 """
@@ -25,13 +27,16 @@ from mixer.errors import BadArtifact
 from mixer.mix import POSITION_LIMIT
 
 FILE, FORMAT = "coupling.json", 1
-HINT = "Measure it again with `python -m mixer evaluate coupling`."
+HINT = "Delete it, and measure it again with `python -m mixer evaluate coupling`."
 KNEE = 0.1  # positions from rest within which a slider's two slopes pass into one another
 RIDGE = 0.03  # on the slopes, against a sum of squared errors over all mixes
-PULL = 0.05  # what a position of 1 costs, against an error of a quarter in one score
+REST = 20  # mixes that the base itself counts as in a fit: all levels are counted from it
+SOON = 0.25  # sum of positions at which most of what anchors have in common is there
+PULL = 2.0  # what it costs to move a slider by 1 from where it was asked, against an error of a quarter in one score
 ENDS = (0.01, 0.99)  # scores that can be asked for
 TURNS, STILL = 100, 1e-6
 DIGITS = 4
+PARTS = ("rest", "below", "above", "leaving")  # of a calibration, in the file
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +47,7 @@ class Calibration:
         attributes: A names; scores and positions are in their order.
         rest: logits of the scores with every slider at rest, `(A,)`.
         below, above: what is added to the logit of score i by a unit of slider j, `(A, A)`, on either side of rest.
+        leaving: what is added to it by leaving rest at all, `(A,)`.
         limit: the farthest position that was measured.
     """
 
@@ -49,6 +55,7 @@ class Calibration:
     rest: np.ndarray
     below: np.ndarray
     above: np.ndarray
+    leaving: np.ndarray
     limit: float
 
     def scores(self, positions: np.ndarray) -> np.ndarray:
@@ -62,8 +69,8 @@ class Calibration:
         return np.clip(base + np.abs(levels) * (np.where(levels < 0, least, most) - base), *ENDS)
 
     def positions(self, levels: Mapping[str, float]) -> dict[str, float]:
-        """Slider positions within the limit whose scores come closest to the asked levels, where levels that are not
-        given ask for the base's own score; attributes that were not measured stand where they were asked.
+        """Slider positions within the limit, not far from those asked, whose scores come closest to the asked levels;
+        levels not given ask for the base's own score. Attributes that were not measured stand where they were asked.
 
         Nothing asked is everything at rest. Positions at rest are left out.
         """
@@ -77,7 +84,7 @@ class Calibration:
         return dict(zip(self.attributes, found.T.round(4).tolist(), strict=True))
 
     def _logits(self, positions: np.ndarray) -> np.ndarray:
-        return self.rest + _coefficient(positions) @ self.above.T + _coefficient(-positions) @ self.below.T
+        return self.rest + _seen(positions) @ np.concatenate([self.below, self.above, self.leaving[:, None]], 1).T
 
     @lru_cache(maxsize=256)  # noqa: B019  (there is one calibration to a desk)
     def _solved(self, asked: tuple[float, ...]) -> tuple[float, ...]:
@@ -91,14 +98,15 @@ class Calibration:
         weights = (4 * base * (1 - base)) ** 2  # errors count as those of scores do near the base
 
         def cost(positions: np.ndarray) -> float:
-            return float(weights @ (self._logits(positions) - wanted) ** 2 + PULL * positions @ positions)
+            return float(weights @ (self._logits(positions) - wanted) ** 2 + PULL * ((positions - plain) ** 2).sum())
 
-        at, damping = np.clip(levels, -self.limit, self.limit), 1.0
-        reached = cost(at)
+        plain = np.clip(levels, -self.limit, self.limit)
+        at, damping, reached = plain, 1.0, cost(plain)
         for _ in range(TURNS):
             share = np.clip(0.5 + at / (2 * KNEE), 0, 1)
             slopes = self.above * share - self.below * (1 - share)
-            push = slopes.T @ (weights * (self._logits(at) - wanted)) + PULL * at
+            slopes = slopes + np.outer(self.leaving, (2 * share - 1) * np.exp(-_size(at) / SOON) / SOON)
+            push = slopes.T @ (weights * (self._logits(at) - wanted)) + PULL * (at - plain)
             free = (np.abs(at) < self.limit) | (at * push > 0)  # the others lean against their limit
             curve = (slopes.T * weights) @ slopes + (PULL + damping) * np.eye(len(at))
             curve = np.where(np.outer(free, free), curve, np.eye(len(at)))
@@ -116,25 +124,36 @@ class Calibration:
 def fit(attributes: Sequence[str], positions: np.ndarray, scores: np.ndarray, limit: float) -> Calibration:
     """The calibration that explains mean scores `(M, A)` of M mixes at positions `(M, A)`."""
     many = len(attributes)
-    seen = np.concatenate([np.ones((len(positions), 1)), _coefficient(-positions), _coefficient(positions)], axis=1)
-    ridge = np.diag([1e-6] + [RIDGE] * 2 * many)
+    seen = np.concatenate([np.ones((len(positions), 1)), _seen(positions)], axis=1)
+    counts = np.where((positions == 0).all(1), REST, 1)[:, None]
+    ridge = np.diag([1e-6] + [RIDGE] * (seen.shape[1] - 1))
     found = []
     for score in scores.T:
         weights = np.zeros(seen.shape[1])
         for _ in range(100):
             means = _score(seen @ weights)
-            curvature = (seen * (means * (1 - means))[:, None]).T @ seen + ridge
-            step = np.linalg.solve(curvature, seen.T @ (score - means) - ridge @ weights)
+            curvature = (counts * seen * (means * (1 - means))[:, None]).T @ seen + ridge
+            step = np.linalg.solve(curvature, (counts * seen).T @ (score - means) - ridge @ weights)
             weights += step * min(1.0, 2 / max(np.abs(step).max(), 1e-9))
             if np.abs(step).max() < 1e-9:
                 break
         found.append(weights)
-    slopes = np.array(found)
-    return Calibration(tuple(attributes), slopes[:, 0], slopes[:, 1 : many + 1], slopes[:, many + 1 :], limit)
+    rest, below, above, leaving = np.split(np.array(found), [1, 1 + many, 1 + 2 * many], axis=1)
+    return Calibration(tuple(attributes), rest[:, 0], below, above, leaving[:, 0], limit)
 
 
 def _score(logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-logits))
+
+
+def _seen(positions: np.ndarray) -> np.ndarray:
+    """What scores depend on, `(..., 2 A + 1)`: the coefficients below and above rest, and having left it."""
+    left = 1 - np.exp(-_size(positions)[..., None] / SOON)
+    return np.concatenate([_coefficient(-positions), _coefficient(positions), left], axis=-1)
+
+
+def _size(positions: np.ndarray) -> np.ndarray:
+    return (_coefficient(positions) + _coefficient(-positions)).sum(-1)
 
 
 def _coefficient(positions: np.ndarray) -> np.ndarray:
@@ -157,9 +176,7 @@ def write_calibration(
         "anchors_fingerprint": fingerprint,
         "attributes": calibration.attributes,
         "limit": calibration.limit,
-        "rest": calibration.rest.round(4).tolist(),
-        "below": calibration.below.round(4).tolist(),
-        "above": calibration.above.round(4).tolist(),
+        **{part: getattr(calibration, part).round(4).tolist() for part in PARTS},
     }
     path = folder / FILE
     path.write_text(json.dumps(record | dict(facts), indent=2) + "\n", encoding="utf-8")
@@ -179,13 +196,13 @@ def load_calibration(path: Path, fingerprint: str) -> Calibration | None:
         if record["anchors_fingerprint"] != fingerprint:
             return None
         names = tuple(map(str, record["attributes"]))
-        rest, below, above = (np.array(record[part], np.float64) for part in ("rest", "below", "above"))
+        rest, below, above, leaving = (np.array(record[part], np.float64) for part in PARTS)
         limit = float(record["limit"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadArtifact(f"{path} is no calibration: {error!r}.", HINT) from error
     many = len(names)
-    shapes = (rest.shape, below.shape, above.shape)
-    finite = all(np.isfinite(part).all() for part in (rest, below, above))
-    if shapes != ((many,), (many, many), (many, many)) or not finite or not 0 < limit <= POSITION_LIMIT:
+    numbers = (rest, below, above, leaving)
+    fits = [part.shape for part in numbers] == [(many,), (many, many), (many, many), (many,)]
+    if not fits or not all(np.isfinite(part).all() for part in numbers) or not 0 < limit <= POSITION_LIMIT:
         raise BadArtifact(f"{path}: its numbers do not fit one another.", HINT)
-    return Calibration(names, rest, below, above, limit)
+    return Calibration(names, *numbers, limit)

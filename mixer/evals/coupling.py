@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mixer.calibrate import Calibration, fit
+from mixer.calibrate import PARTS, Calibration, fit
 from mixer.errors import InvalidValue
 from mixer.evals.control import LogLikelihoods, held_out_prompts
 from mixer.evals.leak import DRAWS, NOISE, OVER, WAYS, Ask, Whole, Writer, check
@@ -133,7 +133,7 @@ def coupling(
     moved = zip(spots[1 : 1 + len(single)], seen[1 : 1 + len(single)], strict=True)
     return CouplingReport(
         calibration,
-        {part: np.std([getattr(d, part) for d in draws], 0).round(3).tolist() for part in ("rest", "below", "above")},
+        {part: np.std([getattr(d, part) for d in draws], 0).round(3).tolist() for part in PARTS},
         {
             "prompts": list(each),
             "mixes": list(mixes),
