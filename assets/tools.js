@@ -188,7 +188,7 @@ function mount(element, trigger, props, watch, server) {
   async function open() {
     const answer = /[?&]v=/.test(location.search) ? await server.visit(location.search) : null;
     while (!mounted()) await new Promise((done) => setTimeout(done, 20));
-    const [options, ...labels] = ["#options", "#prompt", "#transport"].map((part) => document.querySelector(part));
+    const [options, ...labels] = ["#options", "#prompt-area", "#transport"].map((part) => document.querySelector(part));
     labels.forEach(desk.localize);
     new MutationObserver(() => desk.localize(options)).observe(options, { childList: true, subtree: true }); // drawn when opened
     desk.localize(options);
