@@ -30,6 +30,7 @@ from mixer.evals.page import LOCAL, Chromium, answered
 from mixer.evals.processes import held, listener
 
 EVERY = 20.0  # seconds between two samples
+STRETCHES = 10  # of the samples, see `growth`
 WARM = 0.25  # share of the trial that is not counted: caches fill, and memory finds its size
 CALM = 60.0  # seconds that the server has to come to rest in, after the last tab was closed
 GROWTH = 60.0  # megabytes an hour that a server may grow by in a trial, as much as half an hour's noise comes to
@@ -154,11 +155,19 @@ def bench_soak(
 
 
 def growth(samples: Sequence[dict[str, float]], name: str) -> float:
-    """By how much a figure grows in an hour: the slope of the line nearest to all samples; 0 for fewer than three."""
-    if len(samples) < 3:
+    """By how much a figure grows in an hour: the slope of the line nearest to its least values, one of each stretch.
+
+    Texts under way and garbage not yet collected come and go; what is never given back raises the least values too.
+    """
+    stretches = min(STRETCHES, len(samples) // 5)
+    if stretches < 3:
         return 0.0
-    hours = [sample["seconds"] / 3600 for sample in samples]
-    return float(np.polyfit(hours, [sample[name] for sample in samples], 1)[0])
+    least = []
+    for part in range(stretches):
+        own = samples[part * len(samples) // stretches : (part + 1) * len(samples) // stretches]
+        least.append(min(own, key=lambda sample: sample[name]))
+    hours = [sample["seconds"] / 3600 for sample in least]
+    return float(np.polyfit(hours, [sample[name] for sample in least], 1)[0])
 
 
 def table(report: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,14 +12,19 @@ from mixer.cli import main
 from mixer.evals.soak import FIGURES, growth, table
 
 
-@given(st.floats(-100, 100), st.floats(0, 5000), st.integers(3, 50))
-def test_a_steady_growth_is_found_as_it_is(slope: float, start: float, count: int):
+@given(st.floats(-100, 100), st.floats(0, 5000), st.integers(15, 90), st.randoms())
+def test_a_steady_growth_is_found_as_it_is_whatever_comes_and_goes(slope: float, start: float, count: int, rng: Random):
     samples = [{"seconds": 20.0 * i, "megabytes": start + slope * 20 * i / 3600} for i in range(count)]
     assert growth(samples, "megabytes") == pytest.approx(slope, abs=1e-3)
+    for at in range(0, count - 2, 3):  # of three samples one at least is at rest
+        for busy in rng.sample(range(at, at + 3), 2):
+            samples[busy]["megabytes"] += 200 * rng.random() + 200
+    if slope > 0:
+        assert growth(samples, "megabytes") == pytest.approx(slope, abs=1e-3)
 
 
 def test_too_few_samples_say_nothing():
-    assert growth([], "megabytes") == growth([{"seconds": 1.0, "megabytes": 2.0}] * 2, "megabytes") == 0
+    assert growth([], "megabytes") == growth([{"seconds": 1.0, "megabytes": 2.0}] * 14, "megabytes") == 0
 
 
 def test_a_report_says_what_went_wrong():
