@@ -44,6 +44,13 @@ def solved(calibration: Calibration, levels: np.ndarray) -> np.ndarray:
     return np.array([found.get(name, 0.0) for name in NAMES])
 
 
+def missed(calibration: Calibration, positions: np.ndarray, levels: np.ndarray) -> float:
+    """Squared distance of all scores from what is asked, in logits that count as scores do near the base."""
+    base = calibration.scores(np.zeros(4))
+    found, wanted = (np.log(s / (1 - s)) for s in (calibration.scores(positions), calibration.targets(levels)))
+    return float(((4 * base * (1 - base) * (found - wanted)) ** 2).sum())
+
+
 def leak(calibration: Calibration, positions: np.ndarray, own: int) -> float:
     moved = calibration.scores(positions) - calibration.scores(np.zeros(len(positions)))
     return float(np.abs(np.delete(moved, own)).sum())
@@ -77,17 +84,9 @@ def test_a_little_more_asked_moves_positions_little(calibration: Calibration, le
     assert np.abs(solved(calibration, near) - solved(calibration, levels)).max() <= 0.15
 
 
-@given(calibrations(), st.integers(0, 3), st.floats(0.2, 1), st.sampled_from([-1, 1]))
-def test_what_is_asked_is_reached_and_leaks_less_than_the_slider_alone(
-    calibration: Calibration, own: int, size: float, sign: int
-):
-    levels = sign * size * np.eye(4)[own]
-    found = solved(calibration, levels)
-    alone = np.linspace(0, sign, 201)[:, None] * np.eye(4)[own]
-    target = calibration.targets(levels)[own]
-    same = alone[np.abs(calibration.scores(alone)[:, own] - target).argmin()]  # the slider alone, as far as that takes
-    assert leak(calibration, found, own) <= leak(calibration, same, own) + 0.02
-    assert calibration.scores(found)[own] == pytest.approx(target, abs=0.06)
+@given(calibrations(), asks)
+def test_scores_come_closer_to_what_is_asked_than_with_the_sliders_there(calibration: Calibration, levels: np.ndarray):
+    assert missed(calibration, solved(calibration, levels), levels) <= missed(calibration, levels, levels) + 1e-3
 
 
 @given(calibrations(), asks)

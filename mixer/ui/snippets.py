@@ -103,4 +103,5 @@ def request(state: State) -> list[object]:
         None if steering == REST else MOST_NATS if steering.budget is None else steering.budget,
         steering.whole,
         least(state.tokens),
+        state.decouple,
     ]
