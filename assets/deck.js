@@ -1,10 +1,10 @@
 // The mix deck under the hand: native range inputs, so that keyboard and screen reader work as everywhere.
 // Sends {seq, positions} to the server as the component's value, {decouple: true} where that is on (see decouple.js), and
-// {rewards, levels, budget, whole} where any of the controls in reward.js is not at rest: while dragging at most every 60 ms, and the exact last value when the browser
+// {rewards, levels, budget, whole} where any of the controls in reward.js is not at rest: while dragging at most every 40 ms, and the exact last value when the browser
 // commits it; tells the page of it ("desk:steer"). Takes what was measured from the stage's frames ("desk:frame"),
 // positions from the formula box ("desk:formula") and the pad ("desk:move"), and all of it from the tools ("desk:put").
 function mount(element, trigger, props) {
-  const THROTTLE = 60; // ms
+  const THROTTLE = 40; // ms
   const TOLERANCE = 0.5; // asked and measured position may differ by this much before it shows
   const limit = props.limit;
   const root = element.querySelector(".deck");

@@ -7,30 +7,32 @@ import time
 from collections.abc import Callable
 
 RATE = 15.0  # a redraw for every token of a long text kept the browser busy for seconds
+URGENT = 30.0  # under a moving hand
 
 
 class Pace:
-    """Says when to redraw: 15 times a second, with one redraw held back for the moment a slider moves.
+    """Says when to redraw: `rate` times a second, and up to 30 while a slider moves, whose first redraw never waits.
 
-    A bucket of two: ordinary redraws wait until it is full and so always leave one, which an urgent redraw takes at
-    once. `clock` gives seconds.
+    A bucket of two that fills at the higher rate: ordinary redraws wait until it is full and so always leave one, which
+    an urgent redraw takes at once. `clock` gives seconds.
     """
 
     def __init__(self, rate: float = RATE, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate = rate
+        self._gap = 1.0 / rate
         self._clock = clock
         self._level = 2.0
-        self._at = clock()
+        self._at = self._drawn = clock()
 
     def due(self, urgent: bool = False) -> bool:
         """Whether to redraw now; saying yes spends one redraw."""
         now = self._clock()
-        self._level = min(2.0, self._level + (now - self._at) * self._rate)
+        self._level = min(2.0, self._level + (now - self._at) * URGENT)
         self._at = now
-        if self._level < (1.0 if urgent else 2.0):
-            return False
-        self._level -= 1.0
-        return True
+        ready = self._level >= 1.0 if urgent else self._level >= 2.0 and now - self._drawn >= self._gap
+        if ready:
+            self._level -= 1.0
+            self._drawn = now
+        return ready
 
 
 class Tempo:
