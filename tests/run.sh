@@ -19,4 +19,5 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/pyright --pythonpath .venv/bin/python
-exec .venv/bin/python -m pytest "$@"
+# Two at a time: they mostly wait for browsers and servers.
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

@@ -126,6 +126,7 @@ def test_what_cannot_be_read_is_said_in_a_sentence(visit: Visit) -> None:
     assert panel.locator("img, td b").count() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["desktop", "dark", "phone"])
 def test_the_panel_fits_and_has_no_barriers(visit: Visit, shape: str) -> None:
     page = visit(390, 844, touch=True) if shape == "phone" else visit(dark=shape == "dark")
@@ -139,6 +140,7 @@ def test_the_panel_fits_and_has_no_barriers(visit: Visit, shape: str) -> None:
     assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
 
 
+@pytest.mark.slow
 def test_a_tab_that_is_closed_in_mid_batch_gives_its_rows_back(visit: Visit, desk: Desk) -> None:
     page = visit()
     panel = opened(page)

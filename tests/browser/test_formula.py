@@ -171,6 +171,7 @@ def test_a_preset_fills_the_page_and_runs(visit: Visit) -> None:
     wait(page, lambda: formula(page) == "my + own")
 
 
+@pytest.mark.slow
 def test_names_go_in_at_the_cursor(visit: Visit) -> None:
     page = visit()
     page.get_by_role("button", name="humorous", exact=True).click()
@@ -186,6 +187,7 @@ def test_names_go_in_at_the_cursor(visit: Visit) -> None:
     assert formula(page) == "union(sliders + humorous, rude + informal)"
 
 
+@pytest.mark.slow
 def test_what_a_ban_takes_back_disappears_from_the_page(visit: Visit) -> None:
     page = visit()
     option(page, "tokens", "16")

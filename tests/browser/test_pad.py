@@ -77,6 +77,7 @@ def test_a_drag_of_sixty_moves_ends_at_its_last_value_in_the_deck_and_on_the_ser
     wait(page, lambda: thumb(page) == (0, 0))
 
 
+@pytest.mark.slow
 def test_a_drag_beyond_the_rim_stops_at_the_limit(visit: Visit) -> None:
     page = opened(visit())
     page.mouse.move(*spot(page, 0.5, 0.5))
@@ -183,6 +184,7 @@ def test_dots_bring_back_text_state_and_seed(visit: Visit, desk: Desk) -> None:
     assert page.locator(".square line").count() == 0
 
 
+@pytest.mark.slow
 def test_texts_of_one_place_lie_beside_each_other_and_can_be_dragged_over(visit: Visit) -> None:
     page = opened(visit(query="?v=1&p=The+door+was&formality=0.5&humor=0.5&n=4&rate=0"))
     for _ in range(3):
@@ -214,6 +216,7 @@ def test_the_measured_point_and_the_radar_tell_what_the_deck_tells(visit: Visit)
     assert page.locator(".radar polygon.measured").get_attribute("points")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing_serious_in_the_pad(visit: Visit, dark: bool) -> None:
     page = opened(visit(dark=dark, query="?v=1&p=The+door+was&formality=0.5&n=16&rate=0"))
@@ -222,6 +225,7 @@ def test_axe_finds_nothing_serious_in_the_pad(visit: Visit, dark: bool) -> None:
     assert [v["id"] + ": " + v["nodes"][0]["html"] for v in found if v["impact"] in ("serious", "critical")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["ltr", "rtl"])
 def test_the_pad_fits_a_desktop_and_a_phone(visit: Visit, direction: str) -> None:
     for width, height in ((1280, 800), (390, 844)):

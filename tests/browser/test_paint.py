@@ -94,6 +94,7 @@ def test_a_text_is_painted_when_it_has_ended_and_says_what_each_slider_did(visit
     assert reading(page).startswith("“")
 
 
+@pytest.mark.slow
 def test_nothing_is_painted_until_its_tab_is_open(visit: Visit, server: Server) -> None:
     page = visit(query=QUERY)
     write(page)
@@ -154,6 +155,7 @@ def test_a_text_that_was_turned_in_mid_sentence_is_painted_again_from_the_histor
     assert totals(page) == first
 
 
+@pytest.mark.slow
 def test_a_text_of_which_nothing_is_known_says_so(visit: Visit) -> None:
     page = visit(query=QUERY)
     tab(page)
@@ -175,6 +177,7 @@ def test_a_text_of_which_nothing_is_known_says_so(visit: Visit) -> None:
     expect(page.locator(".paint .hint")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_a_long_painting_can_be_cancelled_and_asked_for_again(visit: Visit, server: Server) -> None:
     formula = "&f=sliders+%2B+2*judge(polite,+k=50)"
     page = visit(query=QUERY.replace("n=40", "n=120") + formula)
@@ -201,6 +204,7 @@ def test_the_blind_test_is_not_given_away(visit: Visit) -> None:
     expect(page.locator(".paint .veil")).to_be_hidden()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_letters_stay_readable_on_every_color(visit: Visit, dark: bool) -> None:
     page = visit(dark=dark, query=QUERY)
@@ -225,6 +229,7 @@ def test_letters_stay_readable_on_every_color(visit: Visit, dark: bool) -> None:
         assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
 
 
+@pytest.mark.slow
 def test_on_a_phone_a_tap_reads_a_token(visit: Visit) -> None:
     page = visit(390, 844, touch=True, query=QUERY)
     page.get_by_role("tab", name="Paint").tap()

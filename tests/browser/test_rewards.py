@@ -140,6 +140,7 @@ def test_rewards_are_posted_where_any_steers_and_not_at_all_at_rest(visit: Visit
     wait(page, lambda: posted().get("budget", 1) is None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing_serious_while_rewards_steer(visit: Visit, dark: bool) -> None:
     page = visit(dark=dark)

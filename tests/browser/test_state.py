@@ -189,6 +189,7 @@ def test_the_first_visit_opens_with_a_preset_and_one_click_shows_what_it_does(fi
     expect(hint).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_the_menu_names_the_preset_until_something_moves(visit: Visit) -> None:
     page = visit()
     menu = page.get_by_label("Presets")
@@ -274,6 +275,7 @@ def test_a_text_of_the_history_waits_for_the_running_one_to_stop(visit: Visit) -
     assert text(page) == first  # nothing of the stopped one comes after it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kept", ["{", "[1, null, {}]", '[{"state": {"positions": 7}, "frame": {"prompt": "x", "mix": []}}]']
 )
@@ -291,6 +293,7 @@ def test_a_spoiled_history_harms_nobody(visit: Visit, kept: str) -> None:
     finish(page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("sheet", ["History", "Share"])
 def test_axe_finds_nothing_serious_in_the_sheets(visit: Visit, dark: bool, sheet: str) -> None:

@@ -103,6 +103,7 @@ def test_a_card_puts_the_slider_there_and_generate_writes_its_text(visit: Visit)
     wait(page, lambda: positions(page) == {"poetry": 0.5})
 
 
+@pytest.mark.slow
 def test_a_weight_mix_goes_along_and_a_reward_can_be_swept(visit: Visit) -> None:
     page = visit(query="?v=1&p=The+door+was&rate=0")
     panel = opened(page)
@@ -147,6 +148,7 @@ def test_a_sweep_is_canceled_and_another_one_begun(visit: Visit, tmp_path: Path)
     assert len(table(download(page, panel.get_by_role("button", name="CSV"), tmp_path)).rows) == 7
 
 
+@pytest.mark.slow
 def test_a_card_pressed_in_mid_text_steers_that_text(visit: Visit) -> None:
     page = visit()
     panel = opened(page)
@@ -160,6 +162,7 @@ def test_a_card_pressed_in_mid_text_steers_that_text(visit: Visit) -> None:
     stop(page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["desktop", "dark", "phone"])
 def test_the_panel_fits_and_has_no_barriers(visit: Visit, shape: str) -> None:
     page = visit(390, 844, touch=True) if shape == "phone" else visit(dark=shape == "dark")

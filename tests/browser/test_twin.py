@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, Page, expect
 from mixer.ui.assets import FOLDER
 from tests.browser.conftest import Visit
 from tests.browser.test_formula import fill
-from tests.browser.test_page import finish, generate, grow, stop, text, wait
+from tests.browser.test_page import finish, generate, stop, text, wait
 from tests.browser.test_rewards import press, slider, what
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
@@ -115,9 +115,8 @@ def test_blind_hides_all_that_tells_the_texts_apart_and_counts_the_answers(visit
     generate(page)
     press(page, page.locator("[data-name=humor]"), "End")
     wait(page, lambda: page.locator(".pane .cut").count() > 0)
-    grow(page)
+    wait(page, lambda: not text(page).startswith(text(page, "base")) and not text(page, "base").startswith(text(page)))
     stop(page)
-    wait(page, lambda: text(page) != text(page, "base"))
     stage = page.locator("#stage")
     expect(stage.locator("h2")).to_have_text(["A", "B"])
     heard = stage.aria_snapshot().replace("Which one is the mix?", "").lower()
@@ -155,6 +154,7 @@ def test_blind_hides_all_that_tells_the_texts_apart_and_counts_the_answers(visit
     expect(stage.locator("h2")).to_have_text(["Base", "Mix"])
 
 
+@pytest.mark.slow
 def test_blind_draws_the_sides_and_asks_nothing_of_equal_texts(visit: Visit) -> None:
     page = visit(query="?v=1&p=The+door+was&n=8&rate=0")
     seen = set()
@@ -188,6 +188,7 @@ def test_words_that_differ_are_marked_and_the_rest_is_the_same(visit: Visit) -> 
     expect(page.locator(".tally")).to_have_text("")
 
 
+@pytest.mark.slow
 def test_marks_follow_a_growing_text_and_a_selection_survives(visit: Visit) -> None:
     page = visit()
     page.evaluate("localStorage.setItem('mixing-desk.twin', '{\"differences\": true}')")
@@ -210,6 +211,7 @@ def test_marks_follow_a_growing_text_and_a_selection_survives(visit: Visit) -> N
     stop(page)
 
 
+@pytest.mark.slow
 def test_the_longest_texts_are_compared_in_a_blink(visit: Visit) -> None:
     page = visit()
     page.add_script_tag(content=(FOLDER / "twin.js").read_text(encoding="utf-8"))
@@ -247,6 +249,7 @@ def test_a_phone_shows_one_text_and_blind_calls_them_a_and_b(visit: Visit) -> No
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing_serious_with_all_tools_on(visit: Visit, dark: bool) -> None:
     page = visit(dark=dark, query=SHORT)
