@@ -55,7 +55,7 @@ def test_tabs_go_by_click_and_by_keys_and_are_remembered(visit: Visit) -> None:
 
 @pytest.mark.parametrize(
     ("width", "height", "dark"),
-    [(1280, 800, False), (1280, 800, True), (390, 844, False)],
+    [(1280, 800, False), pytest.param(1280, 800, True, marks=pytest.mark.slow), (390, 844, False)],
     ids=["light", "dark", "phone"],
 )
 def test_every_tab_fits_can_be_hit_and_pleases_axe(visit: Visit, width: int, height: int, dark: bool) -> None:

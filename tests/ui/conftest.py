@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import pytest
@@ -22,9 +23,13 @@ def desk() -> Desk:
 
 
 def in_loop(make: Callable[[], T]) -> T:
-    """`make()` inside a running event loop: outside of one, Gradio opens new loops and never closes them."""
+    """`make()` inside a running event loop: outside of one, Gradio opens new loops and never closes them.
+
+    In a thread of its own, since a browser may have left a loop running in this one.
+    """
 
     async def run() -> T:
         return make()
 
-    return asyncio.run(run())
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(run())).result()
