@@ -122,6 +122,7 @@ def test_a_folder_that_is_nowhere_is_named(tmp_path: Path):
         local_folder(str(tmp_path / "none"))
 
 
+@pytest.mark.slow
 def test_bitsandbytes_writes_nothing_on_the_screen(tiny: Path):
     code = (
         "import sys\nfrom mixer import Desk\n"

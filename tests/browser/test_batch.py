@@ -87,6 +87,7 @@ def test_a_batch_shows_how_far_it_is_and_keeps_what_is_finished(visit: Visit, se
     assert len(answer(page, panel, tmp_path).rows) == 1
 
 
+@pytest.mark.slow
 def test_a_dropped_file_is_taken_and_the_sample_is_one(visit: Visit, tmp_path: Path) -> None:
     page = visit()
     panel = opened(page)
@@ -108,6 +109,7 @@ def test_a_dropped_file_is_taken_and_the_sample_is_one(visit: Visit, tmp_path: P
     expect(panel.locator(".faults")).to_have_text("")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_said_in_a_sentence(visit: Visit) -> None:
     page = visit()
     panel = opened(page)

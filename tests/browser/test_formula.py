@@ -99,6 +99,7 @@ def test_a_wrong_formula_is_pointed_at_and_nothing_is_lost(visit: Visit, server:
     finish(page)
 
 
+@pytest.mark.slow
 def test_an_older_answer_never_overwrites_a_newer_one(visit: Visit) -> None:
     page = visit()
 
@@ -122,6 +123,7 @@ def test_an_older_answer_never_overwrites_a_newer_one(visit: Visit) -> None:
     assert positions(page) == {}
 
 
+@pytest.mark.slow
 def test_a_formula_without_sliders_says_so_and_one_with_them_is_steered(visit: Visit) -> None:
     page = visit()
     notice = page.locator("#deck .notice")

@@ -44,6 +44,7 @@ def test_a_language_changes_the_words_and_nothing_else(visit: Visit, language: s
     assert page.locator("[data-name=poetry]").input_value() == "0.85"
 
 
+@pytest.mark.slow
 def test_a_phone_in_hebrew_is_as_wide_as_the_phone(visit: Visit) -> None:
     page = visit(390, 844, touch=True)
     choose(page, "he")
@@ -55,6 +56,7 @@ def test_a_phone_in_hebrew_is_as_wide_as_the_phone(visit: Visit) -> None:
     assert stop is not None and generate is not None and stop["x"] > generate["x"]  # the first one stands on the right
 
 
+@pytest.mark.slow
 def test_sliders_run_from_left_to_right_in_every_language(visit: Visit) -> None:
     page = visit()
     choose(page, "he")

@@ -24,6 +24,7 @@ def bench(*words: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_moves_are_timed_beside_others_and_none_is_lost(server: Server) -> None:
     report = bench("page", server.url, "--takes", "1", "--beside", "1")
     assert report["moves"]["key"] == 12 and report["moves"]["drag"] > 5

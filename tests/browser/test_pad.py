@@ -131,6 +131,7 @@ def test_arrow_keys_move_either_slider_and_home_brings_both_to_rest(visit: Visit
     expect(axis(page, 1)).to_have_attribute("aria-valuetext", "0, base")
 
 
+@pytest.mark.slow
 def test_the_thumb_follows_the_deck_and_its_axes_can_be_chosen(visit: Visit) -> None:
     page = opened(visit(query="?v=1&p=x&formality=0.6&poetry=-1.2"))
     wait(page, lambda: thumb(page) == (0.6, 0))
@@ -200,6 +201,7 @@ def test_texts_of_one_place_lie_beside_each_other_and_can_be_dragged_over(visit:
     assert prompt(page) == "Mine"
 
 
+@pytest.mark.slow
 def test_the_measured_point_and_the_radar_tell_what_the_deck_tells(visit: Visit) -> None:
     page = opened(visit(query="?v=1&p=The+door+was&formality=-0.5&humor=1&n=24&rate=0"))
     expect(page.locator(".square .got")).to_be_hidden()

@@ -227,7 +227,7 @@ def test_a_bad_prompt_is_answered_on_the_page_and_nothing_is_lost(visit: Visit, 
     assert text(page).startswith("The door was")
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["light", "dark"])
 def test_axe_finds_nothing_serious_and_every_control_can_be_hit(visit: Visit, dark: bool) -> None:
     page = visit(dark=dark)
     generate(page, tokens=16)

@@ -109,6 +109,7 @@ def test_nothing_is_painted_until_its_tab_is_open(visit: Visit, server: Server) 
     assert not any(live.busy for live in server.registry)
 
 
+@pytest.mark.slow
 def test_the_table_holds_every_effect_for_readers_and_on_a_press_for_all(visit: Visit) -> None:
     page = visit(query=QUERY)
     tab(page)
@@ -134,6 +135,7 @@ def test_the_table_holds_every_effect_for_readers_and_on_a_press_for_all(visit: 
     expect(page.locator(".painting")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_text_that_was_turned_in_mid_sentence_is_painted_again_from_the_history(visit: Visit) -> None:
     page = visit(query=QUERY.replace("rate=0", "rate=40").replace("n=40", "n=400"))
     generate(page)
@@ -192,6 +194,7 @@ def test_a_long_painting_can_be_cancelled_and_asked_for_again(visit: Visit, serv
     expect(again).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_the_blind_test_is_not_given_away(visit: Visit) -> None:
     page = visit(query=QUERY)
     tab(page)

@@ -112,6 +112,7 @@ def test_one_budget_holds_all_and_counts_the_sliders_from_the_next_text_on(visit
     stop(page)
 
 
+@pytest.mark.slow
 def test_rewards_are_posted_where_any_steers_and_not_at_all_at_rest(visit: Visit) -> None:
     page = visit()
     page.evaluate(
@@ -163,6 +164,7 @@ def test_axe_finds_nothing_serious_while_rewards_steer(visit: Visit, dark: bool)
     assert covered == []
 
 
+@pytest.mark.slow
 def test_a_finger_moves_rewards_on_a_phone(visit: Visit) -> None:
     page = visit(390, 844, touch=True)
     option(page, "tokens", "16")

@@ -142,6 +142,7 @@ def test_one_drag_is_one_step_back_and_forth_even_in_mid_text(visit: Visit) -> N
     stop(page)
 
 
+@pytest.mark.slow
 def test_undo_reaches_every_control_and_leaves_text_fields_their_own(visit: Visit, desk: Desk) -> None:
     page = visit()
     before = shared(page, desk)
@@ -306,6 +307,7 @@ def test_axe_finds_nothing_serious_in_the_sheets(visit: Visit, dark: bool, sheet
     assert [v["id"] + ": " + v["nodes"][0]["html"] for v in found if v["impact"] in ("serious", "critical")] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["ltr", "rtl"])
 def test_the_head_and_its_sheets_fit_a_desktop_and_a_phone(visit: Visit, direction: str) -> None:
     for width, height in ((1280, 800), (390, 844)):

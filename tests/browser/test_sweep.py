@@ -119,6 +119,7 @@ def test_a_weight_mix_goes_along_and_a_reward_can_be_swept(visit: Visit) -> None
     expect(panel.locator(".card").last).to_have_attribute("aria-current", "true")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_swept_is_said_in_a_sentence(visit: Visit) -> None:
     page = visit()
     panel = opened(page)

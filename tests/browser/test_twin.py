@@ -62,6 +62,7 @@ def common(a: list[str], b: list[str]) -> int:
     return row[-1]
 
 
+@pytest.mark.slow
 def test_the_header_says_what_the_deck_would_write_by_and_then_what_wrote(first_visit: Visit) -> None:
     page = first_visit()
     expect(what(page)).to_have_text("poetry +1.00")
@@ -229,6 +230,7 @@ def test_the_longest_texts_are_compared_in_a_blink(visit: Visit) -> None:
     assert took < 300  # ms
 
 
+@pytest.mark.slow
 def test_a_phone_shows_one_text_and_blind_calls_them_a_and_b(visit: Visit) -> None:
     page = visit(390, 844, touch=True, query=SHORT)
     write(page)

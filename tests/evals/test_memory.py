@@ -22,6 +22,7 @@ def test_the_default_shape_is_that_of_qwen2_5_1_5b():
     assert config.tie_word_embeddings
 
 
+@pytest.mark.slow
 @linux
 def test_the_report_of_a_small_model_adds_up(capsys: pytest.CaptureFixture[str]):
     assert main(["bench", "memory", "--layers", "2", "--hidden", "256", "--json"]) == 0
