@@ -6,12 +6,13 @@ neither files nor pages.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mixer.desk import BATCH_ROWS, Desk, Request
-from mixer.engine import Session
+from mixer.engine import Reading, Session
 from mixer.errors import Busy, MixerError
+from mixer.scheduler import packed
 
 
 @dataclass(eq=False)
@@ -30,6 +31,11 @@ class Job:
     error: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     session: Session | None = None
+
+    @property
+    def readings(self) -> Sequence[Reading]:
+        """The rows that it takes, once it has begun."""
+        return self.session.readings if self.session else ()
 
     @property
     def text(self) -> str:
@@ -74,21 +80,17 @@ def write(desk: Desk, jobs: Sequence[Job], rows: int = BATCH_ROWS) -> Generator[
     Raises:
         Busy: the desk's queue is full.
     """
-    batch: list[Job] = []
-    size = 0
+    for batch in packed(_begun(desk, jobs), rows):
+        yield from _together(desk, batch)
+
+
+def _begun(desk: Desk, jobs: Sequence[Job]) -> Iterator[Job]:
+    """Those that can be written."""
     for job in jobs:
         if not job.error:
             job.begin(desk)
-        if job.error or job.session is None:
-            continue
-        needs = len(job.session.readings)
-        if batch and size + needs > rows:
-            yield from _together(desk, batch)
-            batch, size = [], 0
-        batch.append(job)
-        size += needs
-    if batch:
-        yield from _together(desk, batch)
+        if not job.error:
+            yield job
 
 
 def _together(desk: Desk, batch: Sequence[Job]) -> Generator[None, None, None]:

@@ -14,15 +14,15 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from mixer.desk import BATCH_ROWS
 from mixer.engine import Segment
 from mixer.mix import Mix
 from mixer.params import SamplingParams
+from mixer.scheduler import packed
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
     from mixer.engine import Session
-
-ROWS = 32  # of one batch
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,10 @@ class Study:
 
     def run(self) -> Generator[float, None, None]:
         """Go through all replays, some side by side; the share that is done, token by token."""
-        waiting = [self._written, self._base, *self._attributes.values(), *self._rewards.values()]
-        self._logprobs = {session: [] for session in waiting}
-        whole, done = len(waiting) * self._written.params.max_new_tokens, 0
-        while waiting:
-            batch = [waiting.pop(0)]
-            while waiting and sum(len(session.readings) for session in [*batch, waiting[0]]) <= ROWS:
-                batch.append(waiting.pop(0))
+        sessions = [self._written, self._base, *self._attributes.values(), *self._rewards.values()]
+        self._logprobs = {session: [] for session in sessions}
+        whole, done = len(sessions) * self._written.params.max_new_tokens, 0
+        for batch in packed(sessions, BATCH_ROWS):
             for steps in self._desk.lockstep(*batch):
                 for session, step in zip(batch, steps, strict=True):
                     if step is not None:

@@ -5,7 +5,6 @@ The one class that programs and doors need. Knows nothing of pages, command line
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,7 +34,7 @@ from mixer.params import SamplingParams
 from mixer.replay import Replay
 from mixer.rewardfile import load_rewards
 from mixer.rewards import Reward
-from mixer.scheduler import Scheduler
+from mixer.scheduler import Scheduler, packed
 from mixer.speculate import Speculation
 from mixer.steering import REST, Steering
 
@@ -343,11 +342,7 @@ class Desk:
     def generate_batch(self, requests: Sequence[Request]) -> list[Output]:
         """Write many texts, each under its own mix, up to 32 rows a batch; results in the order of the requests."""
         sessions = [self.session(r.prompt, r.mix, r.params, formula=r.formula, steering=r.steering) for r in requests]
-        waiting = deque(sessions)
-        while waiting:
-            batch = [waiting.popleft()]
-            while waiting and sum(len(session.readings) for session in [*batch, waiting[0]]) <= BATCH_ROWS:
-                batch.append(waiting.popleft())
+        for batch in packed(sessions, BATCH_ROWS):
             for _ in self.lockstep(*batch):
                 pass
         return [Output(s.text, tuple(s.token_ids), s.finish_reason, s.seed, s.stats) for s in sessions]

@@ -12,13 +12,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from mixer.engine import Session, Step
+from mixer.engine import Reading, Session, Step
 from mixer.errors import Busy, InvalidValue
 from mixer.fold import AutoFold
 from mixer.model import MOST_ROWS, SCRATCH, Model
@@ -30,6 +31,16 @@ MOST_TOKENS = 64 * 1024  # in all rows together, each counted as long as the lon
 MOST_WAITING = 256  # parties in the queue
 PREFIX_TOKENS = 8 * 1024
 GATHER_SECONDS = 0.001  # how long a tick waits for sessions that are about to ask
+
+
+class Taking(Protocol):
+    """What takes rows."""
+
+    @property
+    def readings(self) -> Sequence[Reading]: ...
+
+
+Rows = TypeVar("Rows", bound=Taking)
 
 
 @dataclass(eq=False)
@@ -360,3 +371,18 @@ class Scheduler:
             [session.may_end(before) for session, before, _ in rows],
         )
         return list(zip(tokens, logprobs, strict=True))
+
+
+def packed(parts: Iterable[Rows], rows: int) -> Iterator[list[Rows]]:
+    """All of them in their order, as many together as fit into so many rows, and at least one."""
+    batch: list[Rows] = []
+    size = 0
+    for part in parts:
+        needs = len(part.readings)
+        if batch and size + needs > rows:
+            yield batch
+            batch, size = [], 0
+        batch.append(part)
+        size += needs
+    if batch:
+        yield batch

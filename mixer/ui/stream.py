@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SCORE_EVERY = 0.35  # seconds between two measurements of the growing text
 SCORE_SHARE = 0.05  # at most this share of the time goes into measuring
+FAULT = "Something went wrong inside the desk; the server's log has the details."
 MEASURABLE = 12  # characters; a judge makes nothing of less
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def run(
         yield frame
     except Exception:
         log.exception("A take ended with a fault.")
-        frame.state, frame.error = "error", "Something went wrong inside the desk; the server's log has the details."
+        frame.state, frame.error = "error", FAULT
         yield frame
     finally:
         if take is not None:

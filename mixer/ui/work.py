@@ -14,10 +14,10 @@ import gradio as gr
 
 from mixer.errors import MixerError
 from mixer.ui.registry import Registry
+from mixer.ui.stream import FAULT
 from mixer.ui.value import MAX_SEQ
 
 FRAMES = 10.0  # a second
-FAULT = "Something went wrong inside the desk; the server's log has the details."
 Work = Callable[[Any, threading.Event], Iterator[dict[str, Any]]]
 
 log = logging.getLogger(__name__)
