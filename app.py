@@ -22,7 +22,7 @@ if os.environ.get("SPACES_ZERO_GPU"):
 
 def main(argv: list[str] | None = None) -> int:
     """Serves the page until interrupted; 2 for bad input, with one line on stderr that says what to do."""
-    from mixer.cli.command import add_sources, formula_sources, read_sources
+    from mixer.cli.options import add_sources, formula_sources, read_sources
 
     parser = argparse.ArgumentParser(description="A mixing desk for language models, in the browser.")
     parser.add_argument("--base", help="folder or hub name of the base model (default: the embedded one)")
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--port {args.port} is no port: give a number from 1 to 65535")
 
     from mixer import Desk, MixerError
-    from mixer.cli import give_back_memory, quiet_libraries
+    from mixer.process import give_back_memory, quiet_libraries
 
     quiet_libraries()
     give_back_memory()
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         return _refuse(next(iter(desk.problems), f"There is no anchor in {args.anchors}."))
 
     from mixer.ui import Origin, build, launch
-    from mixer.ui.zero import wanted
+    from mixer.ui.live.zero_gpu import wanted
 
     load = {name: getattr(args, name) for name in ("base", "anchors", "device", "dtype", "quantize", "device_map")}
     origin = Origin({name: value for name, value in load.items() if value not in (None, "auto")}, sources)

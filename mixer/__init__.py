@@ -9,37 +9,38 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mixer.contributions import Effects, effects
-    from mixer.desk import Desk, Output, Request
-    from mixer.engine import Segment, Session, Stats, Step
+    from mixer.decoding.session import Segment, Session, Stats, Step
+    from mixer.desk import Desk, Output
     from mixer.errors import MixerError
     from mixer.export import export_adapter, export_merged
-    from mixer.mix import Anchor, Attribute, Mix, Setting
-    from mixer.mixfile import load_mix, save_mix
-    from mixer.params import SamplingParams
-    from mixer.steering import Steering
+    from mixer.files.mix_file import load_mix, save_mix
+    from mixer.tasks.effects import Effects, effects
+    from mixer.values.mix import Anchor, Attribute, Mix, Setting
+    from mixer.values.request import Request
+    from mixer.values.sampling import SamplingParams
+    from mixer.values.steering import Steering
 
 _HOME = {
-    "Anchor": "mixer.mix",
-    "Attribute": "mixer.mix",
+    "Anchor": "mixer.values.mix",
+    "Attribute": "mixer.values.mix",
     "Desk": "mixer.desk",
-    "Effects": "mixer.contributions",
-    "Mix": "mixer.mix",
+    "Effects": "mixer.tasks.effects",
+    "Mix": "mixer.values.mix",
     "MixerError": "mixer.errors",
     "Output": "mixer.desk",
     "Request": "mixer.desk",
-    "SamplingParams": "mixer.params",
-    "Segment": "mixer.engine",
-    "Session": "mixer.engine",
-    "Setting": "mixer.mix",
-    "Stats": "mixer.engine",
-    "Steering": "mixer.steering",
-    "Step": "mixer.engine",
-    "effects": "mixer.contributions",
+    "SamplingParams": "mixer.values.sampling",
+    "Segment": "mixer.decoding.session",
+    "Session": "mixer.decoding.session",
+    "Setting": "mixer.values.mix",
+    "Stats": "mixer.decoding.session",
+    "Steering": "mixer.values.steering",
+    "Step": "mixer.decoding.session",
+    "effects": "mixer.tasks.effects",
     "export_adapter": "mixer.export",
     "export_merged": "mixer.export",
-    "load_mix": "mixer.mixfile",
-    "save_mix": "mixer.mixfile",
+    "load_mix": "mixer.files.mix_file",
+    "save_mix": "mixer.files.mix_file",
 }
 
 __all__ = [

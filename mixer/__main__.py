@@ -3,7 +3,7 @@
 import sys
 
 from mixer.cli import main
-from mixer.training.pages import keep_pages
+from mixer.process import keep_pages
 
 if sys.argv[1:2] == ["train"]:
     keep_pages()

@@ -9,21 +9,21 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mixer.anchors import AnchorSet
-from mixer.classifier import load_classifier
-from mixer.engine import Reading
+from mixer.adapters.peft import AnchorSet
+from mixer.decoding.opinions import TextReader
+from mixer.decoding.session import Reading
+from mixer.decoding.text import encode_branch
 from mixer.errors import InvalidValue, Unsupported
-from mixer.features import Words
 from mixer.formula.bind import Branch, Opinion, Vocabulary
-from mixer.formula.nodes import is_name
-from mixer.helm import Helm
-from mixer.judges import Judges
-from mixer.load import load_base
-from mixer.mix import Attribute
-from mixer.model import Model
-from mixer.rad import load_rad
-from mixer.reader import TextReader
-from mixer.text import encode_branch
+from mixer.formula.tree import is_name
+from mixer.judges.classifier import load_classifier
+from mixer.judges.features import Words
+from mixer.judges.linear import Judges
+from mixer.model.base import load_base
+from mixer.model.model import Model
+from mixer.rewards.controller import Helm
+from mixer.rewards.rad import load_rad
+from mixer.values.mix import Attribute
 
 PROBE = "The 3 Müllers'\\n\\n  don't—say: “hello”…"
 

@@ -6,7 +6,7 @@ The one class that programs and doors need. Knows nothing of pages, command line
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -15,45 +15,36 @@ from typing import Literal, get_args
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mixer.anchors import AnchorSet, base_fingerprint, load_anchors
+from mixer.adapters.fingerprint import base_fingerprint
+from mixer.adapters.peft import AnchorSet, load_anchors
 from mixer.catalog import Catalog
-from mixer.engine import OnMixChange, Segment, Session, Stats, Step
+from mixer.decoding.reference import first_logprobs
+from mixer.decoding.replay import Replay
+from mixer.decoding.scheduler import Scheduler, packed
+from mixer.decoding.session import OnMixChange, Segment, Session, Stats, Step
+from mixer.decoding.speculation import Speculation
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName, Unsupported
-from mixer.exact import first_logprobs
-from mixer.fold import AutoFold
 from mixer.formula.bind import BASE as BASE_ROW
 from mixer.formula.bind import Bound, Branch, Vocabulary, bind
-from mixer.formula.nodes import Formula, Part, Term
-from mixer.formula.plan import Plan, make_plan
-from mixer.helm import Helm
-from mixer.judges import Judges, load_judges
-from mixer.load import DeviceMap, is_quantized, load_base, local_folder, pick_device, pick_dtype
-from mixer.mix import Attribute, Mix, MixRule, Setting, bounded
-from mixer.model import SCRATCH, Model
-from mixer.params import SamplingParams
-from mixer.replay import Replay
-from mixer.rewardfile import load_rewards
-from mixer.rewards import Reward
-from mixer.scheduler import Scheduler, packed
-from mixer.speculate import Speculation
-from mixer.steering import REST, Steering
+from mixer.formula.compile import Plan, make_plan
+from mixer.formula.tree import Formula, Part, Term
+from mixer.judges.linear import Judges, load_judges
+from mixer.model.auto_fold import AutoFold
+from mixer.model.base import DeviceMap, is_quantized, load_base, local_folder, pick_device, pick_dtype
+from mixer.model.model import SCRATCH, Model
+from mixer.resources import ANCHORS, BASE, JUDGES
+from mixer.rewards.controller import Helm
+from mixer.rewards.files import load_rewards
+from mixer.rewards.heads import Reward
+from mixer.values.bounds import bounded
+from mixer.values.mix import Attribute, Mix, MixRule, Setting
+from mixer.values.request import Request
+from mixer.values.sampling import SamplingParams
+from mixer.values.steering import REST, Steering
 
-ROOT = Path(__file__).resolve().parent.parent
-BASE, ANCHORS, JUDGES = ROOT / "assets" / "base", ROOT / "anchors", ROOT / "assets" / "judges"
 BATCH_ROWS = 32
 SLIDERS, BASE_ALONE = (bind(Formula(Term((Part(1.0, name),))), Vocabulary()) for name in ("sliders", "base"))
 Draft = Literal["auto", "off", "ngram", "base"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One text to write in a batch."""
-
-    prompt: str
-    mix: Mix = field(default_factory=Mix)
-    params: SamplingParams = field(default_factory=SamplingParams)
-    formula: str | None = None
-    steering: Steering = REST
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ that is meant to move code and not numbers.
     python -m tests.digest            # the digest alone
     python -m tests.digest --parts    # and one of each part, to see which of them changed
 
-It uses public names alone, so that it runs on any commit. Numbers depend on the machine, so compare on one machine; one thread is enough.
+It uses public names alone, so that it runs on any commit. Compare digests of one machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROMPT = "The customer said,"
 PARAMS = SamplingParams(max_new_tokens=48, temperature=0.8, top_p=0.95, seed=7)
 FORMULAS = (
     "base - 0.96*union(base, [rude])",
-    "1.5*sliders - 0.5*[sliders] @ only(\"\")",
+    '1.5*sliders - 0.5*[sliders] @ only("")',
     "sliders + 2*judge(polite, k=20)",
     "sliders + reward(positive)",
 )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from mixer import Desk
-from mixer.anchors import base_fingerprint
+from mixer.adapters.fingerprint import base_fingerprint
 from mixer.errors import BadArtifact, MixerError, Unsupported
 from tests.factory import edit_config, make_adapter, make_base, merged_reference
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mixer import Desk, Request, SamplingParams
-from mixer.batch import Job, write
 from mixer.errors import MixerError
+from mixer.tasks.batch import Job, write
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer import Desk, Request, SamplingParams, Steering
-from mixer.batch import write
-from mixer.batchfile import Bounds, Sheet, sample
 from mixer.cli import main
-from mixer.csvfile import read_table
 from mixer.errors import InvalidValue, UnknownName
-from mixer.steering import REST
+from mixer.files.csv_table import read_table
+from mixer.tasks.batch import write
+from mixer.tasks.batch_csv import Bounds, Sheet, sample
+from mixer.values.steering import REST
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer import Desk
-from mixer.calibrate import ENDS, FILE, Calibration, fit, load_calibration, write_calibration
-from mixer.desk import ANCHORS
+from mixer.adapters.calibration import ENDS, FILE, Calibration, fit
+from mixer.adapters.calibration_file import load_calibration, write_calibration
 from mixer.errors import BadArtifact
+from mixer.resources import ANCHORS
 from tests.factory import make_desk_folders
 
 NAMES = ("formality", "humor", "poetry", "sentiment")

@@ -23,8 +23,8 @@ from transformers import (
     XLNetConfig,
 )
 
-from mixer.classifier import load_classifier
 from mixer.errors import BadArtifact, InvalidValue, UnknownName, Unsupported
+from mixer.judges.classifier import load_classifier
 from tests.factory import make_base
 
 CLS, PAD, SEP, VOCAB = 0, 1, 2, 259

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from mixer import Mix, Setting, Steering, load_mix, save_mix
-from mixer.anchors import base_fingerprint
+from mixer.adapters.fingerprint import base_fingerprint
 from mixer.cli import main
-from mixer.load import load_base
-from mixer.mixfile import load_steering
+from mixer.files.mix_file import load_steering
+from mixer.model.base import load_base
 from tests.factory import make_desk_folders
 from tests.scheduler.test_rewards import make_reward
 
@@ -212,7 +212,7 @@ def test_large_arrays_go_back_to_the_system():
 import os
 import numpy as np
 from mixer.cli import give_back_memory
-from mixer.evals.processes import held
+from bench.harness.processes import held
 give_back_memory()
 np.ones(3_000_000)
 pairs = [(np.ones(2_000_000), np.ones(10_000)) for _ in range(10)]

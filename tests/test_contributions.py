@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer import Desk, Mix, SamplingParams, Segment, Steering, effects
-from mixer.contributions import Study
 from mixer.errors import FormulaError
+from mixer.tasks.effects import Study
 from tests.factory import merged_reference
 from tests.test_replay import PROMPT, PUSHED, TEXT, desk, ids
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer.csvfile import DELIMITERS, read_table, write_table
 from mixer.errors import InvalidValue
+from mixer.files.csv_table import DELIMITERS, read_table, write_table
 
 cells = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
     [

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from mixer import Desk
 from mixer.errors import FormulaError
 from mixer.formula.bind import Branch
-from mixer.formula.nodes import Formula
-from mixer.network import TorchNetwork
+from mixer.formula.tree import Formula
+from mixer.model.torch_backend import TorchNetwork
 from tests.factory import byte_tokenizer
 from tests.formula.reference import Reference, Refused
 from tests.formula.trees import formulas

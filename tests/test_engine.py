@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer import Desk, Mix, MixerError, Request, SamplingParams, Setting
+from mixer.decoding.text import TextStream
 from mixer.errors import InvalidValue, UnknownName
-from mixer.text import TextStream
 from tests.factory import byte_tokenizer, make_desk_folders
 
 PROMPT = "Nurse Abeni unfolded"

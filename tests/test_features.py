@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mixer.features import BUCKETS, LONGEST, STEP, SURFACE, Words, features, features_after, reading_start
-from mixer.judges import load_words
+from mixer.judges.features import BUCKETS, LONGEST, STEP, SURFACE, Words, features, features_after, reading_start
+from mixer.judges.linear import load_words
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "judges"
 WEIGHTS = np.random.default_rng(0).normal(size=2 * BUCKETS)

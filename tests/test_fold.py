@@ -13,9 +13,9 @@ import torch
 
 from mixer import Desk, Mix, SamplingParams
 from mixer.errors import Unsupported
-from mixer.fold import Costs, _least
-from mixer.native.fold import GROUPS, wide
-from mixer.native.network import NativeNetwork
+from mixer.model.auto_fold import Costs, _least
+from mixer.model.cpu_backend import NativeNetwork
+from mixer.model.folding import GROUPS, wide
 from tests.factory import make_desk_folders
 
 PROMPT = "Nurse Abeni unfolded"

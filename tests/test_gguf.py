@@ -21,7 +21,7 @@ from tests.factory import SHAPE, VOCAB, byte_tokenizer, make_adapter, make_base,
 
 pytest.importorskip("gguf")
 
-from mixer.gguf import export_gguf_base, export_gguf_lora, interleaved
+from mixer.export.gguf import export_gguf_base, export_gguf_lora, interleaved
 
 installed = importlib.util.find_spec("llama_cpp") is not None
 needs_llama = pytest.mark.skipif(not installed, reason="llama-cpp-python is not installed")
@@ -89,7 +89,7 @@ def test_rows_change_places_so_that_both_kinds_of_rotation_agree(heads: int, hal
 @needs_llama
 @pytest.mark.parametrize("seed", range(4))
 def test_llama_cpp_agrees_with_the_desk_at_any_coefficients(desk: Desk, files: dict[str, Path], seed: int):
-    from mixer.evals.bench.llama_cpp import LlamaCpp
+    from bench.harness.llama_cpp import LlamaCpp
 
     runtime = LlamaCpp(files["base"], [files[name] for name in desk.anchors], context=64)
     rng = random.Random(seed)
@@ -103,7 +103,7 @@ def test_llama_cpp_agrees_with_the_desk_at_any_coefficients(desk: Desk, files: d
 
 @needs_llama
 def test_one_file_holds_a_whole_mix(desk: Desk, files: dict[str, Path], tmp_path: Path):
-    from mixer.evals.bench.llama_cpp import LlamaCpp
+    from bench.harness.llama_cpp import LlamaCpp
 
     mix = desk.mix(formality=-0.7, humor=1.3, poetry=-0.5)
     runtime = LlamaCpp(files["base"], [export_gguf_lora(desk, mix, tmp_path / "mix.gguf")], context=64)
@@ -118,7 +118,7 @@ def test_one_file_holds_a_whole_mix(desk: Desk, files: dict[str, Path], tmp_path
 
 @needs_llama
 def test_what_ships_agrees_and_is_tokenized_alike(tmp_path: Path):
-    from mixer.evals.bench.llama_cpp import LlamaCpp
+    from bench.harness.llama_cpp import LlamaCpp
 
     desk = Desk.load(device="cpu", dtype="float32")
     base = export_gguf_base(desk, tmp_path / "base.gguf", "bfloat16")  # as it is stored, so nothing is lost
@@ -144,8 +144,8 @@ def test_what_ships_agrees_and_is_tokenized_alike(tmp_path: Path):
 
 @needs_llama
 def test_llama_cpp_writes_on_greedily_as_the_desk_does(desk: Desk, files: dict[str, Path]):
+    from bench.harness.llama_cpp import Knobs, LlamaCpp
     from mixer import SamplingParams
-    from mixer.evals.bench.llama_cpp import Knobs, LlamaCpp
 
     params = SamplingParams(max_new_tokens=20, min_new_tokens=20, temperature=0)
     expected = list(desk.generate(PROMPT, params=params).token_ids)

@@ -1,4 +1,4 @@
-"""Laws of steering a row: as the definitions in `mixer.rewards` have it, within the budget, nothing at rest."""
+"""Laws of steering a row: as the definitions in `mixer.rewards.heads` have it, within the budget, nothing at rest."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer.helm import LEAST, SPENT, Helm, Steered
-from mixer.rewards import Calibration, Reward, RewardHead, advantage, divergence, likely, steer
-from mixer.steering import REST, Steering
+from mixer.rewards.controller import LEAST, SPENT, Helm, Steered
+from mixer.rewards.heads import Calibration, Reward, RewardHead, advantage, likely
+from mixer.rewards.reference import divergence, steer
+from mixer.values.steering import REST, Steering
 
 D, V = 24, 200  # neither a rank nor D is a multiple of 16
 NAMES = ("humor", "poetry", "toxicity")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.judges import FORMAT, Judges, load_judges
+from mixer.judges.linear import FORMAT, Judges, load_judges
 from mixer.training.data import ATTRIBUTES, find_pairs, split_pairs
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "judges"

@@ -18,7 +18,7 @@ import app
 from mixer import Desk
 from mixer.cli import main
 from mixer.errors import BadArtifact, InvalidValue, UnknownName, Unsupported
-from mixer.load import SCHEMES, is_quantized, load_base, local_folder, pick_device, pick_dtype
+from mixer.model.base import SCHEMES, is_quantized, load_base, local_folder, pick_device, pick_dtype
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")

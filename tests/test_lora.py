@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from mixer import Desk, Mix, SamplingParams
-from mixer.anchors import load_anchors
-from mixer.lora import Gate, LoRAStack, LowRank, ranks_of, stacked
+from mixer.adapters.low_rank import LowRank, ranks_of, stacked
+from mixer.adapters.peft import load_anchors
+from mixer.model.gate import Gate
+from mixer.model.lora_hooks import LoRAStack
 from tests.factory import ARCHITECTURES, VOCAB, make_desk_folders, merged_reference
 
 PROMPT = "The doctor took off his glasses"

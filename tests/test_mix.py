@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer.errors import InvalidValue, UnknownName
-from mixer.mix import RULES, Anchor, Mix, Setting
+from mixer.values.mix import RULES, Anchor, Mix, Setting
 
 NAMES = ("formality", "humor", "poetry")
 ANCHORS = tuple(f"{name}.{pole}" for name in NAMES for pole in ("negative", "positive"))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mixer import Steering, load_mix, save_mix
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName
-from mixer.mix import RULES, Mix, Setting
-from mixer.mixfile import load_steering
+from mixer.files.mix_file import load_steering
+from mixer.values.mix import RULES, Mix, Setting
 
 names = st.one_of(
     st.sampled_from(["formality", "humor", "on", "1", "=", "<<", "null", "ü: #", "a\x85b", ""]), st.text()

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from mixer.anchors import load_anchors
-from mixer.native.network import CHUNK, NativeNetwork
-from mixer.network import Network, TorchNetwork
+from mixer.adapters.peft import load_anchors
+from mixer.model.backend import Network
+from mixer.model.cpu_backend import CHUNK, NativeNetwork
+from mixer.model.torch_backend import TorchNetwork
 from tests.factory import merged_reference
 from tests.native.parts import CONFIGS, VOCAB, make_model, merged, plain_logits, random_parts
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer.native.network import NativeNetwork
-from mixer.network import TorchNetwork
-from mixer.rewards import RewardHead, fused_matrix
+from mixer.model.cpu_backend import NativeNetwork
+from mixer.model.torch_backend import TorchNetwork
+from mixer.rewards.heads import RewardHead, fused_matrix
 from tests.native.parts import make_model, plain_logits
 from tests.test_network import CASES, IDS, LENGTH, ROWS, Case
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mixer.native.network import CHUNK, NativeNetwork
-from mixer.network import BESIDE, Network, TorchNetwork
+from mixer.model.backend import Network
+from mixer.model.cpu_backend import CHUNK, NativeNetwork
+from mixer.model.torch_backend import BESIDE, TorchNetwork
 from tests.native.parts import VOCAB, make_model, random_parts
 from tests.test_network import CASES, IDS, LENGTH, MIXES, OTHER, ROWS, Case
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mixer.prefix import SHORTEST, PrefixCache
+from mixer.model.prefix_cache import SHORTEST, PrefixCache
 
 MOST = 40  # tokens
 

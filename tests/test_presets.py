@@ -10,8 +10,8 @@ import yaml
 
 from mixer import Desk, SamplingParams
 from mixer.errors import BadArtifact
+from mixer.files.presets import PRESETS, Preset, load_presets
 from mixer.formula.functions import FUNCTIONS
-from mixer.presets import PRESETS, Preset, load_presets
 
 GOOD = {"name": "One", "formula": "sliders", "about": "Nothing.", "credit": "Nobody."}
 SHIPPED = load_presets()

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from mixer import Desk, Mix, SamplingParams
-from mixer.anchors import base_fingerprint
-from mixer.desk import ANCHORS, BASE
-from mixer.load import SCHEMES, _quantization, is_quantized, load_base
+from mixer.adapters.fingerprint import base_fingerprint
+from mixer.model.base import SCHEMES, _quantization, is_quantized, load_base
+from mixer.resources import ANCHORS, BASE
 from tests.factory import make_desk_folders
 
 PROMPTS = ["Dear neighbor, the boat", "The garden at night was", "She opened the letter and", "My brother says that"]

@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from mixer.anchors import base_fingerprint
+from mixer.adapters.fingerprint import base_fingerprint
 from mixer.errors import BadArtifact
-from mixer.native.network import NativeNetwork
-from mixer.network import TorchNetwork
-from mixer.rad import REPORT, ROWS, WEIGHTS, Rad, load_rad
-from mixer.rewardfile import calibration_record
-from mixer.rewards import Calibration
-from mixer.training.rad import RewardModel, load_teacher
+from mixer.model.cpu_backend import NativeNetwork
+from mixer.model.torch_backend import TorchNetwork
+from mixer.rewards.files import calibration_record
+from mixer.rewards.heads import Calibration
+from mixer.rewards.rad import REPORT, ROWS, WEIGHTS, Rad, load_rad
+from mixer.training.reward_model import RewardModel, load_teacher
 from tests.factory import VOCAB, make_base
 
 CALIBRATION = Calibration(0.2, 4.0, {0.1: 0.5, 0.5: 1.25}, {})

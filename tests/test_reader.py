@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer import Desk
-from mixer.reader import LEAST
+from mixer.decoding.opinions import LEAST
 
 NOTHING = torch.zeros(0)
 

@@ -12,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mixer.engine
+import mixer.decoding.session
 from mixer import Desk, SamplingParams, Segment, Session, Steering
-from mixer.anchors import base_fingerprint
+from mixer.adapters.fingerprint import base_fingerprint
 from mixer.errors import InvalidValue
-from mixer.steering import REST
+from mixer.values.steering import REST
 from tests.factory import make_desk_folders
 from tests.scheduler.test_rewards import make_reward
 
@@ -43,7 +43,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
 @pytest.fixture(autouse=True)
 def restless(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the machine, no slider rests so long that a text is read anew."""
-    monkeypatch.setattr(mixer.engine, "REST_SECONDS", 1e9)
+    monkeypatch.setattr(mixer.decoding.session, "REST_SECONDS", 1e9)
 
 
 def ids(desk: Desk, text: str = TEXT) -> tuple[int, ...]:
@@ -90,7 +90,7 @@ def test_so_is_one_whose_stale_keys_were_read_anew_when_the_sliders_rested(desk:
         if step.index == 5:
             session.mix = desk.mix(formality=1.5)
         if step.index == 11:
-            monkeypatch.setattr(mixer.engine, "REST_SECONDS", -1.0)
+            monkeypatch.setattr(mixer.decoding.session, "REST_SECONDS", -1.0)
     cut = [(len(segment.token_ids), segment.exact) for segment in session.segments]
     assert cut == [(6, True), (6, False), (8, True)]
     assert again(desk, session) == pytest.approx(logprobs, abs=1e-5)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mixer.anchors import base_fingerprint
+from mixer.adapters.fingerprint import base_fingerprint
 from mixer.errors import BadArtifact
-from mixer.load import load_base
-from mixer.rewardfile import CONFIG, WEIGHTS, find_rewards, load_reward, save_reward
-from mixer.rewards import Calibration, Reward, Trunk
+from mixer.model.base import load_base
+from mixer.rewards.files import CONFIG, WEIGHTS, find_rewards, load_reward, save_reward
+from mixer.rewards.heads import Calibration, Reward, Trunk
 from tests.test_rewards import S, head, numbers
 
 SHIPPED = Path(__file__).resolve().parents[1]

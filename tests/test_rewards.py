@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer.rewards import RewardHead, Trunk, advantage, divergence, fused_matrix, kappa, likely, steer
+from mixer.rewards.heads import RewardHead, Trunk, advantage, fused_matrix, likely
+from mixer.rewards.reference import divergence, kappa, steer
 
 D, V, S = 24, 150, 4
 seeds = st.integers(0, 2**31 - 1)

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixer.decoding.sampler import Sampler, noise, warp
 from mixer.errors import InvalidValue
-from mixer.params import SamplingParams
-from mixer.sampling import Sampler, noise, warp
+from mixer.values.sampling import SamplingParams
 
 logits_lists = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=40)
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-import mixer.seat
+import mixer.decoding.rows
 from mixer import Desk, SamplingParams
+from mixer.decoding.evaluate import evaluate
+from mixer.decoding.sampler import warp
+from mixer.decoding.speculation import MOST, Costs, Speculation, repeated
 from mixer.errors import FormulaError
-from mixer.formula.evaluate import evaluate
-from mixer.sampling import warp
-from mixer.speculate import MOST, Costs, Speculation, repeated
 from tests.factory import make_adapter
 
 WORDS = ["<s>", "a", "b", "c", "d", "e"]
@@ -143,7 +143,7 @@ def test_a_refusal_behind_a_guess_that_fails_breaks_no_text_off(desk: Desk, monk
             raise FormulaError("It comes to nothing there.", "", "", 0, 1)
         return evaluate(bound, logprobs, reader)
 
-    monkeypatch.setattr(mixer.seat, "evaluate", one_by_one)
+    monkeypatch.setattr(mixer.decoding.rows, "evaluate", one_by_one)
     session = desk.session(PROMPT, None, options(3, 30), formula=TERMS[1], draft="base")
     assert [step.token_id for step in session] == list(plain.token_ids) and session.stats.acceptance
 

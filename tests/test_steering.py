@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer.errors import InvalidValue
-from mixer.steering import Steering
+from mixer.values.steering import Steering
 
 names = st.sampled_from(["humor", "sentiment", "toxicity"])
 positions = st.dictionaries(names, st.floats(-3, 3))

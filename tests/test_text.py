@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer import Desk
+from mixer.decoding.text import Bans, encode_branch
 from mixer.errors import InvalidValue
 from mixer.formula.bind import Branch
-from mixer.text import Bans, encode_branch
 
 words = st.text("abC d-", min_size=1, max_size=4).filter(str.split)
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mixer.cli.command import command, load_desk, mix_options, read_mix, read_steering, steering_options
+from mixer.cli.options import command, load_desk, mix_options, read_mix, read_steering, steering_options
 from mixer.errors import InvalidValue
 
 
@@ -28,9 +28,9 @@ def add(commands: Any) -> None:
 def batch(options: argparse.Namespace) -> dict:
     """Write all rows; what was finished is kept if it is interrupted."""
     from mixer import Request, SamplingParams
-    from mixer.batch import write
-    from mixer.batchfile import PROMPT, Sheet
-    from mixer.csvfile import read_table
+    from mixer.files.csv_table import read_table
+    from mixer.tasks.batch import write
+    from mixer.tasks.batch_csv import PROMPT, Sheet
 
     if options.out.exists() and not options.overwrite:
         raise InvalidValue(f"{options.out} is already there.", "Give another path, or --overwrite.")

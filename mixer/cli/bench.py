@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mixer.cli.command import ROOT, command
-from mixer.evals.bench.plan import DTYPES, PEERS, Plan
+from bench.harness.config import DTYPES, PEERS, Plan
+from mixer.cli.options import command
+from mixer.resources import ROOT
 
 
 def add(commands: Any) -> None:
@@ -67,7 +68,7 @@ def bench_one(options: argparse.Namespace) -> dict:
     """Run one benchmark; its report."""
     import importlib
 
-    module = importlib.import_module(f"mixer.evals.bench.{options.what}")
+    module = importlib.import_module(f"bench.{options.what}")
     report = getattr(module, f"bench_{options.what}")(plan_of(options, tuple(options.peers)))
     if not options.json:
         print(module.table(report))
@@ -76,7 +77,7 @@ def bench_one(options: argparse.Namespace) -> dict:
 
 def bench_reward(options: argparse.Namespace) -> dict:
     """Tokens a second without rewards, with heads, and with reward-augmented decoding."""
-    from mixer.evals.bench import reward
+    from bench import reward
 
     report = reward.bench_reward(plan_of(options), options.teacher)
     if not options.json:
@@ -86,7 +87,7 @@ def bench_reward(options: argparse.Namespace) -> dict:
 
 def bench_memory(options: argparse.Namespace) -> dict:
     """Megabytes, seconds to make it, milliseconds a step, microseconds a move."""
-    from mixer.evals import memory
+    from bench import memory
 
     report = memory.bench_memory(memory.Shape(options.layers, options.hidden))
     if not options.json:
@@ -96,7 +97,7 @@ def bench_memory(options: argparse.Namespace) -> dict:
 
 def bench_page(options: argparse.Namespace) -> dict:
     """Milliseconds from a slider's event to painted text under the new mix."""
-    from mixer.evals import page
+    from bench import page
 
     report = page.bench_page(options.url, options.beside, options.takes, options.seed)
     if not options.json:
@@ -106,7 +107,7 @@ def bench_page(options: argparse.Namespace) -> dict:
 
 def bench_soak(options: argparse.Namespace) -> dict:
     """Growth in an hour, what went wrong, and what was left at the end."""
-    from mixer.evals import soak
+    from bench import soak
 
     report = soak.bench_soak(options.url, options.minutes, options.pages, options.pid, options.seed)
     if not options.json:

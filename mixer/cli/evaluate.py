@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mixer.cli.command import REWARDS, ROOT, command, load_desk
-from mixer.mix import RULES
+from mixer.cli.options import REWARDS, command, load_desk
+from mixer.resources import ROOT
+from mixer.values.mix import RULES
 
 
 def add(commands: Any) -> None:
@@ -72,7 +73,7 @@ def add(commands: Any) -> None:
 
 def evaluate_control(options: argparse.Namespace) -> dict:
     """Judges' mean scores along every slider."""
-    from mixer.evals.control import base_loglikelihoods, control, held_out_prompts
+    from mixer.measure.control import base_loglikelihoods, control, held_out_prompts
 
     report = control(
         load_desk(options),
@@ -88,11 +89,12 @@ def evaluate_control(options: argparse.Namespace) -> dict:
 
 def evaluate_coupling(options: argparse.Namespace) -> dict:
     """What every slider does to every judge, and a calibration beside the anchors."""
-    from mixer.anchors import anchors_fingerprint, base_fingerprint
-    from mixer.calibrate import write_calibration
-    from mixer.desk import ANCHORS, BASE
-    from mixer.evals.control import base_loglikelihoods
-    from mixer.evals.coupling import coupling
+    from mixer.adapters.calibration_file import write_calibration
+    from mixer.adapters.fingerprint import base_fingerprint
+    from mixer.adapters.peft import anchors_fingerprint
+    from mixer.measure.control import base_loglikelihoods
+    from mixer.measure.coupling import coupling
+    from mixer.resources import ANCHORS, BASE
 
     desk = load_desk(options)
     report = coupling(
@@ -112,9 +114,9 @@ def evaluate_coupling(options: argparse.Namespace) -> dict:
 
 def evaluate_formulas(options: argparse.Namespace) -> dict:
     """Judges' mean scores with the shipped formulas and without."""
-    from mixer.evals.control import base_loglikelihoods, held_out_prompts
-    from mixer.evals.formulas import formulas
-    from mixer.presets import load_presets
+    from mixer.files.presets import load_presets
+    from mixer.measure.control import base_loglikelihoods, held_out_prompts
+    from mixer.measure.presets import formulas
 
     report = formulas(
         load_desk(options),
@@ -129,8 +131,8 @@ def evaluate_formulas(options: argparse.Namespace) -> dict:
 
 def evaluate_rewards(options: argparse.Namespace) -> dict:
     """Reward heads against their reward models, at held-out places."""
-    from mixer.evals.rewards import rewards
-    from mixer.training.reward import Bench, HeadConfig
+    from bench.steering_study.fidelity import rewards
+    from mixer.training.reward_head import Bench, HeadConfig
 
     config = HeadConfig(texts=options.texts)
     bench = Bench(ROOT / "assets" / "base", ROOT / "anchors", options.data, options.work, config)
@@ -147,11 +149,11 @@ def evaluate_rewards(options: argparse.Namespace) -> dict:
 
 def evaluate_steering(options: argparse.Namespace) -> dict:
     """Reward heads against their reward models, in what they write."""
-    from mixer.desk import ANCHORS, BASE, JUDGES
-    from mixer.evals.control import base_loglikelihoods
-    from mixer.evals.steering import steering
-    from mixer.judges import load_judges
-    from mixer.training.reward import Bench, HeadConfig
+    from bench.steering_study.written import steering
+    from mixer.judges.linear import load_judges
+    from mixer.measure.control import base_loglikelihoods
+    from mixer.resources import ANCHORS, BASE, JUDGES
+    from mixer.training.reward_head import Bench, HeadConfig
 
     bench = Bench(BASE, ANCHORS, options.data, options.work, HeadConfig(texts=options.texts))
     fluency = base_loglikelihoods(options.fluency or BASE)
@@ -184,8 +186,8 @@ def _told(report: Any, options: argparse.Namespace) -> dict:
 
 def evaluate_card(options: argparse.Namespace) -> dict:
     """The model card."""
-    from mixer.desk import ANCHORS, BASE, JUDGES
-    from mixer.evals.card import measure_card
+    from mixer.measure.card import measure_card
+    from mixer.resources import ANCHORS, BASE, JUDGES
 
     path = measure_card(load_desk(options), Path(options.base or BASE), Path(options.anchors or ANCHORS), JUDGES)
     if not options.json:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mixer.cli.command import command, load_desk, mix_options, read_mix, read_steering, steering_options
+from mixer.cli.options import command, load_desk, mix_options, read_mix, read_steering, steering_options
 from mixer.errors import InvalidValue
 
 

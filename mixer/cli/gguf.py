@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mixer.cli.command import command, load_desk, setting
-from mixer.mix import RULES
+from mixer.cli.options import command, load_desk, setting
+from mixer.values.mix import RULES
 
 
 def add(commands: Any) -> None:
@@ -30,14 +30,14 @@ def add(commands: Any) -> None:
 
 def gguf_base(options: argparse.Namespace) -> dict:
     """Write the base."""
-    from mixer.gguf import export_gguf_base
+    from mixer.export.gguf import export_gguf_base
 
     return _written(options, export_gguf_base(load_desk(options), options.out))
 
 
 def gguf_lora(options: argparse.Namespace) -> dict:
     """Write a mix."""
-    from mixer.gguf import export_gguf_lora
+    from mixer.export.gguf import export_gguf_lora
 
     desk = load_desk(options)
     mix = desk.mix(dict(map(setting, options.set)), rule=options.rule)

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mixer.cli.command import REWARDS, ROOT, command
+from mixer.cli.options import REWARDS, command
 from mixer.errors import InvalidValue
-from mixer.mix import POLES
+from mixer.resources import ROOT
+from mixer.values.mix import POLES
 
 
 def add(commands: Any) -> None:
@@ -100,7 +101,8 @@ def train_judges(options: argparse.Namespace) -> dict:
 
 def train_reward(options: argparse.Namespace) -> dict:
     """Train a reward model, or a reward head."""
-    from mixer.training import rad, reward
+    from mixer.training import reward_head as reward
+    from mixer.training import reward_model as rad
 
     def given(*names: str) -> dict[str, Any]:
         return {name: getattr(options, name) for name in names if getattr(options, name) is not None}

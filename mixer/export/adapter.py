@@ -14,12 +14,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from mixer.anchors import CONFIG, WEIGHTS, base_fingerprint
+from mixer.adapters.fingerprint import base_fingerprint
+from mixer.adapters.peft import CONFIG, WEIGHTS
 from mixer.desk import Desk
 from mixer.errors import InvalidValue
 from mixer.export.factors import compress, difference, file_dtype, joined, rounded
 from mixer.export.folder import refuse_folder, written
-from mixer.mix import Mix
+from mixer.values.mix import Mix
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mixer.desk import Desk
 from mixer.errors import InvalidValue
-from mixer.load import DTYPES
-from mixer.mix import Mix
+from mixer.model.base import DTYPES
+from mixer.values.mix import Mix
 
 
 def joined(desk: Desk, mix: Mix) -> dict[str, tuple[Tensor, Tensor]]:

@@ -13,12 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from mixer.anchors import CONFIG, WEIGHTS, base_fingerprint
+from mixer.adapters.fingerprint import base_fingerprint
+from mixer.adapters.peft import CONFIG, WEIGHTS
 from mixer.desk import Desk
 from mixer.errors import BadArtifact, Unsupported
 from mixer.export.factors import file_dtype, joined, rounded
 from mixer.export.folder import refuse_folder, written
-from mixer.mix import Mix
+from mixer.values.mix import Mix
 
 MANIFEST = "manifest.json"
 

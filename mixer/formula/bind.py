@@ -13,8 +13,8 @@ from typing import Any
 
 from mixer.errors import UnknownName
 from mixer.formula.functions import Ban, Judge, Reward, Strength, Supersede, drafted
-from mixer.formula.nodes import Expr, Formula, Part, Ref, Term, named, quoted
-from mixer.mix import COEFFICIENT_LIMIT, POLES, Attribute, Mix
+from mixer.formula.tree import Expr, Formula, Part, Ref, Term, named, quoted
+from mixer.values.mix import COEFFICIENT_LIMIT, POLES, Attribute, Mix
 
 MOST_BRANCHES = 16
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mixer.formula import functions as fn
-from mixer.formula.facts import MASK, ONE, SCALAR, Examiner, Interval
-from mixer.formula.nodes import Expr, Formula, Neg, Product, Quotient, Ref, Sum, Term, named
+from mixer.formula.analysis import MASK, ONE, SCALAR, Examiner, Interval
+from mixer.formula.tree import Expr, Formula, Neg, Product, Quotient, Ref, Sum, Term, named
 
 SHARP = 5.0  # a power of p that deserves a warning, where a small sum of weights makes it
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mixer.errors import FormulaError
-from mixer.formula.nodes import Span
-from mixer.formula.tokens import Token, tokenize
+from mixer.formula.lexer import Token, tokenize
+from mixer.formula.tree import Span
 
 DEEPEST = 40  # nodes inside one another, brackets and definitions counted
 PROMPT = "A prompt stands behind a model and '@', as in [sliders] @ \"text\"."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mixer.formula.nodes import FUNCTIONS, WORDS, Call, Expr, Formula
+from mixer.formula.tree import FUNCTIONS, WORDS, Call, Expr, Formula
 
 
 @dataclass(frozen=True)

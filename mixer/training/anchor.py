@@ -27,12 +27,13 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from mixer import load as resident
-from mixer.anchors import CONFIG, LABELS, WEIGHTS, base_fingerprint
+from mixer.adapters.fingerprint import base_fingerprint
+from mixer.adapters.peft import CONFIG, LABELS, WEIGHTS
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.mix import POLES, Pole
-from mixer.training.data import ATTRIBUTES, SHIPPED_ANCHORS, Pair, attributes_with_pairs, find_pairs, split_pairs
+from mixer.model import base as resident
+from mixer.training.data import ANCHORS, ATTRIBUTES, Pair, attributes_with_pairs, find_pairs, split_pairs
 from mixer.training.rows import Row, Task, batches, mean_loglikelihoods, row, score_rows, unpaired_rows
+from mixer.values.mix import POLES, Pole
 
 REPORT = "training.json"
 # Tokens of unpaired text for each token of pairs. The jokes that could be had are in another register than the pairs,
@@ -263,7 +264,7 @@ class AnchorTrainer:
 
 def _copy_labels(attribute: str, out: Path) -> None:
     """Anchors trained into another folder keep the names of their poles."""
-    shipped, own = SHIPPED_ANCHORS / attribute / LABELS, out / attribute / LABELS
+    shipped, own = ANCHORS / attribute / LABELS, out / attribute / LABELS
     if shipped.is_file() and not own.exists():
         own.write_bytes(shipped.read_bytes())
 
@@ -277,7 +278,7 @@ def train_anchor(
     attribute: str,
     pole: str,
     data: Path | None = None,
-    out: Path = SHIPPED_ANCHORS,
+    out: Path = ANCHORS,
     config: AnchorConfig | None = None,
     overwrite: bool = False,
 ) -> dict:
@@ -288,7 +289,7 @@ def train_anchor(
 def train_anchors(
     base: Path | str,
     data: Path | None = None,
-    out: Path = SHIPPED_ANCHORS,
+    out: Path = ANCHORS,
     config: AnchorConfig | None = None,
     overwrite: bool = False,
     anchors: Sequence[tuple[str, str]] | None = None,

@@ -2,7 +2,7 @@
 
 Muon: Jordan et al. 2024, as shipped in `torch.optim`. On a CPU three things decide the speed: matrix products in bf16,
 attention as plain products that the compiler fuses (the CPU flash kernel's backward took 27 % of a step), and an
-allocator that keeps its pages (see `mixer.training.pages`).
+allocator that keeps its pages (see `mixer.process`).
 """
 
 from __future__ import annotations

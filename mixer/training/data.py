@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from mixer.errors import BadArtifact
+from mixer.resources import ANCHORS
 
 Split = Literal["anchor", "judge", "test"]
 POLES = ("negative", "positive")
@@ -95,11 +96,10 @@ def is_clean(text: str, offensive: frozenset[str]) -> bool:
     return offensive.isdisjoint(WORD.findall(text.lower()))
 
 
-SHIPPED_ANCHORS = Path(__file__).resolve().parents[2] / "anchors"
 ATTRIBUTES = ("sentiment", "formality", "politeness", "simplicity", "humor", "poetry")
 
 
-def find_pairs(data: Path | None, attribute: str, shipped: Path = SHIPPED_ANCHORS) -> list[Pair]:
+def find_pairs(data: Path | None, attribute: str, shipped: Path = ANCHORS) -> list[Pair]:
     """The attribute's pairs from a data folder, or else the ones that ship in `anchors/ATTRIBUTE/pairs.jsonl`.
 
     Raises:
@@ -109,7 +109,7 @@ def find_pairs(data: Path | None, attribute: str, shipped: Path = SHIPPED_ANCHOR
     return read_pairs(path if path is not None and path.is_file() else shipped / attribute / "pairs.jsonl")
 
 
-def attributes_with_pairs(data: Path | None, shipped: Path = SHIPPED_ANCHORS) -> tuple[str, ...]:
+def attributes_with_pairs(data: Path | None, shipped: Path = ANCHORS) -> tuple[str, ...]:
     """Names of all attributes that have pairs in a data folder or among those that ship, sorted."""
     names = {path.parent.name for path in shipped.glob("*/pairs.jsonl")}
     if data is not None:

@@ -22,12 +22,12 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.features import BUCKETS, SURFACE, Features, Words, features
-from mixer.judges import FORMAT, Judge, Judges, load_judges, load_words
+from mixer.judges.features import BUCKETS, SURFACE, Features, Words, features
+from mixer.judges.linear import FORMAT, Judge, Judges, load_judges, load_words
+from mixer.resources import JUDGES
 from mixer.training.data import ATTRIBUTES, POLES, Pair, find_pairs, read_attribute, split_of, split_pairs
-from mixer.training.words import plain_texts, train_words
+from mixer.training.word_vectors import plain_texts, train_words
 
-SHIPPED_JUDGES = Path(__file__).resolve().parents[2] / "assets" / "judges"
 TOXICITY = "toxicity"
 NAMES = (*ATTRIBUTES, TOXICITY)
 # Weight of all unpaired texts against that of all pairs, chosen by accuracy on pairs of the anchors' split. Sentiment
@@ -155,7 +155,7 @@ def fit(
 
 
 def raw_logits(tensors: dict[str, np.ndarray], seen: Sequence[Features]) -> np.ndarray:
-    """`(N,)`; the same arithmetic as `mixer.judges.Judge`, before calibration."""
+    """`(N,)`; the same arithmetic as `mixer.judges.linear.Judge`, before calibration."""
     bias = float(tensors["bias"][0])
     parts = {name: tensors[name].astype(np.float32) for name in ("ngrams", "surface", "center", "scale", "words")}
     judge = Judge(**parts, bias=bias, slope=1.0, offset=0.0)
@@ -265,7 +265,7 @@ def _words(out: Path) -> Words:
     for name in ("words.json", "words.safetensors"):
         if not (out / name).is_file():
             try:
-                (out / name).write_bytes((SHIPPED_JUDGES / name).read_bytes())
+                (out / name).write_bytes((JUDGES / name).read_bytes())
             except OSError as error:
                 raise BadArtifact(f"There are no word vectors in {out}: {error}.", "Run train_words first.") from error
     return load_words(out)

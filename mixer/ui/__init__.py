@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mixer.ui.page import build, launch
-from mixer.ui.snippets import Origin
+from mixer.ui.page import build
+from mixer.ui.server import launch
+from mixer.ui.state.snippets import Origin
 
 __all__ = ["Origin", "build", "launch"]

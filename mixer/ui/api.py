@@ -13,15 +13,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from mixer.errors import FormulaError, InvalidValue, MixerError
-from mixer.formula.tokens import LONGEST
-from mixer.mix import POSITION_LIMIT, bounded
-from mixer.params import SamplingParams
-from mixer.steering import BUDGET, MOST_NATS
-from mixer.ui.box import names
-from mixer.ui.decouple import mixed
-from mixer.ui.formula import recipe
-from mixer.ui.presets import presets
-from mixer.ui.value import (
+from mixer.formula.lexer import LONGEST
+from mixer.ui.controls.formula_box import names
+from mixer.ui.state.controls import (
     LIMIT,
     MOST_TOKENS,
     DeckValue,
@@ -32,6 +26,13 @@ from mixer.ui.value import (
     read_steering,
     read_text,
 )
+from mixer.ui.state.decouple import mixed
+from mixer.ui.state.formula_text import recipe
+from mixer.ui.state.presets import presets
+from mixer.values.bounds import bounded
+from mixer.values.mix import POSITION_LIMIT
+from mixer.values.sampling import SamplingParams
+from mixer.values.steering import BUDGET, MOST_NATS
 
 if TYPE_CHECKING:
     from mixer.desk import Desk

@@ -1,48 +1,30 @@
-"""The page: what is on it, what each control calls, and how it is served. Knows the desk by its public names alone."""
+"""The page: what is on it, and what each control calls. Knows the desk by its public names alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from html import escape
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from starlette.middleware import Middleware
 
-from mixer.errors import FormulaError, MixerError
-from mixer.mix import bounded
-from mixer.ui import api, batch, export, pad, paint, sweep, words
-from mixer.ui import box as box_ui
-from mixer.ui import deck as deck_ui
-from mixer.ui import stage as stage_ui
-from mixer.ui import tools as tools_ui
-from mixer.ui.assets import FOLDER, head, script
-from mixer.ui.decouple import mixed, scales
-from mixer.ui.formula import Recipe, place, recipe
-from mixer.ui.guard import Guard
-from mixer.ui.presets import presets
-from mixer.ui.registry import CAPACITY, Registry
-from mixer.ui.shelf import Panel, shelf
-from mixer.ui.snippets import SHIPPED, Origin, least
-from mixer.ui.stage import Frame
-from mixer.ui.state import State
-from mixer.ui.stream import run
-from mixer.ui.theme import theme
-from mixer.ui.value import (
-    FASTEST,
-    MODES,
-    BoxValue,
-    DeckValue,
-    options,
-    read_box,
-    read_text,
-    read_value,
-)
-from mixer.ui.words import LANGUAGES
-from mixer.ui.zero import Zero, gpu, wanted
+from mixer.ui import api, handlers
+from mixer.ui.controls import deck as deck_ui
+from mixer.ui.controls import formula_box as box_ui
+from mixer.ui.controls import stage as stage_ui
+from mixer.ui.controls import tools as tools_ui
+from mixer.ui.controls.shelf import Panel, shelf
+from mixer.ui.live.browsers import Registry
+from mixer.ui.live.stream import run
+from mixer.ui.live.zero_gpu import Zero, gpu, wanted
+from mixer.ui.panels import batch, export, pad, paint, sweep
+from mixer.ui.state.controls import MODES
+from mixer.ui.state.decouple import scales
+from mixer.ui.state.page_state import State
+from mixer.ui.state.presets import presets
+from mixer.ui.state.snippets import SHIPPED, Origin
+from mixer.ui.translations import LANGUAGES
+from mixer.ui.web import script
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
@@ -105,7 +87,7 @@ def build(
         gr.on([part.change for part in (deck, box, *plain)], None, [deck, box, *plain], js=tools_ui.TELL, **quiet)
         gr.on(
             [start.click, prompt.submit],
-            _generate(desk, registry, away.run if away else partial(run, desk)),
+            handlers.generate(desk, registry, away.run if away else partial(run, desk)),
             [deck, box, *plain],
             [stage, seed],
             trigger_mode="always_last",
@@ -113,42 +95,11 @@ def build(
             concurrency_limit=AT_ONCE,
             api_visibility="private",
         )
-        deck.input(_steer(desk, registry), deck, None, trigger_mode="always_last", **quiet)
-        stop.click(_stop(registry), None, None, **quiet)
+        deck.input(handlers.steer(desk, registry), deck, None, trigger_mode="always_last", **quiet)
+        stop.click(handlers.stop(registry), None, None, **quiet)
         api.offer(desk, AT_ONCE, away.text if away else None)
-        page.unload(_unload(registry))
+        page.unload(handlers.unload(registry))
     return page
-
-
-def launch(
-    page: gr.Blocks, host: str | None = None, port: int | None = None, share: bool = False, block: bool = True
-) -> str:
-    """Serves the page and gives its address; with `block`, returns only when the server ends."""
-    page.queue(max_size=64, api_open=False)  # a stream asked for beside the queue is never closed
-    _, local, public = page.launch(
-        server_name=host,
-        server_port=port,
-        share=share,
-        theme=theme(),
-        head=head() + words.head(),
-        pwa=True,
-        favicon_path=FOLDER / "favicon.png",
-        footer_links=[],
-        ssr_mode=False,
-        max_file_size="1mb",
-        run_history=False,
-        enable_monitoring=False,
-        state_session_capacity=CAPACITY,
-        app_kwargs={"middleware": [Middleware(Guard)]},
-        mcp_server=find_spec("mcp") is not None,
-        quiet=True,
-        prevent_thread_lock=True,
-    )
-    url = public or local
-    if block:
-        print(f"Mixing desk is ready: {url}", flush=True)
-        page.block_thread()
-    return url
 
 
 def _options(state: State) -> tuple[gr.Radio, gr.Number, gr.Number, gr.Number, gr.Number, gr.Checkbox]:
@@ -188,73 +139,3 @@ def _header(desk: Desk) -> gr.HTML:
         apply_default_css=False,
         elem_id="masthead",
     )
-
-
-def _generate(
-    desk: Desk, registry: Registry, write: Callable[..., Iterator[Frame]]
-) -> Callable[..., Iterator[tuple[Any, Any]]]:
-    def take(
-        deck: Any,
-        box: Any,
-        prompt: Any,
-        mode: Any,
-        temperature: Any,
-        tokens: Any,
-        seed: Any,
-        rate: Any,
-        fresh: Any,
-        request: gr.Request,
-    ) -> Iterator[tuple[Any, Any]]:
-        try:
-            value, found = _chosen(desk, read_box(box), read_value(deck, desk.attributes, desk.rewards))
-            params = options(tokens, temperature, None if fresh else seed)
-            params = replace(params, min_new_tokens=least(params.max_new_tokens))
-            speed = bounded("The speed", rate, 0, FASTEST)
-            text = read_text("The prompt", prompt or "")
-        except MixerError as error:
-            fault = place(error, read_box(box).text) if isinstance(error, FormulaError) else None
-            yield Frame(state="error", error=str(error), fault=fault).json(), gr.skip()
-            return
-        live = registry.live(str(request.session_hash))
-        first: Any = params.seed
-        for frame in write(live, text, value, mode, params, speed, found):
-            yield frame.json(), first
-            first = gr.skip()
-        yield gr.skip(), gr.skip()  # Gradio sends the last value twice; by then a text of the history may stand there
-
-    return take
-
-
-def _chosen(desk: Desk, box: BoxValue, value: DeckValue) -> tuple[DeckValue, Recipe]:
-    """What to write by, and where the sliders stand for it: a weight mix just typed has not moved them yet."""
-    found = recipe(desk.formula(box.text).bound, desk.vocabulary)
-    if found.positions is not None:  # its numbers are positions
-        value = replace(value, positions=found.positions if box.typed else value.positions, decouple=False)
-    return value, found
-
-
-def _steer(desk: Desk, registry: Registry) -> Callable[..., None]:
-    def steer(deck: Any, request: gr.Request) -> None:
-        try:
-            value = read_value(deck, desk.attributes, desk.rewards)
-            registry.live(str(request.session_hash)).steer(value, mixed(desk, value))
-        except MixerError as error:  # the page itself never sends such a value
-            raise gr.Error(str(error), print_exception=False) from error
-
-    return steer
-
-
-def _stop(registry: Registry) -> Callable[..., None]:
-    def stop(request: gr.Request) -> None:
-        live = registry.find(str(request.session_hash))
-        if live is not None:
-            live.stop()
-
-    return stop
-
-
-def _unload(registry: Registry) -> Callable[..., None]:
-    def unload(request: gr.Request) -> None:
-        registry.drop(str(request.session_hash))
-
-    return unload

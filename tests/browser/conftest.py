@@ -15,8 +15,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playw
 
 from mixer import Desk
 from mixer.ui import build, launch
+from mixer.ui.live.browsers import Registry
 from mixer.ui.page import OPENING
-from mixer.ui.registry import Registry
 from tests.ui.conftest import desk, in_loop
 
 __all__ = ["desk"]

@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
 from mixer import Desk, SamplingParams
-from mixer.csvfile import Table, read_table
+from mixer.files.csv_table import Table, read_table
 from tests.browser.conftest import Server, Visit
 from tests.browser.test_page import wait
 from tests.browser.test_sweep import download

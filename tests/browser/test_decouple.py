@@ -7,9 +7,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
 from mixer import Desk
-from mixer.ui.decouple import places
-from mixer.ui.request import request
-from mixer.ui.state import State
+from mixer.ui.state.decouple import places
+from mixer.ui.state.page_state import State
+from mixer.ui.state.request import request
 from tests.browser.conftest import Visit
 from tests.browser.test_formula import fill, positions
 from tests.browser.test_page import finish, generate, grow, stop, text, wait

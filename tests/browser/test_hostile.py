@@ -24,7 +24,7 @@ import httpx
 import pytest
 
 from mixer import Desk
-from mixer.ui.state import State
+from mixer.ui.state.page_state import State
 from tests.browser.conftest import Server, Visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from mixer.ui.page import PANELS
-from mixer.ui.words import catalogs
+from mixer.ui.translations import catalogs
 from tests.browser.conftest import Visit
 from tests.browser.test_page import finish, text
 from tests.browser.test_shelf import serious

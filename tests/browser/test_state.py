@@ -11,7 +11,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from mixer import Desk
-from mixer.ui.state import State, read_query
+from mixer.ui.state.link import read_query
+from mixer.ui.state.page_state import State
 from tests.browser.conftest import Visit
 from tests.browser.test_formula import fill, formula, positions
 from tests.browser.test_page import finish, generate, grow, option, state, stop, text, wait

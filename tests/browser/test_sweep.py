@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
-from mixer.csvfile import Table, read_table
+from mixer.files.csv_table import Table, read_table
 from tests.browser.conftest import Visit
 from tests.browser.test_formula import fill, formula, positions
 from tests.browser.test_page import finish, generate, state, stop, text, wait

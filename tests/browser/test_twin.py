@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
-from mixer.ui.assets import FOLDER
+from mixer.resources import WEB
 from tests.browser.conftest import Visit
 from tests.browser.test_formula import fill
 from tests.browser.test_page import finish, generate, stop, text, wait
@@ -215,7 +215,7 @@ def test_marks_follow_a_growing_text_and_a_selection_survives(visit: Visit) -> N
 @pytest.mark.slow
 def test_the_longest_texts_are_compared_in_a_blink(visit: Visit) -> None:
     page = visit()
-    page.add_script_tag(content=(FOLDER / "twin.js").read_text(encoding="utf-8"))
+    page.add_script_tag(content=(WEB / "twin.js").read_text(encoding="utf-8"))
     draw = random.Random(3)
     pairs = [[[draw.choice("abcd") for _ in range(draw.randrange(12))] for _ in range(2)] for _ in range(200)]
     compare = (

@@ -9,14 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer.anchors import load_anchors
-from mixer.desk import Desk, Request
-from mixer.evals.arms import BUDGET, REACH, Aim, Arm, Hand, excess
-from mixer.helm import LEAST
-from mixer.load import load_base
-from mixer.model import Model
-from mixer.params import SamplingParams
-from mixer.rewards import Calibration, Reward, RewardHead, divergence, likely
+from bench.steering_study.methods import BUDGET, REACH, Aim, Arm, Hand, excess
+from mixer.adapters.peft import load_anchors
+from mixer.desk import Desk
+from mixer.model.base import load_base
+from mixer.model.model import Model
+from mixer.rewards.controller import LEAST
+from mixer.rewards.heads import Calibration, Reward, RewardHead, likely
+from mixer.rewards.reference import divergence
+from mixer.values.request import Request
+from mixer.values.sampling import SamplingParams
 
 PROMPTS = ("Once upon", "The boat", "A dog", "We")
 STEERED, FUSED = Arm("ARM", "arm"), Arm("ARM fused", "arm", fused=True)

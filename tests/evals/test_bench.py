@@ -16,22 +16,22 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
+from bench import formula
+from bench.harness.checks import coefficient_reached, judge, slope
+from bench.harness.config import Plan, adapters_in, coefficients, lay_out, poles, prompt_of
+from bench.harness.cost import cost
+from bench.harness.rig import Rig
+from bench.harness.run_torch import merged
+from bench.harness.tables import markdown, p50_p95, percent, ratio, shown
+from bench.harness.terms import OneByOne, acceptance, overlap
+from bench.harness.worker import Worker, WorkerFailed
+from bench.moves import TRACES
 from mixer import Attribute, Desk, Mix, SamplingParams
 from mixer.cli import main
+from mixer.decoding.sampler import noise
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.evals.bench import formula
-from mixer.evals.bench.cost import cost
-from mixer.evals.bench.gates import coefficient_reached, judge, slope
-from mixer.evals.bench.moves import TRACES
-from mixer.evals.bench.peers import merged
-from mixer.evals.bench.plan import Plan, adapters_in, coefficients, lay_out, poles, prompt_of
-from mixer.evals.bench.rig import Rig
-from mixer.evals.bench.tables import markdown, p50_p95, percent, ratio, shown
-from mixer.evals.bench.terms import OneByOne, acceptance, overlap
-from mixer.evals.bench.worker import Worker, WorkerFailed
 from mixer.formula.bind import Vocabulary
-from mixer.formula.plan import make_plan
-from mixer.sampling import noise
+from mixer.formula.compile import make_plan
 
 PROMPT = "Dear neighbor, it is 7 o'clock"
 MIX = [0.7, -0.4, 1.0, 0.5]
@@ -235,7 +235,7 @@ def test_a_quick_run_gates_and_reports(tiny: Path, capsys: pytest.CaptureFixture
     chosen = ["--peers", "transformers", "peft", *(["llama.cpp"] if peers else [])]
     assert main(["bench", what, *words, *chosen, "--json"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
-    module = importlib.import_module(f"mixer.evals.bench.{what}")
+    module = importlib.import_module(f"bench.{what}")
     text = module.table(report)
     assert "quick run" in text and "is wrong" not in text and "wrong" not in text.split()
     if what == "moves":

@@ -10,14 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench import reward
+from bench.harness.run_rewards import Host
 from mixer import Desk
-from mixer.anchors import base_fingerprint
+from mixer.adapters.fingerprint import base_fingerprint
 from mixer.cli import main
-from mixer.evals.bench import reward
-from mixer.evals.bench.steered import Host
-from mixer.rad import load_rad
-from mixer.rewardfile import save_reward
-from mixer.rewards import Calibration, Reward, RewardHead
+from mixer.rewards.files import save_reward
+from mixer.rewards.heads import Calibration, Reward, RewardHead
+from mixer.rewards.rad import load_rad
 from tests.factory import make_desk_folders
 from tests.test_rad import make_teacher
 

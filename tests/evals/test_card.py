@@ -10,8 +10,8 @@ import pytest
 
 from mixer import Desk
 from mixer.errors import BadArtifact
-from mixer.evals.card import SAMPLE_MIXES, Sample, card, write_card, write_samples
-from mixer.evals.control import ControlReport, Measure, Reach
+from mixer.measure.card import SAMPLE_MIXES, Sample, card, write_card, write_samples
+from mixer.measure.control import ControlReport, Measure, Reach
 from mixer.training.data import ATTRIBUTES
 
 JUDGES = Path(__file__).resolve().parents[2] / "assets" / "judges"

@@ -8,7 +8,7 @@ import pytest
 
 from mixer import Desk
 from mixer.errors import InvalidValue, UnknownName
-from mixer.evals.control import ControlReport, Measure, Reach, base_loglikelihoods, control, held_out_prompts
+from mixer.measure.control import ControlReport, Measure, Reach, base_loglikelihoods, control, held_out_prompts
 from mixer.training.data import ATTRIBUTES, find_pairs, split_of
 
 

@@ -11,7 +11,7 @@ import pytest
 from mixer import Desk
 from mixer.cli import main
 from mixer.errors import InvalidValue
-from mixer.evals.coupling import CouplingReport, coupling
+from mixer.measure.coupling import CouplingReport, coupling
 
 PROMPTS = ("Once upon", "The boat", "A dog", "My friend", "Rain fell", "He said")
 

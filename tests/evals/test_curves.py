@@ -6,8 +6,8 @@ import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
-from mixer.evals.curves import TARGETS, Curve, Level, Point, SteeringReport
-from mixer.evals.matched import Matched
+from bench.steering_study.matched import Matched
+from bench.steering_study.report import TARGETS, Curve, Level, Point, SteeringReport
 
 AROUND = (0.5, 0.6)
 

@@ -12,9 +12,9 @@ import pytest
 from mixer import Desk
 from mixer.cli import main
 from mixer.errors import InvalidValue, UnknownName
-from mixer.evals.control import base_loglikelihoods
-from mixer.evals.formulas import BESIDE, MEANT, Effect, FormulaReport, Texts, Trial, _scores, formulas
-from mixer.presets import Preset, load_presets
+from mixer.files.presets import Preset, load_presets
+from mixer.measure.control import base_loglikelihoods
+from mixer.measure.presets import BESIDE, MEANT, Effect, FormulaReport, Texts, Trial, _scores, formulas
 
 PROMPTS = ["Once upon", "The boat", "A dog"]
 GUIDANCE = Preset("Classifier-free guidance", '1.5*sliders - 0.5*[sliders] @ only("It")', "", "", None, {"humor": 0.5})

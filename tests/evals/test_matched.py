@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer.evals.matched import (
+from bench.steering_study.matched import (
     MARGIN,
     Line,
     Matched,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bench import memory
+from bench.memory import STATUS, Shape, bench_memory, table
 from mixer.cli import main
 from mixer.errors import InvalidValue, Unsupported
-from mixer.evals import memory
-from mixer.evals.memory import STATUS, Shape, bench_memory, table
 
 linux = pytest.mark.skipif(not STATUS.exists(), reason="memory is read from /proc")
 

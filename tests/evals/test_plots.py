@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer.evals.plots import (
+from bench.steering_study.plots import (
     BOTTOM,
     COLORS,
     HEIGHT,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.harness.processes import PROC, Share, busy, family, held, listener, seconds
 from mixer.errors import Unsupported
-from mixer.evals.processes import PROC, Share, busy, family, held, listener, seconds
 
 pytestmark = pytest.mark.skipif(not (PROC / "self" / "status").exists(), reason="processes are read from /proc")
 

@@ -10,10 +10,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer.evals.rewards import BUDGETS, TOKENS, RewardReport, compare, energy_rank, head_arm, reward_matrix, spectrum
-from mixer.rewards import RewardHead
-from mixer.training.places import LIKELY
-from mixer.training.rad import new_teacher
+from bench.steering_study.fidelity import (
+    BUDGETS,
+    TOKENS,
+    RewardReport,
+    compare,
+    energy_rank,
+    head_arm,
+    reward_matrix,
+    spectrum,
+)
+from mixer.rewards.heads import RewardHead
+from mixer.training.prefix_samples import LIKELY
+from mixer.training.reward_model import new_teacher
 from tests.factory import make_base
 from tests.training.test_reward import EMBEDDING, HEAD, D, places
 

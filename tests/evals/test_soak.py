@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.soak import FIGURES, growth, table
 from mixer.cli import main
-from mixer.evals.soak import FIGURES, growth, table
 
 
 @given(st.floats(-100, 100), st.floats(0, 5000), st.integers(15, 90), st.randoms())

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.steering_study.matched import at, resampled
+from bench.steering_study.methods import Arm, Written
+from bench.steering_study.written import ARMS, SLIDERS, _kept, measure, prompts_for
 from mixer.cli import main
-from mixer.evals.arms import Arm, Written
-from mixer.evals.control import held_out_prompts
-from mixer.evals.matched import at, resampled
-from mixer.evals.steering import ARMS, SLIDERS, _kept, measure, prompts_for
-from mixer.judges import load_judges
+from mixer.judges.linear import load_judges
+from mixer.measure.control import held_out_prompts
 from mixer.training.data import split_of
 from mixer.training.labels import TOXICITY
-from mixer.training.rad import TeacherConfig, train_teacher
-from mixer.training.reward import Bench, HeadConfig, calibrate_teacher, train_head
+from mixer.training.reward_head import Bench, HeadConfig, calibrate_teacher, train_head
+from mixer.training.reward_model import TeacherConfig, train_teacher
 
 CONFIG = HeadConfig(rank=2, texts=24, a_text=4, epochs=2, rows=64)
 JUDGES = Path(__file__).resolve().parents[2] / "assets" / "judges"
@@ -93,8 +93,8 @@ def test_the_arms_are_those_of_the_protocol():
 def trained(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`work` with a reward model and `anchors` with a head, of the tiny base, which takes the shipped one's place."""
     anchors = shutil.copytree(tiny / "anchors", tmp_path / "anchors")
-    monkeypatch.setattr("mixer.desk.BASE", tiny / "base")
-    monkeypatch.setattr("mixer.desk.ANCHORS", anchors)
+    monkeypatch.setattr("mixer.resources.BASE", tiny / "base")
+    monkeypatch.setattr("mixer.resources.ANCHORS", anchors)
     bench = Bench(tiny / "base", anchors, None, tmp_path / "work", CONFIG)
     train_teacher(tiny / "base", "humor", None, bench.teacher_folder("humor"), TeacherConfig(minutes=0.02))
     calibrate_teacher("humor", bench)
@@ -121,6 +121,6 @@ def test_the_command_measures_all_arms_and_goes_on_where_it_was_cut(
     def never(*args):
         raise AssertionError("what was written is written again")
 
-    monkeypatch.setattr("mixer.evals.arms.Hand.write", never)
+    monkeypatch.setattr("bench.steering_study.methods.Hand.write", never)
     assert main(["evaluate", "steering", "humor", *words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == report

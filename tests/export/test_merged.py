@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
 from mixer import Desk, export_adapter, export_merged
-from mixer.anchors import base_fingerprint
+from mixer.adapters.fingerprint import base_fingerprint
 from mixer.errors import BadArtifact
 from tests.export.parts import KINDS, PROMPT, ids, logprobs, mixes, with_peft
 from tests.factory import TARGETS, make_adapter, make_base, make_desk_folders

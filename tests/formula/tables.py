@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixer.decoding.evaluate import evaluate
 from mixer.formula.bind import Bound, Branch, bind
-from mixer.formula.evaluate import evaluate
-from mixer.formula.nodes import Expr, Formula
-from mixer.formula.plan import make_plan
+from mixer.formula.compile import make_plan
+from mixer.formula.tree import Expr, Formula
 from tests.formula.trees import VOCABULARY
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from mixer.errors import FormulaError
 from mixer.formula.bind import BASE, MOST_BRANCHES, SLIDERS, Bound, Branch, Opinion, bind
-from mixer.formula.nodes import Expr, Formula, Term
-from mixer.formula.parse import parse
-from mixer.mix import COEFFICIENT_LIMIT, Mix, Setting
+from mixer.formula.parser import parse
+from mixer.formula.tree import Expr, Formula, Term
+from mixer.values.mix import COEFFICIENT_LIMIT, Mix, Setting
 from tests.formula.test_parse import TECHNIQUES, place
 from tests.formula.trees import NAMES, VOCABULARY, formulas, patient, terms
 

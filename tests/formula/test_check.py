@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from mixer.errors import FormulaError
 from mixer.formula import functions as fn
+from mixer.formula.analysis import Examiner
 from mixer.formula.check import Report, check
-from mixer.formula.facts import Examiner
-from mixer.formula.nodes import Expr, Formula, Neg, Number, Part, Product, Quotient, Ref, Sum, Term
-from mixer.formula.parse import parse
+from mixer.formula.parser import parse
+from mixer.formula.tree import Expr, Formula, Neg, Number, Part, Product, Quotient, Ref, Sum, Term
 from tests.formula.test_parse import TECHNIQUES, place
 from tests.formula.trees import formulas, patient
 

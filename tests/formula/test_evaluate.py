@@ -12,12 +12,12 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mixer.decoding.evaluate import evaluate
+from mixer.decoding.sampler import warp
 from mixer.errors import FormulaError
 from mixer.formula import functions as fn
-from mixer.formula.evaluate import evaluate
-from mixer.formula.nodes import Expr, Formula, Neg, Number, Part, Product, Ref, Sum, Term
-from mixer.params import SamplingParams
-from mixer.sampling import warp
+from mixer.formula.tree import Expr, Formula, Neg, Number, Part, Product, Ref, Sum, Term
+from mixer.values.sampling import SamplingParams
 from tests.formula.reference import Reference, Refused
 from tests.formula.tables import TableReader, bound, models, near, tables, values
 from tests.formula.trees import formulas

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mixer.errors import InvalidValue
 from mixer.formula import functions as fn
-from mixer.formula.nodes import Formula, Neg, Number, Part, Product, Quotient, Ref, Sum, Term, expr, number
-from mixer.formula.parse import parse
+from mixer.formula.parser import parse
+from mixer.formula.tree import Formula, Neg, Number, Part, Product, Quotient, Ref, Sum, Term, expr, number
 from tests.formula.trees import expressions, formulas, patient
 
 

@@ -14,9 +14,9 @@ from mixer.formula import functions as fn
 from mixer.formula.bind import bind
 from mixer.formula.check import check
 from mixer.formula.cursor import DEEPEST
-from mixer.formula.nodes import Call, Expr, Formula, Neg, Number, Part, Product, Quotient, Ref, Sum, Term
-from mixer.formula.parse import MOST_NODES, parse
-from mixer.formula.tokens import LONGEST, LONGEST_TEXT
+from mixer.formula.lexer import LONGEST, LONGEST_TEXT
+from mixer.formula.parser import MOST_NODES, parse
+from mixer.formula.tree import Call, Expr, Formula, Neg, Number, Part, Product, Quotient, Ref, Sum, Term
 from tests.formula.trees import VOCABULARY, formulas, patient
 
 TECHNIQUES = (

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mixer.decoding.evaluate import evaluate
 from mixer.errors import FormulaError
-from mixer.formula.evaluate import evaluate
-from mixer.rewards import likely
+from mixer.rewards.heads import likely
 from tests.formula.tables import TableReader, bound, models, near, tables, values
 
 

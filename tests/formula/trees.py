@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from mixer.formula import functions as fn
 from mixer.formula.bind import Opinion, Vocabulary
-from mixer.formula.nodes import Expr, Formula, Neg, Number, Part, Product, Quotient, Ref, Sum, Term, is_name
-from mixer.formula.parse import MOST_NODES
-from mixer.formula.tokens import LONGEST
-from mixer.mix import Attribute
+from mixer.formula.lexer import LONGEST
+from mixer.formula.parser import MOST_NODES
+from mixer.formula.tree import Expr, Formula, Neg, Number, Part, Product, Quotient, Ref, Sum, Term, is_name
+from mixer.values.mix import Attribute
 
 POLES = {
     "formality": ("informal", "formal"),

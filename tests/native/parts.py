@@ -18,7 +18,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from mixer.lora import LowRank
+from mixer.adapters.low_rank import LowRank
 
 VOCAB = 260  # no multiple of 64, as no size here is
 SHAPE: dict[str, Any] = {

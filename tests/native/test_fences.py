@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from mixer.native.draw import draw
-from mixer.native.fold import Folder
-from mixer.native.network import CHUNK, NativeNetwork
-from mixer.native.steer import find, push, steer
+from mixer.kernels.sampling import draw
+from mixer.kernels.steering import find, push, steer
+from mixer.model.cpu_backend import CHUNK, NativeNetwork
+from mixer.model.folding import Folder
 from tests.native.parts import CONFIGS, SHAPE, VOCAB, make_model, random_parts
 
 DEEP = 1024  # bytes on either side

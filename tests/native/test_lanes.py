@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from mixer.native import lanes
-from mixer.native.lanes import LANES, STRETCH, WIDTH
+from mixer.kernels import simd as lanes
+from mixer.kernels.simd import LANES, STRETCH, WIDTH
 
 ROUNDING = 2.0**-24  # of one float32 operation, relative
 

@@ -19,12 +19,12 @@ from transformers import (
     Qwen2Config,
 )
 
-from mixer.anchors import AnchorSet
-from mixer.lora import LowRank
-from mixer.model import Model
-from mixer.native.lanes import WIDTH
-from mixer.native.network import NativeNetwork, unsupported
-from mixer.network import TorchNetwork
+from mixer.adapters.low_rank import LowRank
+from mixer.adapters.peft import AnchorSet
+from mixer.kernels.simd import WIDTH
+from mixer.model.cpu_backend import NativeNetwork, unsupported
+from mixer.model.model import Model
+from mixer.model.torch_backend import TorchNetwork
 from tests.factory import byte_tokenizer
 from tests.native.parts import CONFIGS, SHAPE, VOCAB, make_model, merged, plain_logits, random_parts
 

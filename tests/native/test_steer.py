@@ -1,4 +1,4 @@
-"""The compiled steering does what `mixer.rewards` defines."""
+"""The compiled steering does what `mixer.rewards.heads` defines."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer.native.steer import CLOSE, push
-from mixer.rewards import divergence, kappa
+from mixer.kernels.steering import CLOSE, push
+from mixer.rewards.reference import divergence, kappa
 
 seeds = st.integers(0, 2**31 - 1)
 

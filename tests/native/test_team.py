@@ -14,8 +14,8 @@ import pytest
 import torch
 from numba import njit
 
-from mixer.native.network import NativeNetwork
-from mixer.native.team import PLACES, Team, await_call, begin, current, finish, still, take, wait_until_done
+from mixer.kernels.threads import PLACES, Team, await_call, begin, current, finish, still, take, wait_until_done
+from mixer.model.cpu_backend import NativeNetwork
 from tests.native.parts import VOCAB, make_model, random_parts
 
 THREADS = [1, 2, 3, 5]

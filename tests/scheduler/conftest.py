@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-import mixer.engine
-import mixer.scheduler
+import mixer.decoding.scheduler
+import mixer.decoding.session
 from mixer import Desk, Mix, SamplingParams, Session, Step
-from mixer.scheduler import Scheduler
+from mixer.decoding.scheduler import Scheduler
 
 PROMPTS = ["Nurse Abeni unfolded", "Hi", "The harbor lay still, and no one had yet come down to the boats.", "x" * 40]
 SECONDS = 60  # that only a hang exceeds
@@ -44,7 +44,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 @pytest.fixture
 def together(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From the call on, every pass waits for all readers, each of which must have a thread of its own."""
-    return lambda: monkeypatch.setattr(mixer.scheduler, "GATHER_SECONDS", float(SECONDS))
+    return lambda: monkeypatch.setattr(mixer.decoding.scheduler, "GATHER_SECONDS", float(SECONDS))
 
 
 def renew(desk: Desk, **limits: Any) -> None:

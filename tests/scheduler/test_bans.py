@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from mixer import Desk, SamplingParams, Session, Step
-from mixer.text import Bans
+from mixer.decoding.text import Bans
 from tests.scheduler.conftest import PROMPTS, params
 
 FREE = SamplingParams(max_new_tokens=40, seed=3, temperature=1.5, top_p=1.0)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mixer import Desk, MixerError, SamplingParams, Session, Step
+from mixer.decoding.evaluate import evaluate
 from mixer.errors import InvalidValue
-from mixer.formula.evaluate import evaluate
 from tests.factory import VOCAB, make_base
 from tests.scheduler.conftest import PROMPTS, Spy, params, renew, same, trace
 

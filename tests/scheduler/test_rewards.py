@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from mixer import Desk
-from mixer.anchors import base_fingerprint
+from mixer.adapters.fingerprint import base_fingerprint
 from mixer.errors import FormulaError, Unsupported
-from mixer.rewardfile import save_reward
-from mixer.rewards import Calibration, Reward, RewardHead, Trunk, likely
+from mixer.rewards.files import save_reward
+from mixer.rewards.heads import Calibration, Reward, RewardHead, Trunk, likely
 from tests.factory import make_base, make_desk_folders
 from tests.scheduler.conftest import PROMPTS, params, trace
 

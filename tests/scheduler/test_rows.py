@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-import mixer.engine
-import mixer.scheduler
+import mixer.decoding.scheduler
+import mixer.decoding.session
 from mixer import Desk, Session, Step
 from mixer.errors import Busy, InvalidValue
 from tests.scheduler.conftest import (
@@ -96,7 +96,7 @@ def test_hundreds_of_streams_that_are_dropped_leave_nothing(desk: Desk):
     gc.collect()
     assert desk._scheduler.rows_in_use == 0 and set(threading.enumerate()) == threads
     assert not any(ref() for ref in watched)
-    assert desk._scheduler.prefixes.tokens <= mixer.scheduler.PREFIX_TOKENS
+    assert desk._scheduler.prefixes.tokens <= mixer.decoding.scheduler.PREFIX_TOKENS
 
 
 def in_time(work: Callable[[], object]) -> bool:
@@ -159,7 +159,7 @@ def test_texts_wait_where_their_tokens_would_be_too_many(desk: Desk, pool: Threa
 
 
 def test_a_queue_that_is_full_says_so_at_once(desk: Desk, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(mixer.scheduler, "MOST_WAITING", 2)
+    monkeypatch.setattr(mixer.decoding.scheduler, "MOST_WAITING", 2)
     renew(desk, most_rows=1)
     first, *others = texts(desk, 4)
     stream = iter(first)
@@ -216,7 +216,7 @@ def test_nobody_waits_for_a_reader_who_has_paused(desk: Desk, monkeypatch: pytes
     paused = iter(desk.session(PROMPTS[0], None, params(40)))
     for _ in range(20):
         next(paused)
-    threading.Event().wait(3 * mixer.scheduler.GATHER_SECONDS)
+    threading.Event().wait(3 * mixer.decoding.scheduler.GATHER_SECONDS)
     turn, waits = desk._scheduler._turn, []
     wait = turn.wait
     monkeypatch.setattr(turn, "wait", lambda timeout=None: (waits.append(timeout), wait(timeout))[1])

@@ -10,7 +10,8 @@ import torch
 
 from mixer import Desk, Session, Steering
 from mixer.errors import InvalidValue, UnknownName, Unsupported
-from mixer.rewards import divergence, fused_matrix
+from mixer.rewards.heads import fused_matrix
+from mixer.rewards.reference import divergence
 from tests.scheduler.conftest import PROMPTS, params, renew, same, trace
 from tests.scheduler.test_rewards import loaded  # noqa: F401  (the fixture that `desk` renews)
 from tests.test_rad import make_teacher

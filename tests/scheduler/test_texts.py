@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import mixer.engine
-import mixer.scheduler
+import mixer.decoding.scheduler
+import mixer.decoding.session
 from mixer import Desk, Mix, Session
-from mixer.scheduler import Scheduler
+from mixer.decoding.scheduler import Scheduler
 from tests.scheduler.conftest import (
     PROMPTS,
     SECONDS,
@@ -195,7 +195,7 @@ def test_moves_at_any_moment_leave_every_step_under_one_of_the_mixes(desk: Desk,
 
 
 def test_what_a_move_left_stale_is_exact_again_once_the_sliders_rest(desk: Desk, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(mixer.engine, "REST_SECONDS", 1e9)
+    monkeypatch.setattr(mixer.decoding.session, "REST_SECONDS", 1e9)
     target, session = desk.mix(formality=-1.5), desk.session(PROMPTS[0], desk.mix(humor=1), params(20), "keep")
     gaps, exact = [], []
     for step in session:
@@ -205,7 +205,7 @@ def test_what_a_move_left_stale_is_exact_again_once_the_sliders_rest(desk: Desk,
         if step.index == 5:
             session.mix = target
         if step.index == 10:
-            monkeypatch.setattr(mixer.engine, "REST_SECONDS", 0.0)
+            monkeypatch.setattr(mixer.decoding.session, "REST_SECONDS", 0.0)
     assert exact == [True] * 6 + [False] * 5 + [True] * 9
     assert max(gaps[:6]) < 1e-4 and max(gaps[11:]) < 1e-4 < max(gaps[6:11])
     assert not session.stats.exact

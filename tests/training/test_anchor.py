@@ -15,7 +15,8 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from mixer.anchors import base_fingerprint, load_anchors
+from mixer.adapters.fingerprint import base_fingerprint
+from mixer.adapters.peft import load_anchors
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.training.anchor import AnchorConfig, load_base, portable_name, train_anchor, train_anchors
 from mixer.training.rows import Row, Task, batches, mean_loglikelihoods, row, score_rows

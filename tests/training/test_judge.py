@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.judges import FORMAT, load_judges, load_words
+from mixer.judges.linear import FORMAT, load_judges, load_words
 from mixer.training.data import Pair
 from mixer.training.judge import Example, JudgeConfig, examples, measures, platt, train_judge, train_on, window
-from mixer.training.words import train_words
+from mixer.training.word_vectors import train_words
 
 THINGS = ["the boat", "a garden", "her letter", "our train", "the old dog", "this soup", "his shop", "the long road"]
 GOOD, BAD = ["was lovely", "made us glad", "shone brightly"], ["was dreadful", "made us weep", "fell apart"]

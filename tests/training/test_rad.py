@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.rad import WEIGHTS
-from mixer.training import rad
+from mixer.rewards.rad import WEIGHTS
+from mixer.training import reward_model as rad
 from mixer.training.labels import labelled_texts
-from mixer.training.rad import (
+from mixer.training.reward_model import (
     CHECKPOINT,
     RewardModel,
     TeacherConfig,

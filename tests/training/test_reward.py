@@ -12,17 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer.anchors import load_anchors
+from mixer.adapters.peft import load_anchors
 from mixer.errors import BadArtifact, InvalidValue
-from mixer.mix import Mix
-from mixer.rad import REPORT, load_rad
-from mixer.rewardfile import load_reward
-from mixer.rewards import RewardHead, advantage, divergence
+from mixer.rewards.files import load_reward
+from mixer.rewards.heads import RewardHead, advantage
+from mixer.rewards.rad import REPORT, load_rad
+from mixer.rewards.reference import divergence
 from mixer.training.anchor import load_base
 from mixer.training.labels import Labelled
-from mixer.training.places import CANDIDATES, LIKELY, MixedBase, Places, collect
-from mixer.training.rad import TeacherConfig, load_teacher, new_teacher, train_teacher
-from mixer.training.reward import (
+from mixer.training.prefix_samples import CANDIDATES, LIKELY, MixedBase, Places, collect
+from mixer.training.reward_head import (
     Bench,
     HeadConfig,
     calibrate,
@@ -33,6 +32,8 @@ from mixer.training.reward import (
     strength,
     train_head,
 )
+from mixer.training.reward_model import TeacherConfig, load_teacher, new_teacher, train_teacher
+from mixer.values.mix import Mix
 
 D, V, S = 16, 120, 3
 CONFIG = HeadConfig(rank=2, epochs=30, rows=128, texts=40, a_text=4, lr=1e-2, decay=0.0)

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 from mixer import Desk, SamplingParams, Steering
-from mixer.ui.formula import Recipe
-from mixer.ui.registry import Live
-from mixer.ui.stage import Frame
-from mixer.ui.value import DeckValue
-from mixer.ui.zero import Frames, Zero
+from mixer.ui.controls.stage import Frame
+from mixer.ui.live.browsers import Live
+from mixer.ui.live.zero_gpu import Frames, Zero
+from mixer.ui.state.controls import DeckValue
+from mixer.ui.state.formula_text import Recipe
 
 FORK = multiprocessing.get_context("fork")
 PROMPT = "The last train was"

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from mixer import Desk
-from mixer.csvfile import read_table
 from mixer.errors import MixerError
-from mixer.ui.batch import MOST_CHARACTERS, MOST_ROWS, read_sheet, run
-from mixer.ui.request import request
-from mixer.ui.state import State
+from mixer.files.csv_table import read_table
+from mixer.ui.panels.batch import MOST_CHARACTERS, MOST_ROWS, read_sheet, run
+from mixer.ui.state.page_state import State
+from mixer.ui.state.request import request
 
 STATE = State(prompt="Once", positions={"humor": 0.5}, tokens=12, seed=3)
 FILE = "prompt,humor,tokens\nThe door,,\nThe door,-0.5,9\nA,9,\n,,\n"

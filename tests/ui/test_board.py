@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from mixer import Mix, Steering
 from mixer.errors import Busy
-from mixer.ui.board import Board, News
-from mixer.ui.value import LIMIT, MAX_SEQ, DeckValue
+from mixer.ui.live.shared_slots import Board, News
+from mixer.ui.state.controls import LIMIT, MAX_SEQ, DeckValue
 
 NAMES, HEADS = ("calm", "dry", "warm"), ("calm", "toxic")
 numbers = st.floats(-LIMIT, LIMIT).filter(bool)

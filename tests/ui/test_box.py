@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from mixer import Desk
-from mixer.formula.nodes import FUNCTIONS
-from mixer.ui.box import answer, names
+from mixer.formula.tree import FUNCTIONS
+from mixer.ui.controls.formula_box import answer, names
 
 
 def test_every_name_that_a_click_puts_in_is_one_of_the_language(desk: Desk) -> None:

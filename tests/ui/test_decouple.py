@@ -12,16 +12,16 @@ import pytest
 
 from mixer import Desk, SamplingParams
 from mixer.errors import Unsupported
-from mixer.ui import snippets
 from mixer.ui.api import _generate, _here
-from mixer.ui.decouple import mixed, places, scales, settled
-from mixer.ui.export import Wish, write
-from mixer.ui.registry import Live
-from mixer.ui.request import request
-from mixer.ui.state import State
-from mixer.ui.stream import run
-from mixer.ui.tools import _tell, _visit
-from mixer.ui.value import DeckValue, read_value
+from mixer.ui.controls.tools import _tell, _visit
+from mixer.ui.live.browsers import Live
+from mixer.ui.live.stream import run
+from mixer.ui.panels.export import Wish, write
+from mixer.ui.state import snippets
+from mixer.ui.state.controls import DeckValue, read_value
+from mixer.ui.state.decouple import mixed, places, scales, settled
+from mixer.ui.state.page_state import State
+from mixer.ui.state.request import request
 
 ASKED = {"formality": 0.6, "sentiment": -0.4}
 STATE = State("The door was", positions=ASKED, tokens=12, seed=3, decouple=True)

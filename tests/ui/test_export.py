@@ -11,9 +11,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from mixer import Desk, MixerError, load_mix
-from mixer.mixfile import load_steering
-from mixer.ui.export import read_wish, write
-from mixer.ui.state import State
+from mixer.files.mix_file import load_steering
+from mixer.ui.panels.export import read_wish, write
+from mixer.ui.state.page_state import State
 
 STATE = State(positions={"poetry": 0.8, "formality": -0.4}).json()
 

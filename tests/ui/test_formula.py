@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer.formula.bind import Vocabulary, bind
-from mixer.formula.nodes import Term
-from mixer.formula.parse import parse
-from mixer.mix import Attribute
-from mixer.ui.formula import positions_of, recipe, rewrite
-from mixer.ui.value import LIMIT
+from mixer.formula.parser import parse
+from mixer.formula.tree import Term
+from mixer.ui.state.controls import LIMIT
+from mixer.ui.state.formula_text import positions_of, recipe, rewrite
+from mixer.values.mix import Attribute
 
 LABELS = {
     "formality": ("informal", "formal"),

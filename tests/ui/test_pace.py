@@ -6,7 +6,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer.ui.pace import RATE, URGENT, Pace, Tempo
+from mixer.ui.live.pace import RATE, URGENT, Pace, Tempo
 
 
 class Clock:

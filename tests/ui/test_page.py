@@ -9,12 +9,13 @@ from types import ModuleType
 import pytest
 
 from mixer import Desk
+from mixer.resources import WEB
 from mixer.ui import build
-from mixer.ui.assets import FOLDER, head, read
+from mixer.ui.web import head, read
 from tests.ui.conftest import in_loop
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = "".join(read(path.name) for path in sorted(FOLDER.glob("*.js")))
+SCRIPTS = "".join(read(path.name) for path in sorted(WEB.glob("*.js")))
 
 
 @pytest.fixture

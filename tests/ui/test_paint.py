@@ -11,8 +11,8 @@ import pytest
 
 from mixer import Desk, Effects, SamplingParams, Segment, Steering, effects
 from mixer.errors import MixerError
-from mixer.ui.paint import painting, run
-from mixer.ui.written import write_written
+from mixer.ui.panels.paint import painting, run
+from mixer.ui.state.segments import write_written
 
 PROMPT = "The last train of the evening was"
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from mixer import Desk
-from mixer.presets import load_presets
-from mixer.ui import presets as ui
-from mixer.ui.box import answer
+from mixer.files.presets import load_presets
+from mixer.ui.controls.formula_box import answer
 from mixer.ui.page import OPENING
-from mixer.ui.state import State, read_query, write_query
+from mixer.ui.state import presets as ui
+from mixer.ui.state.link import read_query, write_query
+from mixer.ui.state.page_state import State
 
 
 def test_every_preset_is_a_state_of_the_shipped_desk_and_the_page_opens_with_one(desk: Desk) -> None:

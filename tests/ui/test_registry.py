@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer import Desk, SamplingParams, Steering
-from mixer.desk import BASE
-from mixer.ui.registry import LATER, Live, Registry, Take
-from mixer.ui.value import REST, DeckValue
+from mixer.resources import BASE
+from mixer.ui.live.browsers import LATER, Live, Registry, Take
+from mixer.ui.state.controls import REST, DeckValue
 
 
 def take_of(desk: Desk) -> Take:

@@ -13,9 +13,9 @@ from hypothesis import given
 
 from mixer import Desk, SamplingParams
 from mixer.cli import main
-from mixer.steering import Steering
-from mixer.ui import snippets
-from mixer.ui.state import State
+from mixer.ui.state import snippets
+from mixer.ui.state.page_state import State
+from mixer.values.steering import Steering
 from tests.ui.test_state import states
 
 STATE = State(

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer.errors import MixerError
-from mixer.steering import REST, Steering
-from mixer.ui.state import MOST_PARTS, State, read_query, read_state, write_query
-from mixer.ui.value import LIMIT, MODES, MOST_TOKENS
+from mixer.ui.state.controls import LIMIT, MODES, MOST_TOKENS
+from mixer.ui.state.link import MOST_PARTS, read_query, write_query
+from mixer.ui.state.page_state import State, read_state
+from mixer.values.steering import REST, Steering
 
 NAMES = ("formality", "humor", "seed", "r.x", "__odd", "p", "a b&c=d")  # some of them mean something in a link
 HEADS: tuple[str, ...] = ("humor", "toxicity", "x.y")

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from mixer import Desk, SamplingParams, Steering
 from mixer.errors import MixerError
-from mixer.ui.formula import Recipe, recipe
-from mixer.ui.registry import Live
-from mixer.ui.stage import Frame
-from mixer.ui.stream import Measure, run, shortened
-from mixer.ui.value import DeckValue, describe, options
+from mixer.ui.controls.stage import Frame
+from mixer.ui.live.browsers import Live
+from mixer.ui.live.stream import Measure, run, shortened
+from mixer.ui.state.controls import DeckValue, describe, options
+from mixer.ui.state.formula_text import Recipe, recipe
 
 PROMPT = "The door was"
 

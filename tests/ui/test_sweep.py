@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer import Desk
-from mixer.csvfile import read_table
 from mixer.errors import MixerError
-from mixer.ui.request import request
-from mixer.ui.state import State, read_state
-from mixer.ui.sweep import Question, read_question, run, stops
+from mixer.files.csv_table import read_table
+from mixer.ui.panels.sweep import Question, read_question, run, stops
+from mixer.ui.state.page_state import State, read_state
+from mixer.ui.state.request import request
 
 
 def posted(desk: Desk, **changes: Any) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from mixer import Desk
-from mixer.ui.state import State, read_query, write_query
-from mixer.ui.tools import LONGEST_LINK, _tell, _visit
+from mixer.ui.controls.tools import LONGEST_LINK, _tell, _visit
+from mixer.ui.state.link import read_query, write_query
+from mixer.ui.state.page_state import State
 from tests.ui.test_state import json as any_json
 
 

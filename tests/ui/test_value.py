@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer.errors import MixerError
-from mixer.steering import BUDGET, Steering
-from mixer.ui.value import (
+from mixer.ui.state.controls import (
     LIMIT,
     MAX_SEQ,
     REST,
@@ -22,6 +21,7 @@ from mixer.ui.value import (
     read_steering,
     read_value,
 )
+from mixer.values.steering import BUDGET, Steering
 
 NAMES = ("formality", "humor", "poetry")
 HEADS = ("humor", "toxicity")

@@ -12,9 +12,10 @@ import pytest
 from gradio.components.api_component import Api
 
 from mixer import Desk
-from mixer.ui import build, words
-from mixer.ui.assets import FOLDER
-from mixer.ui.words import LANGUAGES, catalogs
+from mixer.resources import WEB
+from mixer.ui import build
+from mixer.ui import translations as words
+from mixer.ui.translations import LANGUAGES, catalogs
 from tests.ui.conftest import in_loop
 
 SAID = re.compile(r'\b(?:say\(|known\(s\.\w+,)\s*"((?:[^"\\]|\\.)*)"')
@@ -58,7 +59,7 @@ def said(desk: Desk) -> set[str]:
             given = [getattr(block, name, None) for name in ("label", "info", "placeholder")]
             given += [block.value] if isinstance(block, gr.Button) else []
             found |= {text for text in given if isinstance(text, str)}
-    for path in [*FOLDER.glob("*.js"), *Path(words.__file__).parent.glob("*.py")]:
+    for path in [*WEB.glob("*.js"), *Path(words.__file__).parent.glob("*.py")]:
         found |= {json.loads(f'"{text}"') for text in SAID.findall(path.read_text(encoding="utf-8"))}
     for attribute in desk.vocabulary.attributes.values():
         found |= {attribute.name.replace("_", " "), *attribute.labels, attribute.description}

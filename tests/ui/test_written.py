@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from mixer import Desk, SamplingParams, Steering
 from mixer.errors import MixerError, Unsupported
-from mixer.ui.registry import Live
-from mixer.ui.stream import run
-from mixer.ui.value import DeckValue
-from mixer.ui.written import read_written, write_written
+from mixer.ui.live.browsers import Live
+from mixer.ui.live.stream import run
+from mixer.ui.state.controls import DeckValue
+from mixer.ui.state.segments import read_written, write_written
 
 PROMPT = "The door was"
 SOUND: dict[str, Any] = {"formula": None, "temperature": 0.8, "least": 2, "parts": [{"tokens": [5, 6, 7]}]}

@@ -11,10 +11,10 @@ import gradio as gr
 import pytest
 
 from mixer import Desk, SamplingParams
-from mixer.ui.formula import Recipe
-from mixer.ui.registry import Live
-from mixer.ui.value import DeckValue, describe
-from mixer.ui.zero import LONGEST, Zero, _seconds, wanted
+from mixer.ui.live.browsers import Live
+from mixer.ui.live.zero_gpu import LONGEST, Zero, _seconds, wanted
+from mixer.ui.state.controls import DeckValue, describe
+from mixer.ui.state.formula_text import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 

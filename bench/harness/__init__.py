@@ -1,0 +1,1 @@
+"""What the benchmarks share: processes of their own, peers, checks, a simulated user, tables."""

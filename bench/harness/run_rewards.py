@@ -1,0 +1,235 @@
+"""The desk steered by rewards, under measurement; runs in a worker process.
+
+Beside what users have, ways that are measured and never shipped: every head as a product with the whole vocabulary, and
+a reward model that is asked for one token after another. References for the gates are plain torch, over whole texts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mixer.adapters.fingerprint import base_fingerprint
+from mixer.decoding.reference import first_logprobs
+from mixer.decoding.session import Session, Step
+from mixer.desk import Desk
+from mixer.model.model import SCRATCH
+from mixer.rewards.controller import SPENT, Course, Helm, Steered
+from mixer.rewards.files import calibration_record
+from mixer.rewards.heads import Calibration, advantage, fused_matrix, likely
+from mixer.rewards.rad import REPORT, WEIGHTS, Rad
+from mixer.rewards.reference import steer
+from mixer.values.sampling import SamplingParams
+from mixer.values.steering import Steering
+
+TREE, SEQUENTIAL, BOTH = "tree", "sequential", "both"
+SPREAD = 0.15  # of the rewards that a random output gives
+FLOOR = -30.0  # log-probabilities below are not compared
+
+
+class Host:
+    """A desk with reward heads, and a reward model under the names `TREE`, `SEQUENTIAL` and `BOTH`.
+
+    Args:
+        teacher: folder of a trained reward model; one that costs the same is made if None.
+    """
+
+    def __init__(self, base: str, anchors: str, dtype: str, threads: int, teacher: str | None) -> None:
+        torch.set_num_threads(threads)
+        transformers.utils.logging.disable_progress_bar()
+        self._desk = Desk.load(base, anchors, device="cpu", dtype=dtype, auto_fold=False)
+        # Every text has its full length. To bar its end would not do: it may be all that RAD's cut leaves.
+        self._desk._model.eos_ids = frozenset()
+        self._helm = self._desk._catalog.helm
+        with tempfile.TemporaryDirectory(prefix="mixer-bench-") as folder:
+            self._desk.add_reward(TREE, teacher or make_teacher(self._desk, Path(folder)))
+        rad: Any = self._helm.models[TREE]
+        self._both = Both(rad)
+        self._helm.models[SEQUENTIAL], self._helm.models[BOTH] = Sequential(rad), self._both
+        self._apart = Apart(self._helm.heads, self._desk._model.embedding.float())
+
+    def facts(self) -> dict[str, Any]:
+        """Versions and sizes."""
+        desk = self._desk
+        vocab, size = desk._model.embedding.shape
+        return {
+            "torch": torch.__version__,
+            "context": desk.context,
+            "heads": list(self._helm.heads),
+            "vocab": vocab,
+            "size": size,
+        }
+
+    def write(
+        self, prompts: Sequence[str], tokens: int, seed: int, steering: Mapping[str, Any], apart: bool = False
+    ) -> dict[str, Any]:
+        """One text a prompt, all in lockstep: seconds of each step after the first, and nats a token.
+
+        Args:
+            steering: of `Steering`. apart: see `Apart`.
+        """
+        sessions = [self._session(p, tokens, seed + row, steering, apart) for row, p in enumerate(prompts)]
+        times = [perf_counter() for _ in self._desk.lockstep(*sessions)]
+        nats = sum(session.stats.nats for session in sessions) / len(sessions)
+        return {"steps": [after - before for before, after in pairwise(times)], "nats": nats}
+
+    def at_rest(self, prompt: str, tokens: int, seed: int, steering: Mapping[str, Any]) -> float:
+        """Largest difference of a log-probability from the text without rewards; infinite if the text is another."""
+        plain = self._steps(self._session(prompt, tokens, seed, {}))
+        rest = self._steps(self._session(prompt, tokens, seed, steering))
+        if [step.token_id for step in rest] != [step.token_id for step in plain]:
+            return math.inf
+        return max(abs(a.logprob - b.logprob) for a, b in zip(rest, plain, strict=True))
+
+    def by_heads(
+        self, prompt: str, tokens: int, seed: int, steering: Mapping[str, Any], apart: bool = False
+    ) -> dict[str, float]:
+        """Largest difference from the reference, of the first token's log-probabilities and of those of a text's own
+        tokens, and most nats of a step."""
+        session = self._session(prompt, tokens, seed, steering, apart)
+        expected = self._expected(session.prompt_ids, 1, Steering(**steering), 1.0, apart)[0]
+        off = float((first_logprobs(session).clamp(FLOOR) - expected.clamp(FLOOR)).abs().max())
+        steps = self._steps(session)
+        ids = [*session.prompt_ids, *session.token_ids[:-1]]
+        along = self._expected(ids, len(steps), Steering(**steering), session.params.temperature, apart)
+        for step, row in zip(steps, along, strict=True):
+            off = max(off, abs(step.logprob - float(row[step.token_id])))
+        return {"off": off, "nats": max(step.nats for step in steps)}
+
+    def by_model(self, prompt: str, tokens: int, seed: int, steering: Mapping[str, Any]) -> dict[str, float]:
+        """Largest difference between rewards in one pass and one after another, over all steps of a text whose steering
+        names `BOTH`; and how many of them are neither 0 nor 1."""
+        self._both.reset()
+        self._steps(self._session(prompt, tokens, seed, steering))
+        return {"off": self._both.off, "inside": self._both.inside / max(1, self._both.asked)}
+
+    def _session(
+        self, prompt: str, tokens: int, seed: int, steering: Mapping[str, Any], apart: bool = False
+    ) -> Session:
+        params = SamplingParams(max_new_tokens=tokens, seed=seed)
+        session = self._desk.session(prompt, params=params, draft="off", steering=Steering(**steering))
+        if apart:
+            session.helm = self._apart
+        return session
+
+    @staticmethod
+    def _steps(session: Session) -> list[Step]:
+        return list(session)
+
+    @torch.inference_mode()
+    def _expected(
+        self, ids: Sequence[int], last: int, steering: Steering, temperature: float, fused: bool = False
+    ) -> Tensor:
+        """Log-probabilities at temperature 1 after each of a text's `last` last tokens, `(last, V)`, as
+        `mixer.rewards.heads` defines them."""
+        model = self._desk._model
+        with model.lock:
+            model.network.reserve(1, len(ids))
+            wanted = range(len(ids) - last, len(ids))
+            logits = model.network.forward(ids, [SCRATCH] * len(ids), range(len(ids)), wanted)
+            states = model.network.states
+        rewards = [self._helm.heads[name] for name in steering.positions]
+        positions = list(steering.positions.values())
+        if fused or steering.fused:
+            strengths = [r.fused_strength(position, SPENT) for r, position in zip(rewards, positions, strict=True)]
+            matrix = fused_matrix([reward.head for reward in rewards], strengths)
+            return torch.log_softmax(states @ matrix.T @ self._embedding.T, -1)
+        before = torch.log_softmax(logits / temperature, -1)
+        probs = torch.where(likely(before, steering.reach), before.exp(), 0.0)
+        bias = torch.zeros_like(before)
+        for reward, position in zip(rewards, positions, strict=True):
+            measured = reward.calibration
+            values = reward.head.rewards(states, self._embedding)
+            bias += position * measured.betas[SPENT] * advantage(values, probs, measured.sigma, measured.clip)
+        budget = math.inf if steering.budget is None else steering.budget
+        after = steer(before, bias, budget, steering.reach, cut=steering.cut)
+        return torch.log_softmax(temperature * after, -1)
+
+    @cached_property
+    def _embedding(self) -> Tensor:
+        return self._desk._model.embedding.float()
+
+
+class Apart(Helm):
+    """Heads as they would be without this project: each one's rewards of all tokens, added to the logits.
+
+    The same distribution as fused heads have, at the price of a product with the whole vocabulary for every head.
+    """
+
+    def steer(
+        self,
+        logits: Tensor,
+        state: Tensor,
+        course: Course,
+        temperature: float = 1.0,
+        ids: Sequence[int] = (),
+        plain: Tensor | None = None,
+        origin: Tensor | None = None,
+    ) -> Steered:
+        """See `Helm`; knows no clip and no budget."""
+        for name in course.own:
+            rewards = self.heads[name].head.rewards(state, self._embedding)
+            logits = logits + self.heads[name].fused_strength(course.steering.positions[name], SPENT) * rewards
+        return Steered(logits)
+
+
+class Sequential:
+    """A reward model that is asked for one token after another, as the paper's own code does."""
+
+    def __init__(self, model: Rad) -> None:
+        self.model, self.calibration, self.reach = model, model.calibration, model.reach
+
+    def rewards(self, ids: Sequence[int], tokens: Sequence[int]) -> Tensor:
+        """See `Rad.sequential`."""
+        return self.model.sequential(ids, tokens)
+
+
+class Both(Sequential):
+    """Asked in both ways; keeps the largest difference between them, and how many rewards were neither 0 nor 1."""
+
+    off, inside, asked = 0.0, 0, 0
+
+    def reset(self) -> None:
+        """Forget what was seen."""
+        self.off, self.inside, self.asked = 0.0, 0, 0
+
+    def rewards(self, ids: Sequence[int], tokens: Sequence[int]) -> Tensor:
+        """See `Rad.rewards`."""
+        found = self.model.rewards(ids, tokens)
+        self.off = max(self.off, float((found - super().rewards(ids, tokens)).abs().max()))
+        self.inside += int(((found > 0) & (found < 1)).sum())
+        self.asked += len(tokens)
+        return found
+
+
+def make_teacher(desk: Desk, folder: Path) -> Path:
+    """A reward model with the base's own weights, in bfloat16 as they are trained, and a random output.
+
+    It knows nothing of any attribute, and costs what a trained one does.
+    """
+    lm, model = desk.base_model, desk._model
+    _, state = model.read(model.encode("Once upon a time"), (0.0,) * len(desk.anchors))
+    generator = torch.Generator().manual_seed(0)
+    weight = SPREAD * torch.randn(state.shape, generator=generator) / state.norm()
+    network: Any = lm.base_model
+    tensors = {f"backbone.{name}": w.detach().bfloat16().contiguous() for name, w in network.named_parameters()}
+    save_file(tensors | {"weight": weight, "bias": torch.tensor(0.5)}, folder / WEIGHTS)
+    record = {
+        "made_from": {"config": {"lora": 0}},
+        "base_fingerprint": base_fingerprint(lm),
+        "calibration": calibration_record(Calibration(SPREAD, 1 / SPREAD, {0.1: 0.5, SPENT: 1.0}, {})),
+    }
+    (folder / REPORT).write_text(json.dumps(record), encoding="utf-8")
+    return folder

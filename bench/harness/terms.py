@@ -1,0 +1,107 @@
+"""The other way of running a formula: the desk's own network, called once for every term; and what drafts could reach.
+
+The published implementation of model arithmetic (arXiv 2311.14479) runs each term as a forward pass of its own. Here
+each does so at the desk's speed, without the desk's scheduler. Runs in a worker process.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixer.decoding.evaluate import evaluate
+from mixer.decoding.sampler import Sampler, warp
+from mixer.decoding.text import encode_branch
+from mixer.desk import Desk
+from mixer.formula.bind import Bound
+from mixer.values.mix import Mix
+from mixer.values.sampling import SamplingParams
+
+
+class OneByOne:
+    """A formula's terms, each in a row and a forward pass of its own; use it as a context.
+
+    Args:
+        formula: one that asks no judges.
+        tokens: room for the text.
+    """
+
+    def __init__(self, desk: Desk, formula: str | Bound, prompt: str, tokens: int) -> None:
+        self.bound = formula if isinstance(formula, Bound) else desk.formula(formula).bound
+        self._model = desk._model
+        self._prompts = {branch: encode_branch(self._model, branch, prompt) for branch in self.bound.rows}
+        self._tokens = tokens
+
+    def __enter__(self) -> OneByOne:
+        self._model.lock.acquire()
+        network = self._model.network
+        network.reserve(1 + len(self._prompts), max(map(len, self._prompts.values())) + self._tokens)
+        for row, branch in enumerate(self._prompts, 1):
+            network.gate[row] = branch.under(Mix()).coefficients(self._model.anchors)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for row in range(1, 1 + len(self._prompts)):
+            self._model.network.gate[row] = None
+        self._model.lock.release()
+
+    def logprobs(self, before: int, new: list[int]) -> Tensor:
+        """After each of `new` tokens, before which `before` others were read: the formula's, `(len(new), V)`.
+
+        No token before, no new ones: the prompt is read, `(1, V)`.
+        """
+        found = {}
+        for row, (branch, prompt) in enumerate(self._prompts.items(), 1):
+            ids, at = (new, len(prompt) + before) if new else (prompt, 0)
+            wanted = range(len(new)) if new else [len(prompt) - 1]
+            logits = self._model.network.forward(ids, [row] * len(ids), range(at, at + len(ids)), wanted)
+            found[branch] = torch.log_softmax(logits[:, : self._model.vocab], dim=-1)
+        return evaluate(self.bound, found)
+
+    @torch.inference_mode()
+    def write(self, params: SamplingParams) -> dict[str, Any]:
+        """One text: its token ids, seconds to the first token, seconds of each step after it."""
+        assert params.seed is not None
+        sampler, tokens, times = Sampler([params], self._model.eos_ids), [], [perf_counter()]
+        for step in range(params.max_new_tokens):
+            logprobs = self.logprobs(max(0, step - 1), tokens[-1:])
+            (token,), _ = sampler(logprobs, [params.seed], [step], [step >= params.min_new_tokens])
+            tokens.append(token)
+            times.append(perf_counter())
+        return {"tokens": tokens, "first": times[1] - times[0], "steps": [b - a for a, b in pairwise(times[1:])]}
+
+    @torch.inference_mode()
+    def along(self, tokens: list[int]) -> Tensor:
+        """Before each token of a text, `(len(tokens), V)`."""
+        first = self.logprobs(0, [])
+        return torch.cat([first, self.logprobs(0, tokens[:-1])]) if len(tokens) > 1 else first
+
+
+def acceptance(desk: Desk, target: str, draft: str, prompt: str, tokens: list[int], params: SamplingParams) -> dict:
+    """How likely a guess of the next token holds, averaged over a text's positions: `best` and `coupled`, as `overlap`
+    gives them for the two formulas' probabilities after temperature and truncation."""
+    found = []
+    for formula in (target, draft):
+        with OneByOne(desk, formula, prompt, len(tokens)) as terms:
+            found.append([warp(row, params).exp() for row in terms.along(tokens)])
+    shares = [overlap(p, q) for p, q in zip(*found, strict=True)]
+    best, coupled = (sum(column) / len(tokens) for column in zip(*shares, strict=True))
+    return {"best": best, "coupled": coupled}
+
+
+def overlap(p: Tensor, q: Tensor) -> tuple[float, float]:
+    """How likely draws from two distributions `(V,)` are equal: at best, and with shared Gumbel noise.
+
+    That is sum_i min(p_i, q_i), which no way of drawing exceeds (arXiv 2211.17192), and
+    sum_i 1 / sum_j max(p_j / p_i, q_j / q_i) (arXiv 2408.07978).
+    """
+    some = (p > 0) | (q > 0)
+    p, q = p[some].double(), q[some].double()
+    order = (q / p).argsort()  # p_j / p_i is the larger one for all j up to i, q_j / q_i for those behind
+    p, q = p[order], q[order]
+    shares = 1 / (p.cumsum(0) / p + (q.sum() - q.cumsum(0)) / q)
+    return float(torch.minimum(p, q).sum()), float(shares.nan_to_num(0.0).sum())

@@ -1,0 +1,134 @@
+"""One process a runtime, at the other end of a pipe: questions and answers are lines of JSON.
+
+A worker that is not asked sleeps in a read, and its threads with it, so that no system's thread pool, allocator or
+garbage collector stands in another's way, and each is measured as it would run alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from mixer.errors import MixerError
+
+# Idle OpenMP threads spin for some milliseconds before they sleep; the next system waits for that.
+PAUSE = 0.02
+HOSTS = {
+    "mixer": "bench.harness.run_mixer",
+    "steered": "bench.harness.run_rewards",
+    "torch": "bench.harness.run_torch",
+    "llama.cpp": "bench.harness.run_llama_cpp",
+}
+
+
+class WorkerFailed(MixerError):
+    """A system that could not be loaded or did not survive its run."""
+
+
+class Worker:
+    """A runtime in a process of its own; made by `Worker(kind, ...)`, which returns before it is ready.
+
+    Args:
+        kind: a key of `HOSTS`.
+        options: what that module's `Host` is made with, as JSON knows it.
+        threads: most threads of its OpenMP pools.
+    """
+
+    def __init__(self, kind: str, threads: int, **options: Any) -> None:
+        self.kind = kind
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.harness.worker", kind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self._send({"threads": threads, **options})
+
+    def ready(self) -> Any:
+        """Wait until it is loaded; what it says of itself.
+
+        Raises:
+            WorkerFailed: it cannot be loaded, with the reason.
+        """
+        return self._receive()
+
+    def ask(self, question: str, **values: Any) -> Any:
+        """Call a method of the host.
+
+        Raises:
+            WorkerFailed: the method raised, or the process ended.
+        """
+        time.sleep(PAUSE)
+        self._send({"question": question, "values": values})
+        return self._receive()
+
+    def close(self) -> None:
+        """End the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                with suppress(BrokenPipeError):  # it ended before it had read all
+                    pipe.close()
+        self._process.wait()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _send(self, record: dict[str, Any]) -> None:
+        assert self._process.stdin
+        try:
+            print(json.dumps(record), file=self._process.stdin, flush=True)
+        except BrokenPipeError as error:
+            raise WorkerFailed(f"The process that runs {self.kind} has ended.", "Its stderr says why.") from error
+
+    def _receive(self) -> Any:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise WorkerFailed(f"The process that runs {self.kind} has ended.", "Its stderr says why.")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerFailed(f"{self.kind}: {answer['error']}")
+        return answer["answer"]
+
+
+def serve(argv: Sequence[str]) -> None:
+    """The worker's side: make the host, then answer until the pipe closes."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print must not come between the answers
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    host: Any = None
+    for line in sys.stdin:
+        record = json.loads(line)
+        try:
+            if host is None:
+                host = importlib.import_module(HOSTS[argv[0]]).Host(**record)
+                answer = host.facts()
+            else:
+                answer = getattr(host, record["question"])(**record["values"])
+            result = {"answer": answer}
+        except MixerError as error:
+            result = {"error": str(error)}
+        except Exception as error:  # the parent decides what a failed system means
+            result = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(result), file=answers, flush=True)
+        if host is None:
+            return
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1:])

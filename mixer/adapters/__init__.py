@@ -1,0 +1,1 @@
+"""LoRA adapters as they lie on disk, and what was measured about them."""

@@ -1,0 +1,176 @@
+"""Commands that write text, and the list of what is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from mixer.cli.options import command, load_desk, mix_options, read_mix, read_steering, steering_options
+from mixer.errors import UnknownName
+from mixer.values.mix import POLES, Mix, Setting
+
+if TYPE_CHECKING:
+    from mixer.files.presets import Preset
+
+
+def add(commands: Any) -> None:
+    """Add these commands to the parser."""
+    one = command(commands, "generate", generate, "write a text under a mix", desk=True)
+    one.add_argument("prompt")
+    mix_options(one)
+    steering_options(one)
+    how = one.add_mutually_exclusive_group()
+    how.add_argument(
+        "--formula", help="what to write by, such as 'base - 0.6*[base] @ \"Rudely:\"'; sliders by default"
+    )
+    how.add_argument("--preset", metavar="NAME", help="one of `presets`; with its sliders unless a mix is given")
+    one.add_argument(
+        "--draft", default="auto", help="who guesses tokens ahead: auto (the formula's own), off, ngram or base"
+    )
+    one.add_argument("--max-new-tokens", type=int, default=120)
+    one.add_argument("--min-new-tokens", type=int, default=0, help="the text may not end before")
+    one.add_argument("--temperature", type=float, default=0.8)
+    one.add_argument("--top-p", type=float, default=0.95)
+    one.add_argument("--seed", type=int)
+
+    explain = command(commands, "formula", explain_formula, "say what a formula does, without running it", desk=True)
+    explain.add_argument("formula")
+    command(commands, "presets", list_presets, "list formulas for known techniques")
+    command(commands, "attributes", attributes, "list attributes, poles, anchors and rewards", desk=True)
+
+
+def generate(options: argparse.Namespace) -> dict:
+    """Stream a text to stdout; its facts as the result."""
+    from mixer import SamplingParams
+
+    params = SamplingParams(
+        max_new_tokens=options.max_new_tokens,
+        min_new_tokens=options.min_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        seed=options.seed,
+    )
+    preset = find_preset(options.preset) if options.preset else None
+    formula = preset.formula if preset else options.formula
+    mix, steering = read_mix(options), read_steering(options)
+    if preset and not options.set and not options.mix:
+        mix = Mix({name: Setting.at(position) for name, position in preset.settings.items()})
+    desk = load_desk(options, mix, steering)
+    session = desk.session(options.prompt, mix, params, formula=formula, draft=options.draft, steering=steering)
+    levels = {}
+    # What is printed cannot be taken back, and banned words are: such a text is shown when it is whole.
+    live = not options.json and not session.bound.bans
+    for step in session:
+        levels = step.levels
+        if live:
+            print(step.text, end="", flush=True)
+    if not options.json:
+        print("" if live else session.text)
+    stats = session.stats
+    return {
+        "text": session.text,
+        "token_ids": session.token_ids,
+        "finish_reason": session.finish_reason,
+        "mix": {
+            "positions": {name: at.position for name, at in mix.settings.items()},
+            "rule": mix.rule,
+            "coefficients": dict(mix.weights),
+            "key": mix.key,
+        },
+        "formula": formula or "sliders",
+        "steering": {
+            "rewards": dict(steering.positions),
+            "levels": dict(steering.levels),
+            "budget": steering.budget,
+            "whole": steering.whole,
+        },
+        "stats": {
+            "first_token_ms": stats.first_token_ms,
+            "tokens_per_second": stats.tokens_per_second,
+            "exact": stats.exact,
+            "acceptance": stats.acceptance,
+            "nats": stats.nats,
+            "most_nats": stats.most_nats,
+            "readings": dict(levels),
+            "seed": session.seed,
+        },
+    }
+
+
+def explain_formula(options: argparse.Namespace) -> dict:
+    """A formula's weight S and effective exponents."""
+    plan = load_desk(options).formula(options.formula)
+    report = plan.report
+    found = {
+        "formula": str(plan),
+        "weight": report.weight,
+        "rows": len(plan.bound.rows),
+        "summands": [{"text": s.text, "factor": s.factor, "exponent": s.exponent} for s in report.summands],
+        "bans": list(plan.bound.bans),
+        "draft": str(plan.bound.draft.formula) if plan.bound.draft else None,
+        "warnings": list(report.warnings),
+    }
+    if not options.json:
+        shown = "depends on the text" if report.weight is None else f"{report.weight:.6g}"
+        print(f"S {shown}, {found['rows']} rows of one pass")
+        for summand in report.summands:
+            exponent = "varies" if summand.exponent is None else f"{summand.exponent:+.4g}"
+            print(f"{exponent:>10}  {summand.text}")
+        for warning in report.warnings:
+            print(f"Mind: {warning}")
+    return found
+
+
+def list_presets(options: argparse.Namespace) -> dict:
+    """Formulas for known techniques."""
+    from mixer.files.presets import load_presets
+
+    presets = load_presets()
+    if not options.json:
+        for preset in presets:
+            print(f"{preset.name}\n    {preset.formula}\n    {preset.about}")
+    return {"presets": [{"name": p.name, "formula": p.formula, "about": p.about} for p in presets]}
+
+
+def find_preset(name: str) -> Preset:
+    """A preset by name, in upper or lower case.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    from mixer.files.presets import load_presets
+
+    presets = {preset.name.lower(): preset for preset in load_presets()}
+    if name.lower() not in presets:
+        raise UnknownName("preset", name, [preset.name for preset in presets.values()])
+    return presets[name.lower()]
+
+
+def attributes(options: argparse.Namespace) -> dict:
+    """A table of what is loaded; the same facts as the result."""
+    desk = load_desk(options)
+    listed = {
+        attribute.name: {
+            "labels": dict(zip(POLES, attribute.labels, strict=True)),
+            "description": attribute.description,
+            "anchors": {
+                anchor.name: {"rank": anchor.rank, "lora_alpha": anchor.lora_alpha, "path": anchor.path}
+                for anchor in attribute.anchors
+            },
+        }
+        for attribute in desk.attributes.values()
+    }
+    if not options.json:
+        for name, facts in listed.items():
+            labels, anchors = facts["labels"], facts["anchors"]
+            ranks = ", ".join(f"{anchor} (rank {fact['rank']})" for anchor, fact in anchors.items())
+            print(f"{name:12} {labels['negative']} … {labels['positive']}: {ranks}")
+        if desk.rewards:
+            print(f"{'rewards':12} {', '.join(desk.rewards)}")
+    return {
+        "base": desk.name,
+        "context": desk.context,
+        "attributes": listed,
+        "anchors": list(desk.anchors),
+        "rewards": list(desk.rewards),
+    }

@@ -1,0 +1,206 @@
+"""What every command shares: its parser, and the desk that its options ask for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixer.errors import InvalidValue, UnknownName
+from mixer.resources import ROOT
+from mixer.values.mix import POLES, RULES, Mix, Setting
+from mixer.values.steering import BUDGET, REST, Steering
+
+if TYPE_CHECKING:
+    from mixer.desk import Desk
+
+REWARDS = ROOT / "runs" / "rewards"  # reward models and caches; nothing of these ships
+
+
+def command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], dict], text: str, desk: bool = False
+) -> argparse.ArgumentParser:
+    """A subcommand that runs `run`; with the options of `Desk.load` if it needs a desk."""
+    added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    added.set_defaults(run=run)
+    added.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+    if desk:
+        added.add_argument("--base", help="folder or hub id of a causal LM; the embedded one by default")
+        added.add_argument("--anchors", help="folder or hub id of anchors; the shipped ones by default")
+        added.add_argument("--device", default="auto")
+        added.add_argument("--dtype", default="auto")
+        added.add_argument("--quantize", metavar="SCHEME", help="nf4 or int8, through bitsandbytes")
+        added.add_argument("--device-map", metavar="MAP", help="auto, balanced or sequential: a base over devices")
+        formula_sources(added)
+    return added
+
+
+def formula_sources(parser: argparse.ArgumentParser) -> None:
+    """The options that load what formulas can name besides anchors."""
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="NAME=SOURCE", help="another base for formulas; may be repeated"
+    )
+    parser.add_argument(
+        "--judge",
+        action="append",
+        default=[],
+        metavar="NAME=SOURCE[#LABEL]",
+        help="a transformers sequence classifier as a judge for formulas; may be repeated",
+    )
+    parser.add_argument(
+        "--reward-model",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="a trained reward model, to steer like a reward head; may be repeated",
+    )
+
+
+def read_sources(options: argparse.Namespace) -> list[tuple[str, str, str, str]]:
+    """What `formula_sources` asks for, as (`model`, `judge` or `reward`, name, source, label or nothing).
+
+    Raises:
+        InvalidValue: an option is not of its form.
+    """
+    found = [("model", *_named("--model", text), "") for text in options.model]
+    for text in options.judge:
+        name, source = _named("--judge", text)
+        source, _, label = source.partition("#")
+        found.append(("judge", name, source, label))
+    return found + [("reward", *_named("--reward-model", text), "") for text in options.reward_model]
+
+
+def add_sources(desk: Desk, options: argparse.Namespace) -> None:
+    """Load what `formula_sources` asked for.
+
+    Raises:
+        MixerError: an option is not of its form, or what it names cannot be used.
+    """
+    for kind, name, source, label in read_sources(options):
+        if kind == "model":
+            desk.add_model(name, source)
+        elif kind == "judge":
+            desk.add_judge(name, source, label or None)
+        else:
+            desk.add_reward(name, source)
+
+
+def _named(option: str, text: str) -> tuple[str, str]:
+    name, _, source = text.partition("=")
+    if not name or not source:
+        raise InvalidValue(f"{option} {text!r} names nothing.", "Write it as NAME=SOURCE, a folder or hub id.")
+    return name, source
+
+
+def load_desk(options: argparse.Namespace, mix: Mix | None = None, steering: Steering | None = None):
+    """The desk that the options ask for.
+
+    Raises:
+        MixerError: it cannot be loaded, or `mix` or `steering` names an attribute, anchor or reward that it lacks.
+    """
+    from mixer import Desk
+
+    desk = Desk.load(
+        options.base,
+        options.anchors,
+        device=options.device,
+        dtype=options.dtype,
+        quantize=options.quantize,
+        device_map=options.device_map,
+    )
+    add_sources(desk, options)
+    if mix is not None:
+        for attribute in mix.settings:
+            if attribute not in desk.attributes:
+                raise UnknownName("attribute", attribute, desk.attributes)
+        mix.coefficients(desk.anchors)
+    for name in steering.heads if steering else ():
+        if name not in desk.rewards:
+            raise UnknownName("reward", name, desk.rewards)
+    return desk
+
+
+def mix_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which mix a command is about."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="ATTRIBUTE=POSITION", help="-1 to 1; may be repeated"
+    )
+    parser.add_argument(
+        "--mix", type=Path, metavar="FILE", help="a mix saved as YAML; --set and --rule replace what it says"
+    )
+    parser.add_argument("--rule", choices=RULES, help="offset by default")
+
+
+def read_mix(options: argparse.Namespace) -> Mix:
+    """The mix that `--mix`, `--set` and `--rule` make; an attribute that is set loses the file's raw coefficients.
+
+    Raises:
+        MixerError: the file holds no mix, or a setting is none.
+    """
+    settings = {name: Setting.at(position) for name, position in map(setting, options.set)}
+    if options.mix is None:
+        return Mix(settings, options.rule or "offset")
+    from mixer.files.mix_file import load_mix
+
+    mix = load_mix(options.mix)
+    anchors = {f"{attribute}.{pole}" for attribute in settings for pole in POLES}
+    raw = {name: coefficient for name, coefficient in mix.raw.items() if name not in anchors}
+    return replace(mix, settings={**mix.settings, **settings}, rule=options.rule or mix.rule, raw=raw)
+
+
+def steering_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say how rewards steer."""
+    parser.add_argument(
+        "--reward", action="append", default=[], metavar="NAME=POSITION", help="-1 to 1; may be repeated"
+    )
+    parser.add_argument(
+        "--aim", action="append", default=[], metavar="NAME=LEVEL", help="a reward's level to aim for, 0 to 1"
+    )
+    parser.add_argument(
+        "--budget", metavar="NATS", help="how far rewards may go at every token, or 'none'; 1 where any steers"
+    )
+    parser.add_argument("--whole", action="store_true", help="the budget counts the mix and the formula too")
+
+
+def read_steering(options: argparse.Namespace) -> Steering:
+    """How `--mix`, `--reward`, `--aim`, `--budget` and `--whole` steer; what is named loses what the file says of it.
+
+    Raises:
+        MixerError: the file holds no mix, or an option is not of its form.
+    """
+    pushes = dict(setting(text, "--reward") for text in options.reward)
+    asked = Steering(pushes, dict(setting(text, "--aim") for text in options.aim))
+    saved = REST
+    if options.mix is not None:
+        from mixer.files.mix_file import load_steering
+
+        saved = load_steering(options.mix)
+    named = pushes.keys() | asked.levels.keys()
+    positions = {name: x for name, x in saved.positions.items() if name not in named} | dict(asked.positions)
+    levels = {name: level for name, level in saved.levels.items() if name not in named} | dict(asked.levels)
+    budget, whole = saved.budget, saved.whole or options.whole
+    if options.budget is not None:
+        budget = _nats(options.budget)
+    elif saved == REST and (asked.heads or whole):
+        budget = BUDGET
+    return Steering(positions, levels, budget, whole)
+
+
+def _nats(text: str) -> float | None:
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise InvalidValue(f"--budget {text!r} is no budget.", "Give a number of nats, or none.") from None
+
+
+def setting(text: str, option: str = "--set") -> tuple[str, float]:
+    """`formality=0.8` as a name and a number."""
+    name, equals, number = text.partition("=")
+    try:
+        if not name or not equals:
+            raise ValueError
+        return name.strip(), float(number)
+    except ValueError:
+        raise InvalidValue(f"{option} {text!r} is not a setting.", "Write it as NAME=NUMBER.") from None

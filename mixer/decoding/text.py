@@ -1,0 +1,104 @@
+"""Between text and tokens: prompts as a model reads them, tokens as a stream of text, words that are banned.
+
+Knows tokenizers; no sessions, no networks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from mixer.errors import InvalidValue
+from mixer.formula.bind import Branch
+from mixer.model.model import Model
+
+
+class TextStream:
+    """Token ids to text, piece by piece: whole characters only, and nothing that may turn out to be a stop text."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], stops: Sequence[str]) -> None:
+        self._tokenizer, self._stops = tokenizer, stops
+        self._decoder = DecodeStream(ids=list(prompt_ids), skip_special_tokens=True)
+        self._held = ""
+
+    def push(self, token: int) -> tuple[str, bool]:
+        """The text that is now certain, and whether a stop text has appeared (it is cut off)."""
+        self._held += self._decoder.step(self._tokenizer, token) or ""
+        found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            text, self._held = self._held[: min(found)], ""
+            return text, True
+        keep = max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        certain = len(self._held) - keep
+        text, self._held = self._held[:certain], self._held[certain:]
+        return text, False
+
+    def flush(self) -> str:
+        """What was held back, once nothing can follow."""
+        text, self._held = self._held, ""
+        return text
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+class Bans:
+    """Words that a text may not hold: whole words, in upper or lower case; a space stands for any white space."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        parts = ["\\s+".join(map(re.escape, word.split())) for word in words]
+        self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)", re.IGNORECASE) if parts else None
+
+    def find(self, text: str, ended: bool) -> int | None:
+        """Where the first banned word begins; one at the very end counts only if nothing can follow."""
+        for match in self._pattern.finditer(text) if self._pattern else ():
+            if match.end() < len(text) or ended:
+                return match.start()
+        return None
+
+
+def encode_prompt(model: Model, prompt: str) -> list[int]:
+    """Token ids of a prompt.
+
+    Raises:
+        InvalidValue: it is empty, or leaves no room in the model's context.
+    """
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise InvalidValue("The prompt is empty.", "Write a few words for the model to go on from.")
+    # A huge prompt is refused before it is tokenized, which takes long and could only say the same.
+    if len(prompt) <= 64 * model.context:
+        ids = model.encode(prompt)
+        if 0 < len(ids) < model.context:
+            return ids
+        size = f"{len(ids):,} tokens" if ids else "no tokens"
+    else:
+        size = f"{len(prompt):,} characters"
+    raise InvalidValue(
+        f"The prompt has {size}, and this model reads {model.context:,} tokens, its own text included.",
+        "Shorten the prompt.",
+    )
+
+
+def encode_branch(model: Model, branch: Branch, prompt: str) -> list[int]:
+    """Token ids that a branch reads before the text: its own prompt, on a line of its own, and then the user's.
+
+    Raises:
+        InvalidValue: as for `encode_prompt`.
+    """
+    if branch.prompt is None:
+        return encode_prompt(model, prompt)
+    if not branch.only:
+        between = "" if not branch.prompt or branch.prompt[-1].isspace() else "\n"
+        return encode_prompt(model, branch.prompt + between + prompt)
+    if branch.prompt.strip():
+        return encode_prompt(model, branch.prompt)
+    # Nothing at all: what stands before every text, or else what stands between texts.
+    ids = model.encode(branch.prompt) or sorted(model.eos_ids)[:1]
+    if not ids:
+        raise InvalidValue("This model cannot begin from nothing.", 'Give only("...") a few words.')
+    return ids

@@ -1,0 +1,1 @@
+"""Files that a person writes or reads: mixes, presets, CSV tables."""

@@ -1,0 +1,216 @@
+"""A mix as a small YAML file: what a person saves, edits by hand, and loads again to the last bit; how rewards are to
+steer beside it may stand there too.
+
+    rule: offset
+    settings:
+      formality: 0.8                           # the slider's position, its lambda 1
+      humor: {position: -0.4, lambda: 2.0}
+      poetry: {alpha: 0.1234567890123456}      # where no position gives this alpha exactly
+    raw:
+      sentiment.positive: 1.3                  # an anchor's own coefficient, beside the sliders
+    rewards: {sentiment: 0.8}                  # the reward sliders; what follows may be left out
+    levels: {toxicity: 0}                      # what to aim for instead
+    budget: 0.5                                # null for no limit; 1 if left out
+    whole: true                                # the budget counts the mix too
+
+Knows nothing of which attributes, anchors and rewards there are: the desk that uses the mix does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mixer.errors import BadArtifact, InvalidValue, UnknownName
+from mixer.values.bounds import bounded
+from mixer.values.mix import COEFFICIENT_LIMIT, POSITION_LIMIT, RULES, Mix, Setting
+from mixer.values.steering import BUDGET, MOST_NATS, REST, Steering
+
+MOST_BYTES = 65_536
+DEEPEST = 4  # the file, its settings, one setting, and one to spare
+KEYS = ("rule", "settings", "raw", "rewards", "levels", "budget", "whole")
+SETTING_KEYS = ("position", "alpha", "lambda")
+HINT = "A mix file is YAML with `rule:`, `settings:` and `raw:`, as `python -m mixer export mix` writes it."
+
+
+def save_mix(mix: Mix, path: Path | str, steering: Steering = REST) -> Path:
+    """Write a mix as YAML and return the path; a file that is there is replaced.
+
+    Settings, rule and raw coefficients all come back from `load_mix` exactly, and rewards, levels and budget from
+    `load_steering`.
+
+    Raises:
+        InvalidValue: the mix has more settings than a file may hold, or the steering is cut, fused or of another reach.
+        BadArtifact: the path cannot be written.
+    """
+    path = Path(path)
+    if steering != Steering(steering.positions, steering.levels, steering.budget, steering.whole):
+        raise InvalidValue("A mix file has no words for reach, cut and fused.", "Leave them at their defaults.")
+    record = {
+        "rule": mix.rule,
+        "settings": {name: _written(setting) for name, setting in mix.settings.items()},
+        "raw": {name: float(coefficient) for name, coefficient in mix.raw.items()},
+    }
+    if steering != REST:
+        record |= {"rewards": dict(steering.positions), "levels": dict(steering.levels)}
+        record |= {"budget": steering.budget, "whole": steering.whole}
+    words = "".join(letter if letter.isprintable() else " " for letter in f"{mix} ({mix.rule})")
+    header = (
+        f"# A mix for the mixing desk: {words}\n# Key {mix.key}. Positions: -1 and 1 are the poles, 0 is at rest.\n"
+    )
+    # Some line breaks and marks (such as U+0085) come back changed from PyYAML unless it writes them as escapes.
+    plain = all(name.isprintable() for name in (*mix.settings, *mix.raw, *steering.heads))
+    body = yaml.safe_dump(record, sort_keys=False, allow_unicode=plain, default_flow_style=False, width=10**9)
+    data = (header + body).encode()
+    if len(data) > MOST_BYTES:
+        raise InvalidValue(
+            f"The mix takes {len(data):,} bytes as a file, and {MOST_BYTES:,} is the most.", "Leave out some settings."
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except (OSError, ValueError) as error:
+        raise BadArtifact(f"{path} cannot be written: {error}.", "Give another path.") from error
+    return path
+
+
+def load_mix(path: Path | str) -> Mix:
+    """The mix in a YAML file; everything in it is checked, and an error names the file and the key.
+
+    Raises:
+        BadArtifact: there is no such file, it is no YAML of this form, or larger than 64 KiB.
+        UnknownName: a key or the rule is none of those known. InvalidValue: a number is none, or out of range.
+    """
+    return _loaded(Path(path))[0]
+
+
+def load_steering(path: Path | str) -> Steering:
+    """How rewards are to steer, as a mix file says; at rest where it says nothing of them. Raises as `load_mix`."""
+    return _loaded(Path(path))[1]
+
+
+def _loaded(path: Path) -> tuple[Mix, Steering]:
+    record = _parsed(path)
+    _know_keys(path, "", record, KEYS)
+    rule = record.get("rule", "offset")
+    if rule not in RULES:
+        raise UnknownName(f"mix rule (in {path}: rule)", str(rule), RULES)
+    settings = {
+        name: _setting(path, f"settings.{_shown(name)}", value)
+        for name, value in _mapping(path, "settings", record.get("settings", {})).items()
+    }
+    raw = _numbers(path, "raw", record, -COEFFICIENT_LIMIT, COEFFICIENT_LIMIT)
+    return Mix(settings, rule, raw), _steering(path, record)
+
+
+def _steering(path: Path, record: Mapping[str, Any]) -> Steering:
+    positions = _numbers(path, "rewards", record, -POSITION_LIMIT, POSITION_LIMIT)
+    levels = _numbers(path, "levels", record, 0.0, 1.0)
+    for name in levels:
+        if positions.get(name):
+            raise BadArtifact(f"{path}: {_shown(name)} is in rewards and in levels.", "Leave out one of them.")
+    whole = record.get("whole", False)
+    if not isinstance(whole, bool):
+        raise BadArtifact(f"{path}: whole must be true or false, not {str(whole)[:40]!r}.", HINT)
+    budget = record.get("budget", BUDGET if positions or levels or whole else None)
+    return Steering(
+        positions, levels, None if budget is None else bounded(f"{path}: budget", budget, 0.0, MOST_NATS), whole
+    )
+
+
+def _numbers(path: Path, key: str, record: Mapping[str, Any], low: float, high: float) -> dict[str, float]:
+    """Names with a number each."""
+    found = _mapping(path, key, record.get(key, {}))
+    return {name: bounded(f"{path}: {key}.{_shown(name)}", value, low, high) for name, value in found.items()}
+
+
+def _written(setting: Setting) -> float | dict[str, float]:
+    """A setting in the shortest form that gives it back exactly."""
+    alpha, lambda_, position = float(setting.alpha), float(setting.lambda_), float(setting.position)
+    by_position = abs(position) <= POSITION_LIMIT and Setting.at(position).alpha == alpha
+    if by_position and lambda_ == 1.0:
+        return position
+    return ({"position": position} if by_position else {"alpha": alpha}) | {"lambda": lambda_}
+
+
+def _setting(path: Path, key: str, value: object) -> Setting:
+    if not isinstance(value, Mapping):
+        return Setting.at(bounded(f"{path}: {key}", value, -POSITION_LIMIT, POSITION_LIMIT))
+    _know_keys(path, key, value, SETTING_KEYS)
+    if ("position" in value) == ("alpha" in value):
+        raise BadArtifact(f"{path}: {key} must have either a position or an alpha.", "Give one of them.")
+    lambda_ = bounded(f"{path}: {key}.lambda", value.get("lambda", 1.0), -COEFFICIENT_LIMIT, COEFFICIENT_LIMIT)
+    if "position" in value:
+        return Setting.at(
+            bounded(f"{path}: {key}.position", value["position"], -POSITION_LIMIT, POSITION_LIMIT), lambda_
+        )
+    low, high = (1 - POSITION_LIMIT) / 2, (1 + POSITION_LIMIT) / 2
+    return Setting(bounded(f"{path}: {key}.alpha", value["alpha"], low, high), lambda_)
+
+
+def _parsed(path: Path) -> Mapping[str, Any]:
+    """The file as YAML; small, without aliases (which could make a short file endless) and without double keys."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadArtifact(f"The mix file {path} cannot be read: {reason}.", "Check the path.") from error
+    if len(data) > MOST_BYTES:
+        raise BadArtifact(f"{path} is larger than {MOST_BYTES:,} bytes, so it is no mix file.", "Check the path.")
+    try:
+        text = data.decode("utf-8")
+        _refuse_knots(path, text)
+        _refuse_doubles(path, yaml.compose(text, Loader=yaml.SafeLoader))
+        record = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # bad bytes, dates and whole numbers are ValueErrors
+        raise BadArtifact(f"{path} is no mix file: {' '.join(str(error).split())[:300]}.", HINT) from error
+    return _mapping(path, "", record)
+
+
+def _refuse_knots(path: Path, text: str) -> None:
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        name = type(token).__name__
+        depth += name.endswith(("MappingStartToken", "SequenceStartToken"))
+        depth -= name in ("BlockEndToken", "FlowMappingEndToken", "FlowSequenceEndToken")
+        if depth > DEEPEST or isinstance(token, yaml.AliasToken | yaml.AnchorToken):
+            line = token.start_mark.line + 1
+            what = "is nested too deeply" if depth > DEEPEST else "has an alias or anchor"
+            raise BadArtifact(f"{path} {what} (line {line}), which no mix needs.", HINT)
+
+
+def _refuse_doubles(path: Path, node: yaml.Node | None) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):  # other keys are refused by safe_load
+                if key.value in seen:
+                    raise BadArtifact(f"{path}: {_shown(key.value)} stands there twice.", "Leave out one of them.")
+                seen.add(key.value)
+            _refuse_doubles(path, value)
+
+
+def _mapping(path: Path, key: str, value: object) -> Mapping[str, Any]:
+    where = f"{path}: {key}" if key else str(path)
+    if not isinstance(value, Mapping):
+        raise BadArtifact(f"{where} must hold names with values, not {str(value)[:40]!r}.", HINT)
+    for name in value:
+        if not isinstance(name, str):
+            raise BadArtifact(f"{where} has the key {str(name)[:40]!r}, which is no name.", "Put it in quotes.")
+    return value
+
+
+def _know_keys(path: Path, key: str, record: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    _mapping(path, key, record)
+    for name in record:
+        if name not in known:
+            raise UnknownName(f"key (in {path}{': ' + key if key else ''})", name, known)
+
+
+def _shown(name: str) -> str:
+    """A name from the file, on one line."""
+    return " ".join(name.split())[:60]

@@ -1,0 +1,176 @@
+"""Judges: whatever scores a text in [0, 1]; those that ship, one for each attribute and one for toxicity, are linear.
+
+A linear judge is a calibrated classifier over the counts of `mixer.judges.features`. It shares neither form nor
+training texts with the anchors that it measures. Knows nothing of language models, sliders or training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from mixer.errors import BadArtifact, InvalidValue, UnknownName
+from mixer.judges.features import BUCKETS, SURFACE, Features, Words, features_after, reading_start
+
+FORMAT = "1"
+HINT = "Fetch assets/judges again, or make it with `python -m mixer train judges`."
+# Names for the poles of judges that are no attribute's: label -> judge, and the score that stands for the label.
+LABELS = {"toxic": ("toxicity", 1.0), "nontoxic": ("toxicity", 0.0)}
+
+
+class Scorer(Protocol):
+    """Whatever has an opinion of texts."""
+
+    def scores_after(self, text: str, endings: Sequence[str]) -> np.ndarray:
+        """Scores of `text + ending` for each ending, `(N,)` float64 in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The weights of one linear classifier; the calibrated logit is `slope * raw + offset`."""
+
+    ngrams: np.ndarray  # (2 * BUCKETS,)
+    surface: np.ndarray  # (S,)
+    center: np.ndarray  # (S,)
+    scale: np.ndarray  # (S,)
+    words: np.ndarray  # (K,)
+    bias: float
+    slope: float
+    offset: float
+
+    def logits(self, seen: Features) -> np.ndarray:
+        """`(N,)`, of N texts."""
+        surface = np.clip((seen.surface - self.center) / self.scale, -3, 3)
+        raw = seen.weigh(self.ngrams) + surface @ self.surface + seen.words @ self.words + self.bias
+        return self.slope * raw + self.offset
+
+
+class Judges:
+    """The linear judges of a folder, and whatever other scorers were added.
+
+    Scores lie in [0, 1], 1 at the positive pole; for toxicity 1 is toxic. To a linear judge a text without a single
+    letter, digit or mark says nothing, and scores 0.5.
+    """
+
+    def __init__(self, judges: Mapping[str, Judge], vocabulary: Words) -> None:
+        self.judges = dict(sorted(judges.items()))
+        self.vocabulary = vocabulary
+        self._added: dict[str, Scorer] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.judges, *self._added)
+
+    @property
+    def labels(self) -> dict[str, tuple[str, float]]:
+        """Further names for the poles of judges that are here: label -> judge and goal."""
+        return {label: (judge, goal) for label, (judge, goal) in LABELS.items() if judge in self.judges}
+
+    def add(self, name: str, scorer: Scorer) -> None:
+        """From now on `scores_after` knows this scorer too.
+
+        Raises:
+            InvalidValue: the name is empty, or taken by another.
+        """
+        if not name or name in self.names or name in self.labels:
+            raise InvalidValue(f"A judge cannot be called {name!r}.", "Choose a name that no judge and no label has.")
+        self._added[name] = scorer
+
+    def scores(self, text: str) -> dict[str, float]:
+        """Every linear judge's score of one text; about a millisecond for a hundred words."""
+        return {name: float(self.scores_after(name, "", (text,))[0]) for name in self.judges}
+
+    def score(self, name: str, texts: Sequence[str]) -> list[float]:
+        """One judge's scores of several texts."""
+        return [float(self.scores_after(name, "", (text,))[0]) for text in texts]
+
+    def scores_after(self, name: str, text: str, endings: Sequence[str]) -> np.ndarray:
+        """One judge's scores of `text + ending` for each ending, `(N,)` float64.
+
+        What the texts have in common is read once: 50 candidates for the next token cost little more than one.
+        """
+        for one in (text, *endings):
+            if not isinstance(one, str):
+                raise InvalidValue(f"A judge reads text, not {type(one).__name__}.", "Pass a string.")
+        if name in self._added:
+            return self._added[name].scores_after(text, endings)
+        if name not in self.judges:
+            raise UnknownName("judge", name, self.names)
+        scores = np.full(len(endings), 0.5)
+        for rows, seen in self._read(text, endings):
+            scores[rows] = 1 / (1 + np.exp(-np.clip(self.judges[name].logits(seen), -30, 30)))
+        return scores
+
+    def _read(self, text: str, endings: Sequence[str]) -> Iterator[tuple[list[int], Features]]:
+        """The texts that say anything, together with those that are read from the same place on."""
+        groups: dict[int, list[int]] = {}
+        for row, ending in enumerate(endings):
+            if text.strip() or ending.strip():
+                groups.setdefault(reading_start(len(text) + len(ending)), []).append(row)
+        for start, rows in groups.items():
+            own = tuple(endings[row][max(0, start - len(text)) :] for row in rows)
+            yield rows, features_after(text[start:], own, self.vocabulary)
+
+
+def load_judges(folder: Path | str) -> Judges:
+    """The judges of a folder: `words.json`, `words.safetensors` and one `NAME.safetensors` for each judge.
+
+    Raises:
+        BadArtifact: if the folder, a file or a tensor of it is missing, damaged, or of another shape.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise BadArtifact(f"There is no folder of judges at {folder}.", HINT)
+    vocabulary = load_words(folder)
+    width = vocabulary.vectors.shape[1]
+    judges = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        if path.stem == "words":
+            continue
+        shapes = {"ngrams": (2 * BUCKETS,), "words": (width,), "bias": (3,)}
+        shapes |= dict.fromkeys(("surface", "center", "scale"), (len(SURFACE),))
+        tensors = _read(path, shapes)
+        bias, slope, offset = (float(value) for value in tensors.pop("bias"))
+        judges[path.stem] = Judge(**tensors, bias=bias, slope=slope, offset=offset)
+    if not judges:
+        raise BadArtifact(f"{folder} holds no judge.", HINT)
+    return Judges(judges, vocabulary)
+
+
+def load_words(folder: Path) -> Words:
+    """The word vectors that all judges of a folder share, int8 on disk."""
+    path = folder / "words.json"
+    try:
+        words = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadArtifact(f"{path} cannot be read: {error}.", HINT) from error
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise BadArtifact(f"{path} is not a list of words.", HINT)
+    tensors = _read(folder / "words.safetensors", {"vectors": (len(words), -1), "scale": (len(words),)})
+    return Words({word: i for i, word in enumerate(words)}, tensors["vectors"] * tensors["scale"][:, None])
+
+
+def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The named tensors as float32; -1 in a shape stands for any size."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            found = (file.metadata() or {}).get("format")
+            if found != FORMAT:
+                raise BadArtifact(f"{path} has the format {found!r} where {FORMAT!r} is read.", HINT)
+            tensors = {name: file.get_tensor(name).astype(np.float32) for name in shapes}
+    except (SafetensorError, OSError) as error:
+        raise BadArtifact(f"{path} cannot be read: {error}.", HINT) from error
+    for name, shape in shapes.items():
+        actual = tensors[name].shape
+        if len(actual) != len(shape) or any(want not in (-1, got) for want, got in zip(shape, actual, strict=True)):
+            raise BadArtifact(f"{name!r} in {path} has the shape {actual} where {shape} is read.", HINT)
+        if not np.isfinite(tensors[name]).all():
+            raise BadArtifact(f"{name!r} in {path} is not finite.", HINT)
+    return tensors

@@ -1,0 +1,212 @@
+"""Sampling, compiled: one token for each row on the CPU, as `mixer.decoding.sampler` defines it. Knows no text."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mixer.kernels.simd import SOURCES, exp, inner, outer
+
+# Shares of the likeliest token's probability, tried in turn until enough tokens lie above to truncate among them.
+COLD = 1e-4  # below this temperature float32 overflows, and the likeliest token is certain anyway
+CUTS = (*(10.0 ** (-k / 2) for k in range(2, 17)), 0.0)
+# SplitMix64's increment and the factors of its mixing function.
+GOLDEN, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+@inner
+def largest(values):
+    """The largest value, sixteen comparisons at a time."""
+    lanes = np.empty(16, np.float32)
+    for lane in range(16):
+        lanes[lane] = -np.inf
+    whole = values.size - values.size % 16
+    for i in range(0, whole, 16):
+        for lane in range(16):
+            lanes[lane] = max(lanes[lane], values[i + lane])
+    most = lanes[0]
+    for lane in range(1, 16):
+        most = max(most, lanes[lane])
+    for i in range(whole, values.size):
+        most = max(most, values[i])
+    return most
+
+
+@inner
+def first_of(values, value):
+    """Where a value stands first."""
+    for i in range(values.size):
+        if values[i] == value:
+            return i
+    return 0
+
+
+@inner
+def exp_of(values, most, factor, out):
+    """`out = exp((values - most) * factor)`; its sum."""
+    for i in range(values.size):
+        out[i] = exp((values[i] - most) * factor)
+    return total_from(out, np.float32(0))
+
+
+@inner
+def total_from(probs, least):
+    """The sum of all probabilities that are at least `least`."""
+    lanes = np.empty(16, np.float32)
+    for lane in range(16):
+        lanes[lane] = 0
+    whole = probs.size - probs.size % 16
+    for i in range(0, whole, 16):
+        for lane in range(16):
+            p = probs[i + lane]
+            lanes[lane] += p if p >= least else np.float32(0)
+    total = lanes[0]
+    for lane in range(1, 16):
+        total += lanes[lane]
+    for i in range(whole, probs.size):
+        if probs[i] >= least:
+            total += probs[i]
+    return total
+
+
+@inner
+def choose(probs, total, top_k, top_p, min_p, key):
+    """A token by probabilities of which the likeliest is 1 and that sum to `total`, truncated."""
+    size = probs.size
+    tokens = np.empty(size, np.int64)
+    tokens[0] = 0  # the choice where no probability is a number
+    if top_k == 0 and top_p >= 1 and min_p == 0:
+        for token in range(size):
+            tokens[token] = token
+        return race(tokens, probs, size, key)
+    least = np.float32(min_p)
+    if top_k > 0 or min_p == 0:  # else all of min_p's tokens are needed
+        for cut in CUTS:
+            least = np.float32(max(cut, min_p))
+            if cut <= min_p:
+                break
+            if top_k > 0 and count_from(probs, least) >= top_k:
+                break
+            if top_k == 0 and total_from(probs, least) >= top_p * total:
+                break
+    count = 0
+    for token in range(size):
+        if probs[token] >= least:
+            tokens[count] = token
+            count += 1
+    sort(tokens, probs, count)
+    if 0 < top_k < count:
+        count = top_k
+    if top_p < 1:
+        if top_k > 0 or min_p > 0:
+            total = np.float32(0)
+            for i in range(count):
+                total += probs[tokens[i]]
+        before = np.float32(0)
+        for i in range(count):
+            if i > 0 and before >= top_p * total:
+                count = i
+                break
+            before += probs[tokens[i]]
+    return race(tokens, probs, count, key)
+
+
+@inner
+def count_from(probs, least):
+    """How many probabilities are at least `least`."""
+    count = 0
+    for i in range(probs.size):
+        count += probs[i] >= least
+    return count
+
+
+@inner
+def sort(tokens, probs, count):
+    """The first `count` tokens by falling probability, equals in the order of their ids: a heap sort."""
+    for end in range(2 * count - 1, 0, -1):
+        # First the heap is built, from its last parent up; then its root, the least, goes to the end time and again.
+        root, size = end - count, count
+        if end < count:
+            root, size = 0, end
+            tokens[0], tokens[end] = tokens[end], tokens[0]
+        while True:
+            child = 2 * root + 1
+            if child >= size:
+                break
+            if child + 1 < size and later(tokens[child + 1], tokens[child], probs):
+                child += 1
+            if not later(tokens[child], tokens[root], probs):
+                break
+            tokens[root], tokens[child] = tokens[child], tokens[root]
+            root = child
+
+
+@inner
+def later(a, b, probs):
+    """Whether token a comes after token b."""
+    return probs[a] < probs[b] or (probs[a] == probs[b] and a > b)
+
+
+@inner
+def race(tokens, probs, count, key):
+    """The first of `count` tokens to arrive, each after an exponential time at the rate of its probability.
+
+    The same token as the largest sum of log-probability and Gumbel noise.
+    """
+    best, least = tokens[0], np.inf
+    for i in range(count):
+        token = tokens[i]
+        bits = np.uint64(key) + np.uint64(token + 1) * np.uint64(GOLDEN)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(MIX_1)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(MIX_2)
+        bits = bits ^ (bits >> np.uint64(31))
+        uniform = (np.float64(bits >> np.uint64(40)) + 0.5) * 2.0**-24
+        if probs[token] > 0:
+            time = -math.log(uniform) / probs[token]
+            if time < least:
+                best, least = token, time
+    return best
+
+
+def _kept(sources: str):
+    """`draw`, compiled once for these sources."""
+
+    @outer
+    def draw(logits, barred, may_end, cold, temperature, top_k, top_p, min_p, keys, tokens, logprobs):
+        """Draw a token for each row.
+
+        Args:
+            logits: `(B, V)` float32; changed where tokens are barred.
+            barred: token ids that the rows in `may_end`, `(B,)`, may draw, and the others if nothing else is left.
+            cold: `(B,)` whether the likeliest token is to be taken.
+            temperature, top_k, top_p, min_p: `(B,)`; what they leave out is 1, 0, 1 and 0.
+            keys: `(B,)` int64: seed and step, scrambled.
+            tokens, logprobs: `(B,)`, written: the choice, and its log-probability at temperature 1 with nothing barred.
+        """
+        if not sources:  # which binds the compiled code to them
+            return
+        rows, size = logits.shape
+        probs = np.empty(size, np.float32)
+        for row in range(rows):
+            own = logits[row]
+            most, factor = largest(own), np.float32(1.0 / temperature[row])
+            log_total = most + math.log(exp_of(own, most, np.float32(1.0), probs))
+            if not may_end[row]:
+                kept = own[barred]
+                for token in barred:
+                    own[token] = -np.inf
+                if largest(own) == -np.inf:  # nothing else is left: then these may be drawn
+                    own[barred] = kept
+                most = largest(own)
+            if cold[row]:
+                tokens[row] = first_of(own, most)
+            else:
+                total = exp_of(own, most, factor, probs)
+                tokens[row] = choose(probs, total, top_k[row], top_p[row], min_p[row], keys[row])
+            logprobs[row] = own[tokens[row]] - log_total
+
+    return draw
+
+
+draw = _kept(SOURCES)

@@ -1,0 +1,302 @@
+"""What reward heads make of the likely next tokens of one row, and how much of it a budget admits, compiled.
+
+What `mixer.rewards.heads` defines, without its many passes: `likely`, `rewards` and `advantage`, `kappa`. A head's
+product with a token's embedding is known beforehand, so that a reward is one product of the head's rank. Knows no names.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mixer.kernels.sampling import exp_of, largest
+from mixer.kernels.simd import SOURCES, dots, exp, inner, outer
+
+CLOSE = 1e-4  # how near below its budget a divergence may end, as a share of the budget
+ROUNDS = 40
+GAIN = 2.0  # of `levels`: half the scale below the aim, a head steers as at its pole
+
+
+@inner
+def kth_largest(values, count, k):
+    """The k-th largest of the first `count` values, which it reorders."""
+    low, high, want = 0, count - 1, k - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if want <= j:
+            high = j
+        elif want >= i:
+            low = i
+        else:
+            break
+    return values[want]
+
+
+@inner
+def moved(logprobs, push, count, rest, kappa):
+    """`KL(p' || p)` of `p' = softmax(log p + kappa push)`; tokens that are not listed have `rest` of p and no push."""
+    most = np.float32(0) if rest > 0 else np.float32(-np.inf)
+    for i in range(count):
+        if logprobs[i] > -np.inf:
+            most = max(most, np.float32(kappa * push[i]))
+    total, along = rest * math.exp(-most), 0.0
+    for i in range(count):
+        if logprobs[i] > -np.inf and push[i] > -np.inf:
+            share = exp(logprobs[i] + np.float32(kappa * push[i]) - most)
+            total += share
+            along += share * push[i]
+    return max(0.0, kappa * along / total - math.log(total) - most)
+
+
+@inner
+def share_within(logprobs, push, count, rest, budget):
+    """The largest kappa in [0, 1] whose divergence stays within the budget, and that divergence.
+
+    The divergence grows about as kappa squared, so its root is nearly a line, which the Illinois method follows.
+    """
+    whole = moved(logprobs, push, count, rest, 1.0)
+    if whole <= budget:
+        return 1.0, whole
+    goal = math.sqrt(budget * (1 - CLOSE / 2))
+    low, high, below, above, spent, side = 0.0, 1.0, -goal, math.sqrt(whole) - goal, 0.0, 0
+    for _ in range(ROUNDS):
+        if budget - spent <= CLOSE * budget:
+            break
+        kappa = (low * above - high * below) / (above - below)
+        now = moved(logprobs, push, count, rest, kappa)
+        if now <= budget:
+            low, below, spent = kappa, min(0.0, math.sqrt(now) - goal), now
+            above *= 0.5 if side < 0 else 1.0
+            side = -1
+        else:
+            high, above = kappa, math.sqrt(now) - goal
+            below *= 0.5 if side > 0 else 1.0
+            side = 1
+    return low, spent
+
+
+@inner
+def find_likely(logits, factor, most_tokens, least, tokens, logprobs):
+    """The tokens that may be steered, in the order of their ids, and their log-probabilities; returns how many.
+
+    Args:
+        factor: 1 / temperature.
+        most_tokens: the likeliest so many; least: of at least this share of the likeliest one's probability.
+        tokens, logprobs: `(most_tokens,)`, written.
+    """
+    size = logits.shape[0]
+    probs = np.empty(size, np.float32)
+    most = largest(logits)
+    log_total = np.float32(math.log(exp_of(logits, most, np.float32(factor), probs)))
+    found, count = np.empty(size, np.float32), 0
+    for token in range(size):
+        found[count] = probs[token]
+        count += probs[token] >= least
+    above, ties = np.float32(least), most_tokens
+    if count > most_tokens:
+        above = kth_largest(found, count, most_tokens)
+        for i in range(count):
+            ties -= found[i] > above
+    count = 0
+    for token in range(size):
+        if probs[token] < above or (probs[token] == above and ties <= 0):
+            continue
+        ties -= probs[token] == above
+        tokens[count] = token
+        logprobs[count] = (logits[token] - most) * np.float32(factor) - log_total
+        count += 1
+        if count == most_tokens:
+            break
+    return count
+
+
+@inner
+def press_onto(state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels):
+    """See `press`."""
+    depth, width = down.shape[1], down.shape[0]
+    low, level = np.empty(width, np.float32), np.empty(1, np.float32)
+    rewards, probs = np.empty(tokens.size, np.float32), np.empty(tokens.size, np.float32)
+    mass = 0.0
+    for i in range(tokens.size):
+        probs[i] = exp(logprobs[i])
+        mass += probs[i]
+    for k in range(heads.size):
+        head = heads[k]
+        start, stop = spans[head]
+        offset, sigma, clip, beta = scales[head]
+        dots(level, 0, 0, state, 0, 0, 1, weights, head * depth, depth, 1)
+        levels[k] = level[0] + offset
+        position = positions[k]
+        if not math.isnan(aims[k]):
+            position = min(1.0, max(-1.0, GAIN * (aims[k] - levels[k])))
+        dots(low, start, 0, state, 0, 0, 1, down, start * depth, depth, stop - start)
+        mean = 0.0
+        for i in range(tokens.size):
+            dots(rewards, i, 0, low, start, 0, 1, products, tokens[i] * width + start, stop - start, 1)
+            mean += rewards[i] * probs[i]
+        mean /= mass
+        for i in range(tokens.size):
+            bias[i] += np.float32(position * beta * min(clip, max(-clip, (rewards[i] - mean) / sigma)))
+
+
+@inner
+def push_within(logits, temperature, tokens, logprobs, bias, budget, cut):
+    """Logits with as much of a bias on these tokens as the budget admits, and the nats that it takes."""
+    mass = 0.0
+    for i in range(tokens.size):
+        mass += math.exp(logprobs[i])
+    if cut:
+        logprobs = logprobs - np.float32(math.log(mass))
+    kappa, nats = share_within(logprobs, bias, tokens.size, 0.0 if cut else max(0.0, 1 - mass), budget)
+    return pushed(logits, kappa * temperature, tokens, bias, cut), nats
+
+
+@inner
+def push_between(logits, origin, temperature, tokens, bias, budget, cut):
+    """The same where `logits` themselves were taken away from `origin`, which counts too."""
+    whole = pushed(logits, temperature, tokens, bias, cut)
+    if cut:
+        origin = pushed(origin, 0.0, tokens, bias, cut)
+    before, push = log_softmax(origin, temperature), log_softmax(whole, temperature)
+    for token in range(before.size):
+        push[token] = push[token] - before[token] if before[token] > -np.inf else np.float32(0)
+    kappa, nats = share_within(before, push, before.size, 0.0, budget)
+    if kappa == 1:
+        return whole, nats
+    if kappa == 0:
+        return origin, nats
+    for token in range(before.size):
+        before[token] = np.float32(temperature) * (before[token] + np.float32(kappa) * push[token])
+    return before, nats
+
+
+@inner
+def pushed(logits, factor, tokens, bias, cut):
+    """Logits with a bias on some tokens, the others left out where they are cut."""
+    out = np.full(logits.size, np.float32(-np.inf)) if cut else logits.copy()
+    for i in range(tokens.size):
+        out[tokens[i]] = logits[tokens[i]] + np.float32(factor * bias[i])
+    return out
+
+
+@inner
+def log_softmax(logits, temperature):
+    """Log-probabilities at a temperature."""
+    most, factor, out = largest(logits), np.float32(1 / temperature), np.empty(logits.size, np.float32)
+    log_total = np.float32(math.log(exp_of(logits, most, factor, out)))
+    for token in range(logits.size):
+        out[token] = (logits[token] - most) * factor - log_total
+    return out
+
+
+def _find(sources: str):
+    """`find`, compiled once for these sources."""
+
+    @outer
+    def find(logits, temperature, most_tokens, least, tokens, logprobs):
+        """See `find_likely`."""
+        if not sources:  # which binds the compiled code to them
+            return 0
+        return find_likely(logits, 1 / temperature, most_tokens, least, tokens, logprobs)
+
+    return find
+
+
+def _press(sources: str):
+    """`press`, compiled once for these sources."""
+
+    @outer
+    def press(state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels):
+        """Add what heads make of tokens to `bias`, `(n,)`, in nats, and write their readings of the text, `(h,)`.
+
+        Args:
+            state: `(D,)`; D and every head's rank are padded to multiples of 16.
+            down: `(R, D)` of all heads, and products: `(V, R)`, the embeddings times every head's `up`.
+            weights: `(H, D)` of the thermometers. spans: `(H, 2)`, each head's part of R.
+            scales: `(H, 4)`: the thermometer's bias, sigma, clip, beta.
+            heads: `(h,)`, those that steer. positions: `(h,)`; aims: `(h,)`, a level in place of a position, or NaN.
+            tokens, logprobs: `(n,)`, what may be steered.
+        """
+        if sources:
+            press_onto(
+                state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels
+            )
+
+    return press
+
+
+def _push(sources: str):
+    """`push`, compiled once for these sources."""
+
+    @outer
+    def push(logits, origin, apart, temperature, tokens, logprobs, bias, budget, cut):
+        """Add as much of a bias as a budget admits; logits `(V,)`, and the nats that it takes.
+
+        Args:
+            logits: `(V,)` float32, and temperature: above 0, at which all is meant.
+            origin: `(V,)`, where the budget counts from; read only if it is `apart` from the logits.
+            tokens, logprobs, bias: `(n,)`, of the tokens that are steered.
+            cut: leave out all other tokens; the budget counts from these alone then.
+        """
+        if not sources:
+            return logits, 0.0
+        if apart:
+            return push_between(logits, origin, temperature, tokens, bias, budget, cut)
+        return push_within(logits, temperature, tokens, logprobs, bias, budget, cut)
+
+    return push
+
+
+def _steer(sources: str):
+    """`steer`, compiled once for these sources."""
+
+    @outer
+    def steer(
+        logits,
+        plain,
+        origin,
+        apart,
+        temperature,
+        most_tokens,
+        least,
+        budget,
+        cut,
+        state,
+        down,
+        products,
+        weights,
+        spans,
+        scales,
+        heads,
+        positions,
+        aims,
+        levels,
+    ):
+        """`find` in `plain`, `press` and `push` in one."""
+        if not sources:
+            return logits, 0.0
+        tokens, logprobs = np.empty(most_tokens, np.int64), np.empty(most_tokens, np.float32)
+        count = find_likely(plain, 1 / temperature, most_tokens, least, tokens, logprobs)
+        tokens, logprobs, bias = tokens[:count], logprobs[:count], np.zeros(count, np.float32)
+        press_onto(
+            state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels
+        )
+        if apart:
+            return push_between(logits, origin, temperature, tokens, bias, budget, cut)
+        return push_within(logits, temperature, tokens, logprobs, bias, budget, cut)
+
+    return steer
+
+
+find, press, push, steer = _find(SOURCES), _press(SOURCES), _push(SOURCES), _steer(SOURCES)

@@ -1,0 +1,196 @@
+"""The model card: what ships, what it was made from, what it measures, and twenty texts as they came.
+
+`python -m mixer evaluate card` measures control, writes the samples, and puts the card together from the reports that
+the trainers left beside their weights. Every figure in the card comes from such a report. Knows nothing of training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from mixer.errors import BadArtifact
+from mixer.measure.control import ControlReport, base_loglikelihoods, control, held_out_prompts
+from mixer.values.mix import POLES
+from mixer.values.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from mixer.desk import Desk
+
+CONTROL, SAMPLES, CARD = "control.json", "samples.json", "MODEL_CARD.md"
+SAMPLE_TOKENS = 80
+# Both ends of every slider, the base itself, and sliders together.
+SAMPLE_MIXES: tuple[dict[str, float], ...] = (
+    *({attribute: position} for attribute in ("sentiment", "formality", "politeness") for position in (-1.0, 1.0)),
+    *({attribute: position} for attribute in ("simplicity", "humor", "poetry") for position in (-1.0, 1.0)),
+    {},
+    {},
+    {"sentiment": 1.0, "poetry": 1.0},
+    {"sentiment": -1.0, "poetry": 1.0},
+    {"formality": 1.0, "politeness": 1.0},
+    {"formality": -1.0, "politeness": -1.0},
+    {"simplicity": 1.0, "humor": 0.5},
+    {"formality": 0.5, "simplicity": -0.5},
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One text as it came; the seed is its number in the list, so none was chosen."""
+
+    prompt: str
+    mix: dict[str, float]
+    seed: int
+    text: str
+
+
+def write_samples(
+    desk: Desk,
+    prompts: Sequence[str] | None = None,
+    mixes: Sequence[dict[str, float]] = SAMPLE_MIXES,
+    tokens: int = SAMPLE_TOKENS,
+) -> tuple[Sample, ...]:
+    """One text for each mix, on held-out prompts unless others are given."""
+    from mixer.values.request import Request
+
+    prompts = held_out_prompts(count=len(mixes)) if prompts is None else prompts
+    requests = [
+        Request(prompt, desk.mix(mix), SamplingParams(max_new_tokens=tokens, seed=seed))
+        for seed, (prompt, mix) in enumerate(zip(prompts, mixes, strict=True))
+    ]
+    outputs = desk.generate_batch(requests)
+    return tuple(
+        Sample(prompt, mix, seed, output.text)
+        for seed, (prompt, mix, output) in enumerate(zip(prompts, mixes, outputs, strict=True))
+    )
+
+
+def card(
+    base: Mapping[str, Any],
+    anchors: Mapping[str, Mapping[str, Any]],
+    judges: Mapping[str, Mapping[str, Any]],
+    reach: ControlReport,
+    samples: Sequence[Sample],
+) -> str:
+    """The card's markdown: the prose of `card.md` with figures from the reports as they lie on disk."""
+    shape, recipe = base["config"], next(iter(anchors.values()))["made_from"]["config"]
+    steps, toxic = recipe["steps"], judges.get("toxicity", {}).get("pairs", {"n": 0, "share_called_toxic": 0.0})
+    return Template((Path(__file__).parent / "card.md").read_text(encoding="utf-8")).substitute(
+        parameters=f"{base['parameters']:,}",
+        layers=shape["layers"],
+        width=shape["hidden_size"],
+        vocabulary=f"{shape['vocab_size']:,}",
+        context=shape["context"],
+        tokens=f"{base['tokens']:,}",
+        minutes=f"{base['minutes']:.0f}",
+        bits=", ".join(f"{name} {value:.2f}" for name, value in base["held_out_bits_per_byte"].items()),
+        rank=recipe["rank"],
+        lora_alpha=f"{recipe['lora_alpha']:g}",
+        length=f"{recipe['epochs']} passes over the pairs" if steps is None else f"{steps} steps",
+        anchors=_anchor_table(anchors),
+        toxic_n=toxic["n"],
+        toxic_share=f"{100 * toxic['share_called_toxic']:.1f} %",
+        judges=_judge_table(judges),
+        prompts=reach.prompts,
+        control_tokens=reach.tokens,
+        temperature=f"{reach.temperature:g}",
+        top_p=f"{reach.top_p:g}",
+        control=reach.table(),
+        sample_tokens=SAMPLE_TOKENS,
+        samples="\n\n".join(_shown(sample) for sample in samples),
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [" | ".join(head), "|".join(["---"] * len(head)), *(" | ".join(map(str, row)) for row in rows)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _anchor_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    head = ("anchor", "pairs", "other texts", "seconds", "loss, own pole", "loss, other pole", "prefers its pole")
+    rows = [
+        (
+            name,
+            report["pairs"],
+            report["unpaired"],
+            round(report["seconds"]),
+            f"{report['own_loss_base']:.2f} → {report['own_loss_anchor']:.2f}",
+            f"{report['other_loss_base']:.2f} → {report['other_loss_anchor']:.2f}",
+            f"{100 * report['pair_accuracy']:.0f} % of {report['test_pairs']}",
+        )
+        for name, report in reports.items()
+    ]
+    return _table(head, rows)
+
+
+def _judge_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    columns = {
+        "pairs: accuracy": ("pairs", "accuracy"),
+        "AUC": ("pairs", "auc"),
+        "calibration error": ("pairs", "calibration_error"),
+        "texts": ("pairs", "n"),
+        "windows: accuracy": ("pairs_in_windows", "accuracy"),
+        "unpaired: accuracy": ("unpaired", "accuracy"),
+        "unpaired: AUC": ("unpaired", "auc"),
+        "unpaired: texts": ("unpaired", "n"),
+    }
+    rows = []
+    for name, report in reports.items():
+        figures = []
+        for part, key in columns.values():
+            known = "accuracy" in report.get(part, {})
+            value = report[part][key] if known else "–"
+            figures.append(f"{value:.3f}" if isinstance(value, float) else value)
+        rows.append((name, *figures))
+    return _table(("judge", *columns), rows)
+
+
+def _shown(sample: Sample) -> str:
+    mix = ", ".join(f"{name} {position:+g}" for name, position in sample.mix.items()) or "base"
+    text = (sample.prompt + sample.text).strip().replace("\n", "  \n> ")
+    return f"**{sample.seed}. {mix}**; prompt: {sample.prompt}\n> {text}"
+
+
+def read_report(path: Path) -> Any:
+    """A JSON report.
+
+    Raises:
+        BadArtifact: there is none, or it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadArtifact(f"The report {path} cannot be read: {error}.", "Train that part again.") from error
+
+
+def write_card(base: Path, anchors: Path, judges: Path) -> Path:
+    """Put `anchors/MODEL_CARD.md` together from the reports on disk."""
+    trained = {}
+    for home in sorted(path for path in anchors.iterdir() if path.is_dir()):
+        for pole in POLES:
+            if (home / pole / "training.json").is_file():
+                trained[f"{home.name}.{pole}"] = read_report(home / pole / "training.json")
+    if not trained:
+        raise BadArtifact(f"{anchors} holds no anchor with a report.", "Run `python -m mixer train anchors` first.")
+    text = card(
+        read_report(base / "training.json"),
+        trained,
+        read_report(judges / "report.json"),
+        ControlReport.from_json(json.dumps(read_report(anchors / CONTROL))),
+        [Sample(**sample) for sample in read_report(anchors / SAMPLES)],
+    )
+    (anchors / CARD).write_text(text, encoding="utf-8")
+    return anchors / CARD
+
+
+def measure_card(desk: Desk, base: Path, anchors: Path, judges: Path) -> Path:
+    """Measure control, write the samples, and put the card together from these and the trainers' reports."""
+    reach = control(desk, loglikelihoods=base_loglikelihoods(base))
+    (anchors / CONTROL).write_text(reach.to_json() + "\n", encoding="utf-8")
+    samples = [asdict(sample) for sample in write_samples(desk)]
+    (anchors / SAMPLES).write_text(json.dumps(samples, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return write_card(base, anchors, judges)

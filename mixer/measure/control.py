@@ -1,0 +1,205 @@
+"""How far each slider moves what is written, by the judges' scores, and what that costs in likelihood and variety.
+
+The same prompts are continued with the same seeds at every position of one slider, all others at rest, and the texts
+are scored without their prompts. Prompts are openings of test pairs: no anchor and no judge saw them, and since both
+texts of a pair begin with its opening, they lean to neither pole. Knows nothing of how texts or judges are made.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from mixer.errors import InvalidValue, UnknownName
+from mixer.training.data import ATTRIBUTES, find_pairs, split_pairs
+from mixer.values.mix import MixRule
+from mixer.values.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from mixer.desk import Desk
+
+PASS = 0.3  # least difference between the judge's means at the poles
+# Mean log-likelihoods a token of texts after their prompts, under the base model.
+LogLikelihoods = Callable[[Sequence[str], Sequence[str]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One attribute at one position: the judge's mean score with its standard error over prompts."""
+
+    attribute: str
+    position: float
+    score: float
+    error: float
+    perplexity: float | None
+    distinct: float  # distinct word pairs among all word pairs, averaged over texts
+
+
+@dataclass(frozen=True)
+class Reach:
+    """One attribute between the lowest and the highest position, text by text on the same prompt and seed."""
+
+    attribute: str
+    difference: float
+    error: float
+
+    @property
+    def passed(self) -> bool:
+        return self.difference >= PASS
+
+
+@dataclass(frozen=True)
+class ControlReport:
+    """Scores of all attributes at all positions, and how they were measured."""
+
+    prompts: int
+    tokens: int
+    seed: int
+    temperature: float
+    top_p: float
+    measures: tuple[Measure, ...]
+    reaches: tuple[Reach, ...]
+    rule: MixRule = "offset"
+
+    def table(self) -> str:
+        """A markdown table, one attribute a row: score (perplexity under the base) at each position."""
+        positions = sorted({m.position for m in self.measures})
+        head = [f"at {position:+g}" if position else "at 0" for position in positions]
+        lines = [
+            f"| attribute | {' | '.join(head)} | difference | reaches {PASS} |",
+            "|---" * (len(head) + 3) + "|",
+        ]
+        for reach in self.reaches:
+            cells = {m.position: m for m in self.measures if m.attribute == reach.attribute}
+            shown = [_cell(cells[position]) for position in positions]
+            verdict = "yes" if reach.passed else "no"
+            change = f"{reach.difference:.2f} ± {reach.error:.2f}"
+            lines.append(f"| {reach.attribute} | {' | '.join(shown)} | {change} | {verdict} |")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self) | {"passed": all(r.passed for r in self.reaches)}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> ControlReport:
+        record = json.loads(text)
+        record.pop("passed", None)
+        record["measures"] = tuple(Measure(**m) for m in record["measures"])
+        record["reaches"] = tuple(Reach(**r) for r in record["reaches"])
+        return cls(**record)
+
+
+def _cell(measure: Measure) -> str:
+    score = f"{measure.score:.2f} ± {measure.error:.2f}"
+    return score if measure.perplexity is None else f"{score} ({measure.perplexity:.0f})"
+
+
+def held_out_prompts(data: Path | None = None, count: int = 50) -> tuple[str, ...]:
+    """Openings of test pairs, one attribute after the other in turn, in file order."""
+    openings = [[p.opening for p in split_pairs(find_pairs(data, a), "test")] for a in ATTRIBUTES]
+    turns = [o for turn in range(max(map(len, openings))) for column in openings for o in column[turn : turn + 1]]
+    return tuple(dict.fromkeys(turns))[:count]
+
+
+def base_loglikelihoods(base: Path | str) -> LogLikelihoods:
+    """Mean log-likelihood a token of texts after their prompts, under a base model without anchors."""
+    from mixer.training.anchor import load_base
+    from mixer.training.rows import row, score_rows
+
+    model, tokenizer = load_base(base)
+    longest = min(1024, getattr(model.config, "max_position_embeddings", 1024))
+
+    def measure(prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+        joined = [(prompt, prompt + text) for prompt, text in zip(prompts, texts, strict=True)]
+        return score_rows(model, [row(whole, tokenizer, prompt, longest) for prompt, whole in joined])
+
+    return measure
+
+
+def control(
+    desk: Desk,
+    prompts: Sequence[str] | None = None,
+    attributes: Sequence[str] | None = None,
+    positions: Sequence[float] = (-1.0, 0.0, 1.0),
+    tokens: int = 60,
+    seed: int = 7,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    rule: MixRule = "offset",
+    loglikelihoods: LogLikelihoods | None = None,
+) -> ControlReport:
+    """Measure every attribute's reach.
+
+    Args:
+        prompts: `held_out_prompts()` if None.
+        attributes: all of the desk's that have a judge, if None.
+        seed: prompt i is continued with seed `seed + i` at every position.
+        loglikelihoods: `base_loglikelihoods(base)` for perplexities, which cost a second pass over the texts.
+
+    Raises:
+        UnknownName: the desk has no such attribute. InvalidValue: nothing to measure.
+    """
+    from mixer.values.request import Request
+
+    prompts = tuple(held_out_prompts() if prompts is None else prompts)
+    judged = set(desk.scores("A text."))
+    attributes = tuple(a for a in desk.attributes if a in judged) if attributes is None else tuple(attributes)
+    for attribute in attributes:
+        if attribute not in desk.attributes or attribute not in judged:
+            raise UnknownName("attribute with anchors and a judge", attribute, judged & desk.attributes.keys())
+    if not prompts or not attributes or len(set(positions)) < 2:
+        raise InvalidValue("There is nothing to measure.", "Give prompts, an attribute with a judge and two positions.")
+
+    measures, reaches, at_rest = [], [], None
+    with tqdm(total=len(attributes) * len(positions), unit="position", file=sys.stderr) as bar:
+        for attribute in attributes:
+            scores = {}
+            for position in sorted(set(positions)):
+                bar.set_description(f"{attribute} {position:+g}")
+                if position or at_rest is None or rule == "interpolate":
+                    params = [
+                        SamplingParams(max_new_tokens=tokens, temperature=temperature, top_p=top_p, seed=seed + i)
+                        for i in range(len(prompts))
+                    ]
+                    mix = desk.mix({attribute: position}, rule=rule)
+                    requests = [Request(prompt, mix, p) for prompt, p in zip(prompts, params, strict=True)]
+                    texts = [output.text for output in desk.generate_batch(requests)]
+                    at_rest = at_rest if position else texts
+                else:
+                    texts = at_rest  # under this rule every slider at rest is the same model
+                scores[position] = np.array([desk.scores(text)[attribute] for text in texts])
+                perplexity = None
+                if loglikelihoods is not None:
+                    written = [(p, t) for p, t in zip(prompts, texts, strict=True) if t.strip()]
+                    means = loglikelihoods([p for p, _ in written], [t for _, t in written])
+                    perplexity = round(float(np.exp(-np.mean(means))), 2)
+                error = scores[position].std(ddof=1) / len(prompts) ** 0.5 if len(prompts) > 1 else 0.0
+                measures.append(
+                    Measure(
+                        attribute,
+                        float(position),
+                        round(float(scores[position].mean()), 4),
+                        round(float(error), 4),
+                        perplexity,
+                        round(float(np.mean([_distinct(text) for text in texts])), 4),
+                    )
+                )
+                bar.update()
+            change = scores[max(scores)] - scores[min(scores)]
+            error = change.std(ddof=1) / len(change) ** 0.5 if len(change) > 1 else 0.0
+            reaches.append(Reach(attribute, round(float(change.mean()), 4), round(float(error), 4)))
+    return ControlReport(len(prompts), tokens, seed, temperature, top_p, tuple(measures), tuple(reaches), rule)
+
+
+def _distinct(text: str) -> float:
+    words = text.lower().split()
+    pairs = list(pairwise(words))
+    return len(set(pairs)) / len(pairs) if pairs else 1.0

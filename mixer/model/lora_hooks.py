@@ -1,0 +1,61 @@
+"""LoRA adapters as forward hooks on a `transformers` model, all side by side, weighed per batch row by a gate.
+
+    y = W0 x + B (g * (A x))        A (R, D_in), B (D_out, R), g (rows, R), R = sum of the anchors' ranks
+
+A slider move rewrites entries of g and nothing else. W0 is never written, rows are independent, and the base keeps its
+own modules, names and weights.
+
+Source: arXiv 2404.07117, equation 3, with the sum taken over activations instead of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mixer.adapters.low_rank import LowRank, ranks_of, stacked
+
+
+class LoRAStack:
+    """All anchors on all adapted modules of one model.
+
+    Args:
+        model: the base model; its modules get a forward hook each.
+        adapters: each anchor's parts by module name, in coefficient order.
+        dtype: of the stacked matrices; the model's.
+    """
+
+    def __init__(self, model: nn.Module, adapters: Sequence[Mapping[str, LowRank]], dtype: torch.dtype) -> None:
+        self.ranks = ranks_of(adapters)
+        self._gate: Tensor | None = None
+        sizes = {name: (part.a.shape[1], part.b.shape[0]) for parts in adapters for name, part in parts.items()}
+        for name, (d_in, d_out) in sizes.items():
+            module = model.get_submodule(name)
+            a, b = stacked(name, adapters, self.ranks, d_in, d_out)
+            # Where accelerate spreads a model over several devices, the stack lies with its module.
+            home = next(module.parameters()).device
+            module.register_forward_hook(self._hook(a.T.to(home, dtype), b.T.to(home, dtype)))
+
+    @contextmanager
+    def applied(self, gate: Tensor | None):
+        """Forward passes inside run with this gate `(rows, R)`; None is the base model."""
+        self._gate = gate
+        try:
+            yield
+        finally:
+            self._gate = None
+
+    def _hook(self, a_t: Tensor, b_t: Tensor):
+        def add_delta(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            gate = self._gate
+            if gate is None:
+                return output
+            # Some models flatten rows and positions before their MLP: the gate's rows tell them apart again.
+            x = args[0].reshape(gate.shape[0], -1, a_t.shape[0])
+            delta = ((x.to(a_t.dtype) @ a_t) * gate.to(a_t.device).unsqueeze(1)) @ b_t
+            return output + delta.view(output.shape).to(output.dtype)
+
+        return add_delta

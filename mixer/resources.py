@@ -1,0 +1,13 @@
+"""Where the shipped files lie: assets and anchors, in a checkout or in an installed package."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+_PACKAGE = Path(str(files("mixer")))
+# A wheel carries both folders inside the package; in a checkout they lie beside it.
+ROOT = _PACKAGE if (_PACKAGE / "assets").is_dir() else _PACKAGE.parent
+ASSETS, ANCHORS = ROOT / "assets", ROOT / "anchors"
+BASE, JUDGES, PRESETS, WEB = ASSETS / "base", ASSETS / "judges", ASSETS / "presets.yaml", ASSETS / "web"
+TRANSLATIONS, FAVICON = ASSETS / "translations.yaml", ASSETS / "favicon.png"

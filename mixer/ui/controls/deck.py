@@ -1,0 +1,64 @@
+"""The mix deck: one component holding every slider, of anchors and of rewards, and the budget that rewards share.
+
+Its looks and its behavior under the hand are in assets/deck.* and assets/reward.*; what its value means is in `value`.
+One component for all sliders, because Gradio's own slider never reports a keyboard's last value and fills from its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from mixer.formula.bind import Vocabulary
+from mixer.ui.state.controls import LIMIT, STEP
+from mixer.ui.state.page_state import State
+from mixer.ui.web import script
+from mixer.values.steering import BUDGET
+
+BUDGETS = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # nats; after these, no limit
+
+
+def component(
+    vocabulary: Vocabulary, state: State | None = None, scales: Mapping[str, Sequence[float]] | None = None
+) -> gr.HTML:
+    """The deck for any number of attributes and rewards; a reward without anchors has a card of its own.
+
+    Args:
+        scales: of each attribute the scores that decoupled sliders ask for at -1, 0 and 1; None where none can be.
+    """
+    state = state or State()
+    rewards = vocabulary.rewards
+    controls = [
+        _control(a.name, a.labels, a.description, True, a.name in rewards) for a in vocabulary.attributes.values()
+    ]
+    for name in rewards:
+        if name not in vocabulary.attributes:
+            poles = {opinion.goal: label for label, opinion in vocabulary.labels.items() if opinion.judge == name}
+            controls.append(_control(name, (poles.get(0.0, "less"), poles.get(1.0, "more")), "", False, True))
+    return gr.HTML(
+        value={"seq": 0, "positions": dict(state.positions), "decouple": state.decouple},  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
+        html_template='<div class="deck" role="group" aria-label="Mix"></div>',
+        js_on_load=script("reward.js", "decouple.js", "deck.js"),
+        apply_default_css=False,
+        elem_id="deck",
+        controls=controls,
+        limit=LIMIT,
+        step=STEP,
+        budgets=BUDGETS,
+        budget=BUDGET,
+        scales=scales,
+    )
+
+
+def _control(name: str, labels: tuple[str, str], description: str, anchors: bool, reward: bool) -> dict[str, Any]:
+    """One card: what its sliders are called, and which it has."""
+    return {
+        "name": name,
+        "negative": labels[0],
+        "positive": labels[1],
+        "description": description,
+        "anchors": anchors,
+        "reward": reward,
+    }

@@ -1,0 +1,176 @@
+"""From a press of Generate to frames on the stage: base and mix as two rows of one batch, with one seed.
+
+The slider handler does not pass through here: it moves the running take (see `registry`), which this loop never
+restarts. Knows the desk's public names, but no tensor and no component.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
+
+from mixer.errors import FormulaError, MixerError
+from mixer.ui.controls.stage import Frame
+from mixer.ui.live.browsers import Live, Take
+from mixer.ui.live.pace import Pace, Tempo
+from mixer.ui.state.controls import DeckValue
+from mixer.ui.state.decouple import mixed
+from mixer.ui.state.formula_text import Recipe, place
+from mixer.ui.state.segments import write_written
+from mixer.values.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from mixer.decoding.session import Step
+    from mixer.desk import Desk
+
+SCORE_EVERY = 0.35  # seconds between two measurements of the growing text
+SCORE_SHARE = 0.05  # at most this share of the time goes into measuring
+FAULT = "Something went wrong inside the desk; the server's log has the details."
+MEASURABLE = 12  # characters; a judge makes nothing of less
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    desk: Desk,
+    live: Live,
+    prompt: str,
+    value: DeckValue,
+    mode: Literal["keep", "refill", "restart"],
+    params: SamplingParams,
+    rate: float = 0.0,
+    recipe: Recipe | None = None,
+) -> Iterator[Frame]:
+    """Frames of one take, at most 15 a second and always the last. Closing the generator gives the rows back.
+
+    Tokens come at most `rate` a second, so that there is time to steer; 0 is as fast as the machine writes.
+
+    Bad input and faults end in a frame with state "error"; nothing is raised.
+    """
+    recipe = recipe or Recipe()
+    frame = Frame(state="running", prompt=prompt, seq=value.seq, status={"seed": params.seed}, formula=recipe.title)
+    take: Take | None = None
+    try:
+        take = _begin(desk, live, prompt, value, mode, params, recipe)
+        yield frame
+        yield from _write(desk, take, frame, Tempo(rate), recipe.formula)
+    except MixerError as error:
+        frame.state, frame.error = "error", str(error)
+        frame.fault = place(error, recipe.formula or "") if isinstance(error, FormulaError) else None
+        yield frame
+    except Exception:
+        log.exception("A take ended with a fault.")
+        frame.state, frame.error = "error", FAULT
+        yield frame
+    finally:
+        if take is not None:
+            live.end(take)
+
+
+def _begin(
+    desk: Desk, live: Live, prompt: str, value: DeckValue, mode: Any, params: SamplingParams, recipe: Recipe
+) -> Take:
+    mix = mixed(desk, value)
+    steered = desk.session(
+        prompt, mix=mix, params=params, on_mix_change=mode, formula=recipe.formula, steering=value.steering
+    )
+    take = Take(base=desk.session(prompt, params=params), mix=steered, follows=recipe.tie != "none")
+    newer = live.begin(take, value, mix)
+    if newer is not None:
+        live.follow(take, newer, mixed(desk, newer))
+    return take
+
+
+def _write(desk: Desk, take: Take, frame: Frame, tempo: Tempo, formula: str | None) -> Iterator[Frame]:
+    pace = Pace()
+    measure = Measure(desk.scores)
+    urgent = True  # the first token is shown at once, and so is the first one after a slider moved
+    for _, step in desk.lockstep(take.base, take.mix):
+        if step is not None:
+            urgent = _append(frame, take, step) or urgent
+        if take.stopped:
+            break
+        if pace.due(urgent):
+            urgent = False
+            _update(frame, take)
+            frame.scores = measure(take.mix.text) or frame.scores
+            yield frame
+        tempo.hold(take.nudge)
+    frame.state = "stopped" if take.stopped else "done"
+    _update(frame, take)
+    frame.scores = measure(take.mix.text, now=True) or frame.scores
+    frame.written = write_written(take.mix, formula)
+    yield frame
+
+
+def _append(frame: Frame, take: Take, step: Step) -> bool:
+    """Adds a step's text, or takes some back; whether it is the first one under another move."""
+    seq, label = take.move(step) or (frame.seq, frame.mix[-1][0] if frame.mix else "")
+    moved, frame.seq = seq != frame.seq, seq
+    take.nats.append(step.nats)
+    frame.levels = {name: round(level, 4) for name, level in step.levels.items()}
+    if step.index == 0:
+        frame.mix = []
+    frame.mix = shortened(frame.mix, step.rewind)
+    if not frame.mix or frame.mix[-1][0] != label:
+        frame.mix.append((label, step.text))
+    else:
+        frame.mix[-1] = (label, frame.mix[-1][1] + step.text)
+    return moved
+
+
+def _update(frame: Frame, take: Take) -> None:
+    """Brings what a frame shows besides the steered text up to date."""
+    frame.base = take.base.text
+    frame.status = figures(take, frame.status["seed"])
+    steering = take.mix.course.steering
+    counted = bool(steering.heads) or steering.budget is not None
+    frame.nats = round(fmean(take.nats), 4) if take.nats and counted else None
+    frame.note = take.refused
+
+
+def shortened(pieces: list[tuple[str, str]], characters: int) -> list[tuple[str, str]]:
+    """The text without so many characters at its end: a banned word was taken back."""
+    pieces = list(pieces)
+    while characters and pieces:
+        label, text = pieces.pop()
+        if characters < len(text):
+            pieces.append((label, text[: len(text) - characters]))
+        characters = max(0, characters - len(text))
+    return pieces
+
+
+def figures(take: Take, seed: int | None) -> dict[str, Any]:
+    """What the status line shows of a take."""
+    stats = take.mix.stats
+    return {
+        "apply_us": stats.apply_us,
+        "first_token_ms": stats.first_token_ms,
+        "tokens_per_second": stats.tokens_per_second,
+        "tokens": stats.tokens,
+        "exact": stats.exact,
+        "acceptance": stats.acceptance,
+        "finish": take.mix.finish_reason,
+        "seed": seed,
+    }
+
+
+class Measure:
+    """The judges' scores of a growing text, as often as they are cheap."""
+
+    def __init__(self, scores: Callable[[str], Mapping[str, float]]) -> None:
+        self._scores = scores
+        self._next = time.monotonic() + SCORE_EVERY
+
+    def __call__(self, text: str, now: bool = False) -> dict[str, float]:
+        """Attribute -> score in [0, 1]; empty when it is too early to measure again."""
+        started = time.monotonic()
+        if (started < self._next and not now) or len(text.strip()) < MEASURABLE:
+            return {}
+        scores = dict(self._scores(text))
+        ended = time.monotonic()
+        self._next = ended + max(SCORE_EVERY, (ended - started) / SCORE_SHARE)
+        return scores

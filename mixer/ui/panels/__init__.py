@@ -1,0 +1,1 @@
+"""The panels of the page's shelf: Paint, Sweep, Pad, Batch, Export."""

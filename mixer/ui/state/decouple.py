@@ -1,0 +1,65 @@
+"""The deck's toggle Decouple: its sliders then say which levels are asked for, and the desk finds the positions.
+
+The one place where sliders become a mix. Knows neither Gradio nor who is streaming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from mixer.errors import Unsupported
+
+if TYPE_CHECKING:
+    from mixer.adapters.calibration import Calibration
+    from mixer.desk import Desk
+    from mixer.ui.state.page_state import State
+    from mixer.values.mix import Mix
+
+LEFT_OUT = "decouple=1 was left out of the link: the anchors of this desk were not calibrated."
+
+
+class Sliders(Protocol):
+    """Where sliders stand, and whether that is what is asked for instead of positions."""
+
+    @property
+    def positions(self) -> Mapping[str, float]: ...
+    @property
+    def decouple(self) -> bool: ...
+
+
+def calibration(desk: Desk) -> Calibration | None:
+    """What decouples the sliders of this desk; None if its anchors were not measured."""
+    return desk.anchor_set.calibration
+
+
+def places(desk: Desk, sliders: Sliders) -> Mapping[str, float]:
+    """The positions that the sliders come to.
+
+    Raises:
+        Unsupported: they are to be decoupled, and the desk's anchors were not measured.
+    """
+    if not sliders.decouple:
+        return sliders.positions
+    known = calibration(desk)
+    if known is None:
+        hint = "Leave decouple out, or run `python -m mixer evaluate coupling`."
+        raise Unsupported("The anchors of this desk were not calibrated, so sliders cannot be decoupled.", hint)
+    return known.positions(sliders.positions)
+
+
+def mixed(desk: Desk, sliders: Sliders) -> Mix:
+    """The mix that the sliders come to; raises as `places`."""
+    return desk.mix(places(desk, sliders))
+
+
+def settled(desk: Desk, state: State) -> State:
+    """The same state by positions alone: writes the same text, and needs no calibration."""
+    return replace(state, positions=places(desk, state), decouple=False)
+
+
+def scales(desk: Desk) -> dict[str, list[float]] | None:
+    """Of each attribute the scores that its levels -1, 0 and 1 ask for; None where nothing can be decoupled."""
+    known = calibration(desk)
+    return None if known is None else known.scales()

@@ -1,0 +1,165 @@
+"""What a formula has to do with the sliders, in both directions, and what the page shows of it.
+
+A plain weight mix, such as `[0.7*formal + 0.3*polite]`, *is* a position of the sliders: its text moves them, and moving
+them rewrites its numbers. Functions over text and tree; knows neither Gradio nor a running text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from mixer.errors import FormulaError
+from mixer.formula.bind import Bound, Vocabulary
+from mixer.formula.lexer import tokenize
+from mixer.formula.tree import Formula, Term, named, number
+from mixer.ui.state.controls import LIMIT
+from mixer.values.mix import POLES
+
+# How the sliders act: they and the text are one, the formula names them, or not at all.
+Tie = Literal["mix", "sliders", "none"]
+DEFAULT = "sliders"
+SHORT = 60  # characters of a formula in a title
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the mixed text is written by.
+
+    Attributes:
+        formula: as text; None where the sliders alone say it.
+        title: the formula in short, on one line; empty where the sliders alone say it.
+        tie: how the sliders act on it.
+        positions: what a weight mix asks of the sliders.
+    """
+
+    formula: str | None = None
+    title: str = ""
+    tie: Tie = "sliders"
+    positions: Mapping[str, float] | None = None
+
+
+def recipe(bound: Bound, vocabulary: Vocabulary) -> Recipe:
+    """What a formula asks of the page."""
+    positions = positions_of(bound.formula, vocabulary)
+    if positions is not None:
+        return Recipe(tie="mix", positions=positions)
+    if str(bound.formula) == DEFAULT:
+        return Recipe()
+    rows = [*bound.rows, *(bound.draft.rows if bound.draft else ())]
+    text = str(bound.formula.result)
+    title = text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
+    return Recipe(bound.formula.source, title, "sliders" if any(row.follows for row in rows) else "none")
+
+
+def positions_of(formula: Formula, vocabulary: Vocabulary) -> Mapping[str, float] | None:
+    """The slider positions, attribute -> position, that a formula stands for; those at rest are left out.
+
+    None unless it is one term of anchors and attributes alone, each attribute once, and within the deck's limit. A
+    negative share of a pole is no position: that would be the other pole.
+    """
+    term = formula.result
+    if formula.definitions or not isinstance(term, Term) or term.prompt is not None or term.model is not None:
+        return None
+    meanings, found = _meanings(vocabulary), dict[str, float]()
+    for part in term.mix:
+        if part.name == "sliders":
+            return None
+        attribute, side = meanings[part.name]
+        if attribute in found or abs(part.weight) > LIMIT or (part.weight < 0 and part.name != attribute):
+            return None
+        if attribute:
+            found[attribute] = part.weight * side
+    return {attribute: position for attribute, position in found.items() if position}
+
+
+def rewrite(formula: Formula, vocabulary: Vocabulary, positions: Mapping[str, float]) -> str:
+    """The text of a plain weight mix with the sliders moved to `positions`.
+
+    Words, order and layout stay; so does every number that did not move. What comes to rest leaves the text, what
+    leaves rest is added at its end, and with everything at rest the text is `[base]`.
+    """
+    source, term = formula.source, formula.result
+    former = positions_of(formula, vocabulary)
+    wanted = {attribute: position for attribute, position in positions.items() if position}
+    if former is None or not isinstance(term, Term) or former == wanted:
+        return source
+
+    start, stop = term.span
+    bracketed = source[start] == "["
+    ends = [start + bracketed, *(part.span[1] for part in term.mix)]
+    gaps = [source[end : part.span[0]] for end, part in zip(ends, term.mix, strict=False)]  # before each part
+    closing = source[ends[-1] : stop - bracketed]
+    meanings, text = _meanings(vocabulary), ""
+    for part, gap in zip(term.mix, gaps, strict=True):
+        attribute, _ = meanings[part.name]
+        position = wanted.pop(attribute, 0.0)
+        if attribute and position != former.get(attribute, 0.0):
+            if position:
+                share, negative = _share(attribute, position, part.name, vocabulary, meanings)
+                text += _signed(gap if text else gaps[0], bool(text), negative) + share
+        elif former or not wanted:  # a bare [base] makes way for what is added
+            text += (gap if text else _signed(gaps[0], False, _sign(gap) == "-")) + source[slice(*part.span)]
+    for attribute, position in wanted.items():
+        share, negative = _share(attribute, position, "", vocabulary, meanings)
+        text += _signed("" if text else gaps[0], bool(text), negative) + share
+    text = text or _signed(gaps[0], False, False) + "base"
+    return f"{source[:start]}[{text}{closing}]{source[stop:]}"
+
+
+def _meanings(vocabulary: Vocabulary) -> dict[str, tuple[str, float]]:
+    """What names in brackets are about: the attribute, and the slider's side for a positive share; nothing for base."""
+    found = {}
+    for name, mix in vocabulary.mixes.items():
+        attribute, _, pole = next(iter(mix.weights), "").rpartition(".")
+        found[name] = (attribute, -1.0 if pole == "negative" else 1.0)
+    return found
+
+
+def _share(
+    attribute: str, position: float, former: str, vocabulary: Vocabulary, meanings: Mapping[str, tuple[str, float]]
+) -> tuple[str, bool]:
+    """A position as it stands in brackets, and whether a minus belongs before it.
+
+    Named in the manner of the former name, else by the pole's label; with two decimals, unless that changes the number.
+    """
+    size, side = abs(position), position > 0
+    amount = f"{size:.2f}" if float(f"{size:.2f}") == size else number(size)
+    if former == attribute:
+        return f"{amount}*{named(attribute)}", not side
+    name = vocabulary.attributes[attribute].labels[side]
+    anchors = [f"{attribute}.{pole}" for pole in POLES]
+    if former in anchors or name == "sliders" or meanings[name] != (attribute, 1.0 if side else -1.0):
+        name = anchors[side]
+    return f"{amount}*{named(name)}", False
+
+
+def _sign(gap: str) -> str:
+    """The plus or minus in the text between two parts, where there is one."""
+    return next((token.kind for token in tokenize(gap) if token.kind in ("+", "-")), "")
+
+
+def _signed(gap: str, after: bool, negative: bool) -> str:
+    """The text before a part, with the sign that it needs: `after` another part, or as the first one."""
+    wanted = "-" if negative else "+" if after else ""
+    for token in tokenize(gap):
+        if token.kind in ("+", "-"):
+            rest = gap[token.span[1] :]
+            return gap[: token.span[0]] + (wanted + rest if wanted else rest.lstrip(" "))
+    return f"{gap or ' '}{wanted} " if after else gap + wanted
+
+
+def place(error: FormulaError, text: str) -> dict[str, str]:
+    """An error in a text as the browser gets it: the sentence, and its line in three pieces, the middle one wrong."""
+    start = error.column - 1
+    stop = start + error.length
+    return {
+        "text": text,
+        "message": error.message,
+        "hint": error.hint,
+        "where": f"Line {error.line}, column {error.column}",
+        "before": error.text[:start],
+        "place": error.text[start:stop],
+        "after": error.text[stop:],
+    }

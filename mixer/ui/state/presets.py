@@ -1,0 +1,52 @@
+"""The shipped presets (see `mixer.files.presets`) as states of the page: those that this desk can run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mixer.errors import FormulaError, MixerError
+from mixer.files.presets import load_presets
+from mixer.ui.state.controls import LIMIT
+from mixer.ui.state.page_state import State
+
+if TYPE_CHECKING:
+    from mixer.desk import Desk
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One entry of the menu.
+
+    Attributes:
+        state: a new page under this preset.
+        about: what it does, in a sentence.
+        credit: the paper that it comes from.
+    """
+
+    name: str
+    state: State
+    about: str
+    credit: str
+
+
+def presets(desk: Desk) -> list[Choice]:
+    """The presets that this desk can run, in the file's order; none where the file cannot be read."""
+    try:
+        known = load_presets()
+    except MixerError as error:
+        log.warning("There are no presets: %s", error)
+        return []
+    found = []
+    for preset in known:
+        try:
+            desk.formula(preset.formula)
+        except FormulaError:
+            continue  # it names what is not loaded here
+        settings = {name: max(-LIMIT, min(LIMIT, x)) for name, x in preset.settings.items() if name in desk.attributes}
+        state = State(preset.prompt or State().prompt, preset.formula, settings)
+        found.append(Choice(preset.name, state, preset.about, preset.credit))
+    return found

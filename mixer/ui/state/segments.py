@@ -1,0 +1,85 @@
+"""What a text was written under, token by token, as JSON: goes out with its last frame and comes back to be replayed.
+
+So the server keeps nothing, and texts of the history can be replayed too. What comes back may be anything, and is
+checked. Knows neither Gradio nor who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from mixer.errors import InvalidValue, Unsupported
+from mixer.ui.state.controls import MOST_TOKENS, options, read_box, read_positions, read_steering
+from mixer.values.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from mixer.decoding.session import Segment, Session
+    from mixer.desk import Desk
+
+MOST_READ = 60_000  # tokens that one replay may read anew because sliders moved
+DIGITS = 9  # of a position, more than any slider has
+
+
+def write_written(session: Session, formula: str | None) -> dict[str, Any] | None:
+    """`{formula, temperature, least, parts}` of a text; None where it has no tokens.
+
+    A part is `{tokens, exact, positions}` and what `read_steering` reads; see `mixer.decoding.session.Segment`.
+    """
+    params = session.params
+    parts = [_part(segment) for segment in session.segments]
+    written = {"formula": formula, "temperature": params.temperature, "least": params.min_new_tokens, "parts": parts}
+    return written if parts else None
+
+
+def _part(segment: Segment) -> dict[str, Any]:
+    settings, steering = segment.mix.settings, segment.steering
+    return {
+        "tokens": list(segment.token_ids),
+        "exact": segment.exact,
+        "positions": {name: round(setting.position, DIGITS) for name, setting in settings.items()},
+        "rewards": dict(steering.positions),
+        "levels": dict(steering.levels),
+        "budget": steering.budget,
+        "whole": steering.whole,
+    }
+
+
+def read_written(posted: object, desk: Desk) -> tuple[list[Segment], SamplingParams, str | None]:
+    """What `write_written` wrote, checked; tokens themselves are looked at by whoever replays them.
+
+    Raises:
+        UnknownName, InvalidValue: it is not as the page sends it. Unsupported: the sliders moved too often.
+    """
+    parts = posted.get("parts") if isinstance(posted, Mapping) else None
+    if not isinstance(posted, Mapping) or not isinstance(parts, list):
+        raise InvalidValue("The text is not as the page keeps it.", "Send {formula, temperature, least, parts}.")
+    segments = [_segment(part, desk) for part in parts[:MOST_TOKENS]]
+    sizes = [len(segment.token_ids) for segment in segments]
+    if not all(sizes) or len(segments) < len(parts):
+        raise InvalidValue("A part of the text has no tokens.", "Leave it out.")
+    params = options(sum(sizes), posted.get("temperature"), 0)
+    before = accumulate(sizes[:-1])
+    if sum(size for size, segment in zip(before, segments[1:], strict=True) if segment.exact) > MOST_READ:
+        hint = "Choose keep in the options, or a shorter text."
+        raise Unsupported("The sliders moved too often in this text to read it anew each time.", hint)
+    formula = posted.get("formula")
+    text = None if formula is None else read_box({"text": formula}).text
+    least = posted.get("least", 0)
+    if isinstance(least, bool) or not isinstance(least, int) or not 0 <= least <= MOST_TOKENS:
+        raise InvalidValue("The fewest tokens are no whole number.", f"Give one up to {MOST_TOKENS:,}.")
+    return segments, replace(params, min_new_tokens=min(least, params.max_new_tokens)), text
+
+
+def _segment(part: object, desk: Desk) -> Segment:
+    from mixer.decoding.session import Segment
+
+    if not isinstance(part, Mapping):
+        raise InvalidValue("A part of the text is not an object.", "Send {tokens, exact, positions}.")
+    tokens, exact = part.get("tokens"), part.get("exact", True)
+    if not isinstance(tokens, list) or not isinstance(exact, bool):
+        raise InvalidValue("The tokens are no list, or exact is not true or false.", "Send {tokens, exact}.")
+    mix = desk.mix(read_positions(part.get("positions", {}), desk.attributes))
+    return Segment(tuple(tokens), mix, read_steering(part, desk.rewards), exact)

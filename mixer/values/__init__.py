@@ -1,0 +1,1 @@
+"""What a person sets: mixes, sampling parameters, steering. Plain values, standard library only."""

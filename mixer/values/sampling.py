@@ -1,0 +1,60 @@
+"""How a text is drawn from the model's distribution: numbers that a person chooses, checked once.
+
+Standard library only; the drawing itself is in `sampling`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mixer.errors import InvalidValue
+from mixer.values.bounds import bounded
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Sampling options.
+
+    Attributes:
+        max_new_tokens: most tokens to write.
+        min_new_tokens: the model may not end the text before, unless nothing else is left; stop texts still do.
+        temperature: 0 takes the likeliest token every time.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens with at least this probability.
+        min_p: keep tokens at least this fraction as likely as the likeliest.
+        stop: texts that end the writing; they are not part of the result.
+        seed: equal seeds give equal texts; None draws a fresh one.
+
+    Raises:
+        InvalidValue: an option is no number, not finite or out of range.
+    """
+
+    max_new_tokens: int = 120
+    min_new_tokens: int = 0
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.95
+    min_p: float = 0.0
+    stop: Sequence[str] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _whole("max_new_tokens", self.max_new_tokens, 1, 100_000)
+        _whole("min_new_tokens", self.min_new_tokens, 0, self.max_new_tokens)
+        bounded("temperature", self.temperature, 0.0, 10.0)
+        _whole("top_k", self.top_k, 0, 10_000_000)
+        bounded("top_p", self.top_p, 0.0, 1.0)
+        bounded("min_p", self.min_p, 0.0, 1.0)
+        if self.seed is not None:
+            _whole("seed", self.seed, 0, 2**63 - 1)
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if not all(isinstance(text, str) and text for text in stop):
+            raise InvalidValue("A stop text is empty or no text.", "Give texts of at least one character.")
+        object.__setattr__(self, "stop", stop)
+
+
+def _whole(name: str, value: object, low: int, high: int) -> None:
+    bounded(name, value, low, high)
+    if not isinstance(value, int):
+        raise InvalidValue(f"{name} must be a whole number, not {value!r}.", f"Give one from {low} to {high}.")
