@@ -63,11 +63,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.anchors is not None and not (desk.attributes or desk.rewards):
         return _refuse(next(iter(desk.problems), f"There is no anchor in {args.anchors}."))
 
-    from mixer.ui import Origin, build, launch
+    from mixer.ui import DeskSource, build, launch
     from mixer.ui.live.zero_gpu import wanted
 
     load = {name: getattr(args, name) for name in ("base", "anchors", "device", "dtype", "quantize", "device_map")}
-    origin = Origin({name: value for name, value in load.items() if value not in (None, "auto")}, sources)
+    origin = DeskSource({name: value for name, value in load.items() if value not in (None, "auto")}, sources)
 
     if not wanted():
         threading.Thread(target=desk.warm_up, daemon=True).start()

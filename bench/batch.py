@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from bench.decode import tuned
-from bench.harness.config import Plan, coefficients
-from bench.harness.rig import Prompt, Rig, System, footer, on_rig, progress
+from bench.harness.config import BenchConfig, coefficients
+from bench.harness.rig import Harness, Prompt, System, footer, on_rig, progress
 from bench.harness.tables import markdown, percent, ratio, shown
 
 ROWS, CONTEXT, TOKENS, ROUNDS = 8, 64, 64, 7
@@ -17,11 +17,11 @@ QUICK_TOKENS, QUICK_ROUNDS = 16, 2
 OURS, REST, ALONE = "mixer, 8 mixes in lockstep", "mixer, 8 rows at rest", "mixer, one mix after another"
 
 
-def bench_batch(plan: Plan) -> dict[str, Any]:
+def bench_batch(plan: BenchConfig) -> dict[str, Any]:
     """The report: total tokens a second, with prompts and without, and ratios."""
     tokens, rounds = (QUICK_TOKENS, QUICK_ROUNDS) if plan.quick else (TOKENS, ROUNDS)
 
-    def run(rig: Rig) -> dict[str, Any]:
+    def run(rig: Harness) -> dict[str, Any]:
         prompt = rig.prompt(CONTEXT, tokens)
         mixes = [coefficients(rig.anchors, rig.anchors, plan.seed + row) for row in range(ROWS)]
         systems = contestants(rig, mixes)
@@ -48,7 +48,7 @@ def bench_batch(plan: Plan) -> dict[str, Any]:
     return on_rig(plan, (), run)
 
 
-def contestants(rig: Rig, mixes: list[list[float]]) -> list[System]:
+def contestants(rig: Harness, mixes: list[list[float]]) -> list[System]:
     """Every system; its coefficients are the first row's, for the gate."""
     systems = [System(label, "mixer", mixes[0]) for label in (OURS, ALONE)]
     systems.append(System(REST, "mixer", [0.0] * rig.anchors))
@@ -60,7 +60,7 @@ def contestants(rig: Rig, mixes: list[list[float]]) -> list[System]:
     return systems
 
 
-def texts(rig: Rig, system: System, prompt: Prompt, mixes: list[list[float]], tokens: int) -> dict[str, Any]:
+def texts(rig: Harness, system: System, prompt: Prompt, mixes: list[list[float]], tokens: int) -> dict[str, Any]:
     """All texts once."""
     if system.label == REST:
         mixes = [system.coefficients] * len(mixes)
@@ -68,7 +68,7 @@ def texts(rig: Rig, system: System, prompt: Prompt, mixes: list[list[float]], to
     return rig.ask(system, question, prompt, mixes=mixes, tokens=tokens)
 
 
-def right(rig: Rig, system: System, prompt: Prompt, mixes: list[list[float]], tokens: int) -> bool:
+def right(rig: Harness, system: System, prompt: Prompt, mixes: list[list[float]], tokens: int) -> bool:
     """Whether every text is one that the reference would write under its mix."""
     answer = texts(rig, system, prompt, mixes, tokens)
     for mix, text in zip(mixes, answer["tokens"], strict=True):

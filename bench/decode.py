@@ -10,9 +10,9 @@ import statistics
 from dataclasses import asdict
 from typing import Any
 
-from bench.harness.config import Plan, coefficients
+from bench.harness.config import BenchConfig, coefficients
 from bench.harness.cost import cost
-from bench.harness.rig import Prompt, Rig, System, footer, on_rig, progress
+from bench.harness.rig import Harness, Prompt, System, footer, on_rig, progress
 from bench.harness.tables import markdown, p50_p95, percent, ratio, shown
 
 CONTEXTS, TOKENS, ROUNDS = (64, 376), 128, 9
@@ -20,12 +20,12 @@ QUICK_CONTEXTS, QUICK_TOKENS, QUICK_ROUNDS = CONTEXTS[:1], 32, 2
 REST, SOME, ALL, FOLDED = "mixer, at rest", "mixer, a third live", "mixer, all live", "mixer, all folded"
 
 
-def bench_decode(plan: Plan) -> dict[str, Any]:
+def bench_decode(plan: BenchConfig) -> dict[str, Any]:
     """The report: a section a context, each with rows, ratios and what the bytes say."""
     full = CONTEXTS, TOKENS, ROUNDS
     contexts, tokens, rounds = (QUICK_CONTEXTS, QUICK_TOKENS, QUICK_ROUNDS) if plan.quick else full
 
-    def run(rig: Rig) -> dict[str, Any]:
+    def run(rig: Harness) -> dict[str, Any]:
         systems = contestants(rig)
         sections, settings = [], {}
         for context in sorted({min(context, rig.context - tokens) for context in contexts}):
@@ -37,7 +37,7 @@ def bench_decode(plan: Plan) -> dict[str, Any]:
     return on_rig(plan, (), run)
 
 
-def contestants(rig: Rig) -> list[System]:
+def contestants(rig: Harness) -> list[System]:
     """Every system of this run; peers only as far as they take part."""
     count, seed = rig.anchors, rig.plan.seed
     none, some, full = (coefficients(count, live, seed) for live in (0, max(1, count // 3), count))
@@ -61,7 +61,7 @@ def contestants(rig: Rig) -> list[System]:
     return systems
 
 
-def tuned(rig: Rig, systems: list[System], prompt: Prompt) -> dict[str, str]:
+def tuned(rig: Harness, systems: list[System], prompt: Prompt) -> dict[str, str]:
     """Let llama.cpp find its best settings for a context; what they are."""
     own = [system for system in systems if system.host == "llama.cpp"]
     settings = {}
@@ -71,7 +71,7 @@ def tuned(rig: Rig, systems: list[System], prompt: Prompt) -> dict[str, str]:
     return settings
 
 
-def section(rig: Rig, systems: list[System], context: int, tokens: int, rounds: int) -> dict[str, Any]:
+def section(rig: Harness, systems: list[System], context: int, tokens: int, rounds: int) -> dict[str, Any]:
     """Gates, then rounds in which every system writes once, the order turned by one each time."""
     verdicts = rig.gated(systems, rig.prompt(context, tokens), tokens)
     running = [system for system in systems if verdicts[system.label].right]
@@ -115,7 +115,9 @@ def ratios(typical: dict[str, list[float]]) -> dict[str, float]:
     }
 
 
-def overheads(rig: Rig, systems: list[System], typical: dict[str, list[float]], context: int) -> list[dict[str, Any]]:
+def overheads(
+    rig: Harness, systems: list[System], typical: dict[str, list[float]], context: int
+) -> list[dict[str, Any]]:
     """What the gate adds to the desk at rest: measured, and as the bytes say."""
     found = []
     for system in systems:

@@ -16,8 +16,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bench.harness.checks import Verdict, judge
-from bench.harness.config import Plan, coefficients
-from bench.harness.rig import Prompt, Rig, footer, on_rig, progress
+from bench.harness.config import BenchConfig, coefficients
+from bench.harness.rig import Harness, Prompt, footer, on_rig, progress
 from bench.harness.tables import markdown, ratio, shown
 from mixer.measure.control import held_out_prompts
 from mixer.values.mix import POLES
@@ -38,13 +38,13 @@ class Way:
     options: dict[str, Any]
 
 
-def bench_formula(plan: Plan) -> dict[str, Any]:
+def bench_formula(plan: BenchConfig) -> dict[str, Any]:
     """The report: a section a context, with a row for each way and number of terms."""
     full = TERMS, CONTEXTS, TOKENS, ROUNDS
     quick = QUICK_TERMS, QUICK_CONTEXTS, QUICK_TOKENS, QUICK_ROUNDS
     terms, contexts, tokens, rounds = quick if plan.quick else full
 
-    def run(rig: Rig) -> dict[str, Any]:
+    def run(rig: Harness) -> dict[str, Any]:
         sections = []
         for context in sorted({min(context, rig.context - tokens) for context in contexts}):
             progress(f"formula: context {context}, {rounds} rounds of {tokens} tokens")
@@ -54,7 +54,7 @@ def bench_formula(plan: Plan) -> dict[str, Any]:
     return on_rig(replace(plan, peers=()), (), run)
 
 
-def mixes_of(rig: Rig, terms: int) -> list[list[float]]:
+def mixes_of(rig: Harness, terms: int) -> list[list[float]]:
     """The terms' mixes, short enough to be read in a formula."""
     live = max(1, rig.anchors // 3)
     own = [coefficients(rig.anchors, live, rig.plan.seed + term) for term in range(terms)]
@@ -83,7 +83,7 @@ def ways_of(mixes: list[list[float]]) -> list[Way]:
     return ways
 
 
-def prompt_of(rig: Rig, tokens: int, new: int, turn: int = 0) -> Prompt:
+def prompt_of(rig: Harness, tokens: int, new: int, turn: int = 0) -> Prompt:
     """A prompt of at most so many tokens, and with room for the new ones; see `opening_of`."""
     return opening_of(rig.tokenizer, min(tokens, rig.context - new), turn)
 
@@ -102,13 +102,13 @@ def opening_of(tokenizer: Tokenizer, tokens: int, turn: int = 0) -> Prompt:
     return Prompt(text, ids)
 
 
-def write(rig: Rig, way: Way, prompt: Prompt, tokens: int, turn: int) -> dict[str, Any]:
+def write(rig: Harness, way: Way, prompt: Prompt, tokens: int, turn: int) -> dict[str, Any]:
     """One text."""
     asked = {"anchors": rig.anchors, "formula": way.formula, "tokens": tokens, "seed": rig.plan.seed + turn}
     return rig.workers["mixer"].ask("write_formula", prompt=prompt.text, **asked, **way.options)
 
 
-def gate(rig: Rig, mixes: list[list[float]], ways: list[Way], prompt: Prompt, tokens: int) -> list[str]:
+def gate(rig: Harness, mixes: list[list[float]], ways: list[Way], prompt: Prompt, tokens: int) -> list[str]:
     """What is wrong with these ways; nothing may be."""
     wrong = []
     worker, reference = rig.workers["mixer"], rig.workers["torch"]
@@ -127,7 +127,7 @@ def gate(rig: Rig, mixes: list[list[float]], ways: list[Way], prompt: Prompt, to
     return wrong
 
 
-def section(rig: Rig, terms: tuple[int, ...], context: int, tokens: int, rounds: int) -> dict[str, Any]:
+def section(rig: Harness, terms: tuple[int, ...], context: int, tokens: int, rounds: int) -> dict[str, Any]:
     """Gates, then rounds in which every way writes the same text once, the order turned by one each time."""
     mixes = {count: mixes_of(rig, count) for count in terms}
     ways, wrong = [], []

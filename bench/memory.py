@@ -34,7 +34,7 @@ ROUNDS, STEPS = 4, 6  # texts of each kind, and steps in each after its first to
 
 
 @dataclass(frozen=True)
-class Shape:
+class BaseShape:
     """A decoder in the manner of Qwen2.5, whose 1.5B these defaults are; the other sizes follow from `hidden`."""
 
     layers: int = 28
@@ -62,7 +62,7 @@ class Shape:
         )
 
 
-def bench_memory(shape: Shape | None = None, anchors: int = 12, moves: int = 1000, seed: int = 0) -> dict:
+def bench_memory(shape: BaseShape | None = None, anchors: int = 12, moves: int = 1000, seed: int = 0) -> dict:
     """Make the model, write with it, and move its sliders.
 
     Args:
@@ -78,7 +78,7 @@ def bench_memory(shape: Shape | None = None, anchors: int = 12, moves: int = 100
     """
     if anchors < 2 or anchors % 2 or moves < 1:
         raise InvalidValue(f"{anchors} anchors and {moves} moves cannot be measured.", "Give two or more, and one.")
-    shape = shape or Shape()
+    shape = shape or BaseShape()
     torch.manual_seed(seed)
     report: dict = {"shape": asdict(shape), "anchors": anchors, "moves": moves, "threads": torch.get_num_threads()}
     report["rss_start_mb"] = _memory("VmRSS")

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from bench.harness.checks import LEAK, REACHED, coefficient_reached, slope
-from bench.harness.config import Plan, coefficients
-from bench.harness.rig import Prompt, Rig, System, footer, on_rig, progress
+from bench.harness.config import BenchConfig, coefficients
+from bench.harness.rig import Harness, Prompt, System, footer, on_rig, progress
 from bench.harness.tables import markdown, p50_p95, shown
 
 Move = tuple[int, dict[str, float]]
@@ -27,11 +27,11 @@ NEW_TOKENS = 100  # room for the texts that the moves happen on
 OURS, SET, MERGE, JOIN, LLAMA = "mixer", "PEFT, set_scale", "PEFT, unmerge and merge", "PEFT, cat anew", "llama.cpp"
 
 
-def bench_moves(plan: Plan) -> dict[str, Any]:
+def bench_moves(plan: BenchConfig) -> dict[str, Any]:
     """The report: ours over the grid, traces, peers, and the gates."""
     counts = (2, 16) if plan.quick else COUNTS
 
-    def run(rig: Rig) -> dict[str, Any]:
+    def run(rig: Harness) -> dict[str, Any]:
         prompts = list({len(p.ids): p for p in (rig.prompt(tokens, NEW_TOKENS) for tokens in CONTEXTS)}.values())
         prompts, short, full = prompts[: 1 if plan.quick else 2], prompts[0], rig.anchors
         wrong = gate(rig, short)
@@ -100,13 +100,13 @@ def beyond(rng: random.Random, sliders: int, rows: int, count: int) -> list[Move
 TRACES: tuple[Callable[..., list[Move]], ...] = (jump, drag, one_of_n, all_n, to_zero, beyond)
 
 
-def takes_part(rig: Rig, label: str, wrong: dict[str, float]) -> bool:
+def takes_part(rig: Harness, label: str, wrong: dict[str, float]) -> bool:
     """Whether a system runs and is right."""
     host = {OURS: "mixer", LLAMA: "llama.cpp"}.get(label, "peft")
     return label not in wrong and (host == "mixer" or rig.has(host))
 
 
-def ask(rig: Rig, label: str, prompt: Prompt, anchors: int, moves: list[Move], rows: int, exact: bool) -> dict:
+def ask(rig: Harness, label: str, prompt: Prompt, anchors: int, moves: list[Move], rows: int, exact: bool) -> dict:
     """Let one system make these moves."""
     if label == OURS:
         system, values = System(label, "mixer", []), {"rows": rows}
@@ -118,7 +118,7 @@ def ask(rig: Rig, label: str, prompt: Prompt, anchors: int, moves: list[Move], r
 
 
 def measure(
-    rig: Rig,
+    rig: Harness,
     labels: list[str],
     prompt: Prompt,
     anchors: int,
@@ -153,7 +153,7 @@ def figures(taken: dict[str, list[float]]) -> dict[str, float]:
     return found | ({"drift": max(taken["drift"])} if "drift" in taken else {})
 
 
-def gate(rig: Rig, prompt: Prompt) -> dict[str, float]:
+def gate(rig: Harness, prompt: Prompt) -> dict[str, float]:
     """Systems that do not agree with the reference at random coefficients, with how far they are off."""
     mix = coefficients(rig.anchors, rig.anchors, rig.plan.seed)
     systems = [System(OURS, "mixer", mix)]
@@ -167,7 +167,7 @@ def gate(rig: Rig, prompt: Prompt) -> dict[str, float]:
     return {label: verdict.off for label, verdict in verdicts.items() if not verdict.right}
 
 
-def laws(rig: Rig, prompt: Prompt) -> dict[str, Any]:
+def laws(rig: Harness, prompt: Prompt) -> dict[str, Any]:
     """The desk's own gates: what a drag reaches, W0, memory and recompiles after a long walk."""
     desk, moves = rig.workers["mixer"], QUICK_WALK if rig.plan.quick else WALK
     reached = coefficient_reached(desk.ask("drag", prompt=prompt.text, anchors=rig.anchors, steps=90, tokens=8))

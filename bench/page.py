@@ -19,7 +19,7 @@ from urllib.parse import urlencode, urlsplit
 import httpx
 
 from bench.harness.processes import Share, listener
-from bench.harness.streaming_client import Visitor
+from bench.harness.streaming_client import StreamingClient
 from bench.harness.tables import markdown, p50_p95
 from mixer.errors import InvalidValue, Unsupported
 
@@ -98,7 +98,7 @@ def bench_page(url: str, beside: int = 0, takes: int = 10, seed: int = 0) -> dic
     own = [pid for pid in [_server(url)] if pid is not None]
     with ExitStack() as stack:
         share = Share(*own)
-        visitors = [stack.enter_context(Visitor(url, number)) for number in range(1, beside + 1)]
+        visitors = [stack.enter_context(StreamingClient(url, number)) for number in range(1, beside + 1)]
         for visitor in visitors:
             visitor.wait()
         chromium = stack.enter_context(Chromium())

@@ -19,7 +19,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bench.formula import opening_of
-from bench.harness.config import Plan
+from bench.harness.config import BenchConfig
 from bench.harness.rig import footer, progress, watched
 from bench.harness.tables import markdown, percent, shown
 from bench.harness.worker import Worker
@@ -41,7 +41,7 @@ TREE, SEQUENTIAL = "RAD, k = 20, one pass", "RAD, k = 20, a pass a token"
 
 
 @dataclass(frozen=True)
-class Arm:
+class RewardMethod:
     """One way of steering.
 
     Attributes:
@@ -54,7 +54,7 @@ class Arm:
     apart: bool = False
 
 
-def arms_of(heads: Sequence[str], at: float) -> list[Arm]:
+def arms_of(heads: Sequence[str], at: float) -> list[RewardMethod]:
     """Every way, those with several heads by up to `HEADS` of these, half of them at a position and half opposite."""
 
     def stand(far: float) -> dict[str, float]:
@@ -64,19 +64,19 @@ def arms_of(heads: Sequence[str], at: float) -> list[Arm]:
         return {"positions": {name: 1.0}, "reach": REACH, "cut": True, "budget": None}
 
     return [
-        Arm(NONE, {}),
-        Arm(SLACK, {"positions": stand(at), "budget": 20.0}),
-        Arm(BOUND, {"positions": stand(STRONG), "budget": BUDGET}),
-        Arm(WHOLE, {"positions": stand(at), "whole": True}),
-        Arm(FUSED, {"positions": stand(at), "fused": True, "budget": None}),
-        Arm(APART, {"positions": stand(at), "budget": None}, apart=True),
-        Arm(ONE, alone(heads[0])),
-        Arm(TREE, alone("tree")),
-        Arm(SEQUENTIAL, alone("sequential")),
+        RewardMethod(NONE, {}),
+        RewardMethod(SLACK, {"positions": stand(at), "budget": 20.0}),
+        RewardMethod(BOUND, {"positions": stand(STRONG), "budget": BUDGET}),
+        RewardMethod(WHOLE, {"positions": stand(at), "whole": True}),
+        RewardMethod(FUSED, {"positions": stand(at), "fused": True, "budget": None}),
+        RewardMethod(APART, {"positions": stand(at), "budget": None}, apart=True),
+        RewardMethod(ONE, alone(heads[0])),
+        RewardMethod(TREE, alone("tree")),
+        RewardMethod(SEQUENTIAL, alone("sequential")),
     ]
 
 
-def bench_reward(plan: Plan, teacher: Path | None = None) -> dict[str, Any]:
+def bench_reward(plan: BenchConfig, teacher: Path | None = None) -> dict[str, Any]:
     """The report: gates, then a section a context and batch.
 
     Args:
@@ -98,7 +98,7 @@ def bench_reward(plan: Plan, teacher: Path | None = None) -> dict[str, Any]:
     return watched(plan, run)
 
 
-def measured(plan: Plan, worker: Worker, facts: dict[str, Any]) -> dict[str, Any]:
+def measured(plan: BenchConfig, worker: Worker, facts: dict[str, Any]) -> dict[str, Any]:
     """Gates and sections."""
     tokenizer, arms = Tokenizer.from_file(str(plan.base / "tokenizer.json")), arms_of(facts["heads"], FAINT)
     rounds = QUICK_ROUNDS if plan.quick else ROUNDS
@@ -127,7 +127,7 @@ def measured(plan: Plan, worker: Worker, facts: dict[str, Any]) -> dict[str, Any
     return {"rounds": rounds, "heads": facts["heads"][:HEADS], "gates": gates, "sections": sections}
 
 
-def gated(worker: Worker, arms: Sequence[Arm], prompt: str, tokens: int, seed: int) -> list[dict[str, Any]]:
+def gated(worker: Worker, arms: Sequence[RewardMethod], prompt: str, tokens: int, seed: int) -> list[dict[str, Any]]:
     """What each way must show before it is timed: how far it is off, and how far it may be."""
     asked, found = {"prompt": prompt, "tokens": tokens, "seed": seed}, []
 
@@ -148,7 +148,9 @@ def gated(worker: Worker, arms: Sequence[Arm], prompt: str, tokens: int, seed: i
             note("RAD: share of rewards at their bounds", 1 - seen["inside"], 0.99)
         elif names and arm.label != SEQUENTIAL:
             seen = worker.ask("by_heads", **asked, steering=steering, apart=arm.apart)
-            whom = "the D x D matrix" if steering.get("fused") or arm.apart else "`mixer.rewards.reference.steer`"
+            whom = (
+                "the D x D matrix" if steering.get("fused") or arm.apart else "`mixer.rewards.reference.steer_logprobs`"
+            )
             note(f"{arm.label}: as {whom} says", seen["off"], AGREES)
             if arm.label in (SLACK, BOUND, WHOLE):
                 note(f"{arm.label}: most nats of a step", seen["nats"], steering.get("budget", 1.0))

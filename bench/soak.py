@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from bench.harness.processes import held, listener
-from bench.harness.random_user import Guest
+from bench.harness.random_user import RandomUser
 from bench.harness.tables import markdown
 from bench.page import LOCAL, Chromium, answered
 from mixer.errors import InvalidValue, Unsupported
@@ -126,7 +126,7 @@ def bench_soak(
     with ExitStack() as stack:
         server = stack.enter_context(Server(url, pid))
         chromium = stack.enter_context(Chromium())
-        guests = [Guest(chromium.browser, server.url, rng, stays=number == 0) for number in range(pages)]
+        guests = [RandomUser(chromium.browser, server.url, rng, stays=number == 0) for number in range(pages)]
         begin, samples = time.monotonic(), []
         while (now := time.monotonic() - begin) < 60 * minutes:
             if now >= len(samples) * EVERY:
@@ -194,7 +194,7 @@ def _rest(server: Server) -> dict[str, float]:
     return server.sample() | rest
 
 
-def _show(sample: dict[str, float], guests: Sequence[Guest]) -> None:
+def _show(sample: dict[str, float], guests: Sequence[RandomUser]) -> None:
     """A line on stderr."""
     figures = ", ".join(f"{name} {value:.0f}" for name, value in sample.items())
     print(f"{figures}, trouble {sum(len(guest.trouble) for guest in guests)}", file=sys.stderr, flush=True)

@@ -10,18 +10,18 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.adapters.peft import AnchorSet
-from mixer.decoding.opinions import TextReader
-from mixer.decoding.session import Reading
+from mixer.decoding.opinions import TextOpinions
+from mixer.decoding.session import BranchPrompt
 from mixer.decoding.text import encode_branch
 from mixer.errors import InvalidValue, Unsupported
-from mixer.formula.bind import Branch, Opinion, Vocabulary
+from mixer.formula.bind import Branch, JudgeGoal, Vocabulary
 from mixer.formula.tree import is_name
 from mixer.judges.classifier import load_classifier
 from mixer.judges.features import Words
 from mixer.judges.linear import Judges
 from mixer.model.base import load_base
 from mixer.model.model import Model
-from mixer.rewards.controller import Helm
+from mixer.rewards.controller import RewardController
 from mixer.rewards.rad import load_rad
 from mixer.values.mix import Attribute
 
@@ -42,7 +42,7 @@ class Catalog:
         model: Model,
         attributes: Mapping[str, Attribute],
         judges: Judges | None,
-        helm: Helm,
+        helm: RewardController,
     ) -> None:
         self._model, self._attributes, self.helm = model, attributes, helm
         self._judges = judges or Judges({}, Words({}, np.zeros((0, 0), np.float32)))
@@ -52,7 +52,7 @@ class Catalog:
     def vocabulary(self) -> Vocabulary:
         """All names."""
         judges = self._judges
-        labels = {label: Opinion(*opinion) for label, opinion in judges.labels.items()}
+        labels = {label: JudgeGoal(*opinion) for label, opinion in judges.labels.items()}
         return Vocabulary(self._attributes, judges.names, self.helm.names, tuple(self._models), labels)
 
     def add_model(self, name: str, source: str | Path) -> None:
@@ -103,19 +103,19 @@ class Catalog:
         model = self._model
         self.helm.models[name] = load_rad(model.lm, Path(folder), native=model.slow_because != "not asked for")
 
-    def readings(self, rows: Iterable[Branch], prompt: str) -> list[Reading]:
+    def readings(self, rows: Iterable[Branch], prompt: str) -> list[BranchPrompt]:
         """What each distinct branch reads before a text with this prompt, in order.
 
         Raises:
             InvalidValue: the prompt is empty or does not fit.
         """
         models = {row: self._models[row.model] if row.model else self._model for row in rows}
-        return [Reading(row, model, tuple(encode_branch(model, row, prompt))) for row, model in models.items()]
+        return [BranchPrompt(row, model, tuple(encode_branch(model, row, prompt))) for row, model in models.items()]
 
-    def reader(self, prompt: str, prompt_ids: Sequence[int], token_ids: Sequence[int], state: Tensor) -> TextReader:
+    def reader(self, prompt: str, prompt_ids: Sequence[int], token_ids: Sequence[int], state: Tensor) -> TextOpinions:
         """What judges and rewards make of a text that has these tokens, and its voice this state, `(D,)`."""
         tokenizer = self._model.backend_tokenizer
-        return TextReader(self._judges, tokenizer, prompt, prompt_ids, token_ids, self.helm, state)
+        return TextOpinions(self._judges, tokenizer, prompt, prompt_ids, token_ids, self.helm, state)
 
 
 def _new(name: str, taken: Iterable[str]) -> None:

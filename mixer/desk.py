@@ -20,20 +20,20 @@ from mixer.adapters.peft import AnchorSet, load_anchors
 from mixer.catalog import Catalog
 from mixer.decoding.reference import first_logprobs
 from mixer.decoding.replay import Replay
-from mixer.decoding.scheduler import Scheduler, packed
+from mixer.decoding.scheduler import Scheduler, in_batches
 from mixer.decoding.session import OnMixChange, Segment, Session, Stats, Step
 from mixer.decoding.speculation import Speculation
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName, Unsupported
 from mixer.formula.bind import BASE as BASE_ROW
-from mixer.formula.bind import Bound, Branch, Vocabulary, bind
-from mixer.formula.compile import Plan, make_plan
+from mixer.formula.bind import BoundFormula, Branch, Vocabulary, bind
+from mixer.formula.compile import CompiledFormula, compile_formula
 from mixer.formula.tree import Formula, Part, Term
 from mixer.judges.linear import Judges, load_judges
 from mixer.model.auto_fold import AutoFold
 from mixer.model.base import DeviceMap, is_quantized, load_base, local_folder, pick_device, pick_dtype
 from mixer.model.model import SCRATCH, Model
 from mixer.resources import ANCHORS, BASE, JUDGES
-from mixer.rewards.controller import Helm
+from mixer.rewards.controller import RewardController
 from mixer.rewards.files import load_rewards
 from mixer.rewards.heads import Reward
 from mixer.values.bounds import bounded
@@ -89,7 +89,7 @@ class Desk:
         self.anchors, self.context, self.name = model.anchors, model.context, name
         self.quantized = is_quantized(model.lm)
         self.problems = tuple(problems)
-        helm = Helm(rewards or {}, model.embedding)
+        helm = RewardController(rewards or {}, model.embedding)
         model.network.put_heads([(reward.head.down, reward.head.up) for reward in helm.heads.values()])
         self._catalog = Catalog(model, self.attributes, judges, helm)
 
@@ -211,13 +211,13 @@ class Desk:
         """The names that formulas may use."""
         return self._catalog.vocabulary
 
-    def formula(self, text: str) -> Plan:
+    def formula(self, text: str) -> CompiledFormula:
         """Read a formula, such as `base - 0.96*union(base, [rude])`; it says what it will do, and runs nothing.
 
         Raises:
             FormulaError: it cannot be read, or names what is not loaded; with line and column.
         """
-        return make_plan(text, self.vocabulary)
+        return compile_formula(text, self.vocabulary)
 
     def add_model(self, name: str, source: str | Path) -> None:
         """Load another base model that formulas may use, as `[base, model=name]`; see `Catalog.add_model`."""
@@ -295,12 +295,12 @@ class Desk:
         params = params or SamplingParams()
         return Replay(segments, self._model, prompt, params, *self._parts(prompt, bound, rows))
 
-    def _parts(self, prompt: str, bound: Bound, rows: Sequence[Branch]):
+    def _parts(self, prompt: str, bound: BoundFormula, rows: Sequence[Branch]):
         """What every session of this desk is made of."""
         catalog = self._catalog
         return self._scheduler.run, bound, catalog.readings(rows, prompt), partial(catalog.reader, prompt), catalog.helm
 
-    def _bound(self, formula: str | None) -> Bound:
+    def _bound(self, formula: str | None) -> BoundFormula:
         return SLIDERS if formula is None else self.formula(formula).bound
 
     def lockstep(self, *sessions: Session) -> Iterator[tuple[Step | None, ...]]:
@@ -333,7 +333,7 @@ class Desk:
     def generate_batch(self, requests: Sequence[Request]) -> list[Output]:
         """Write many texts, each under its own mix, up to 32 rows a batch; results in the order of the requests."""
         sessions = [self.session(r.prompt, r.mix, r.params, formula=r.formula, steering=r.steering) for r in requests]
-        for batch in packed(sessions, BATCH_ROWS):
+        for batch in in_batches(sessions, BATCH_ROWS):
             for _ in self.lockstep(*batch):
                 pass
         return [Output(s.text, tuple(s.token_ids), s.finish_reason, s.seed, s.stats) for s in sessions]

@@ -8,7 +8,7 @@ import pytest
 
 from mixer import Desk, Request, SamplingParams
 from mixer.errors import MixerError
-from mixer.tasks.batch import Job, write
+from mixer.tasks.batch import BatchText, write
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def request(desk: Desk, prompt: str = "Dear", tokens: int = 6, formula: str | No
 def test_every_text_is_the_one_written_alone(desk: Desk, rows: int):
     asked = [request(desk, prompt, tokens, seed=tokens) for prompt, tokens in (("A", 4), ("Be", 9), ("C", 2), ("D", 6))]
     asked.append(request(desk, formula="2*sliders - base"))
-    jobs = [Job(one) for one in asked]
+    jobs = [BatchText(one) for one in asked]
     shares = [sum(job.share for job in jobs) for _ in write(desk, jobs, rows)]
     assert all(job.written and not job.error and job.share == 1 for job in jobs)
     assert [job.text for job in jobs] == [desk.generate_batch([one])[0].text for one in asked]
@@ -34,9 +34,9 @@ def test_every_text_is_the_one_written_alone(desk: Desk, rows: int):
 
 def test_what_cannot_begin_stops_no_other(desk: Desk):
     jobs = [
-        Job(request(desk), "Row 2"),
-        Job(request(desk, ""), "Row 3"),
-        Job(request(desk, formula="[fromal]"), "Row 4"),
+        BatchText(request(desk), "Row 2"),
+        BatchText(request(desk, ""), "Row 3"),
+        BatchText(request(desk, formula="[fromal]"), "Row 4"),
     ]
     for _ in write(desk, jobs):
         pass
@@ -52,7 +52,9 @@ def test_a_text_that_ends_with_an_error_is_found_among_the_others(desk: Desk):
     )
     with pytest.raises(MixerError):
         desk.generate("Dear", formula=wrong)
-    jobs = [Job(request(desk, formula=wrong if place == 2 else None, seed=place), str(place)) for place in range(5)]
+    jobs = [
+        BatchText(request(desk, formula=wrong if place == 2 else None, seed=place), str(place)) for place in range(5)
+    ]
     for _ in write(desk, jobs):
         pass
     assert [bool(job.error) for job in jobs] == [False, False, True, False, False]
@@ -63,7 +65,7 @@ def test_a_text_that_ends_with_an_error_is_found_among_the_others(desk: Desk):
 
 
 def test_one_who_leaves_gives_the_rows_back(desk: Desk):
-    jobs = [Job(request(desk, tokens=40)) for _ in range(4)]
+    jobs = [BatchText(request(desk, tokens=40)) for _ in range(4)]
     steps = write(desk, jobs)
     for _ in range(3):
         next(steps)
@@ -74,4 +76,4 @@ def test_one_who_leaves_gives_the_rows_back(desk: Desk):
 
 
 def test_nothing_to_write_is_fine(desk: Desk):
-    assert list(write(desk, [])) == [] == list(write(desk, [Job(request(desk), error="No.")]))
+    assert list(write(desk, [])) == [] == list(write(desk, [BatchText(request(desk), error="No.")]))

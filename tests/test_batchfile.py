@@ -12,7 +12,7 @@ from mixer.cli import main
 from mixer.errors import InvalidValue, UnknownName
 from mixer.files.csv_table import read_table
 from mixer.tasks.batch import write
-from mixer.tasks.batch_csv import Bounds, Sheet, sample
+from mixer.tasks.batch_csv import BatchTable, Bounds, sample
 from mixer.values.steering import REST
 
 
@@ -25,11 +25,11 @@ def default(desk: Desk) -> Request:
     return Request("Once", desk.mix(humor=0.4), SamplingParams(max_new_tokens=8, seed=5))
 
 
-def sheet(desk: Desk, text: str, bounds: Bounds | None = None, asked: Request | None = None) -> Sheet:
-    return Sheet(desk, read_table(text, "prompt"), asked or default(desk), bounds)
+def sheet(desk: Desk, text: str, bounds: Bounds | None = None, asked: Request | None = None) -> BatchTable:
+    return BatchTable(desk, read_table(text, "prompt"), asked or default(desk), bounds)
 
 
-def run(made: Sheet) -> Sheet:
+def run(made: BatchTable) -> BatchTable:
     for _ in write(made._desk, made.jobs):
         pass
     return made

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer import Desk
-from mixer.adapters.calibration import ENDS, FILE, Calibration, fit
+from mixer.adapters.calibration import ENDS, FILE, SliderCalibration, fit
 from mixer.adapters.calibration_file import load_calibration, write_calibration
 from mixer.errors import BadArtifact
 from mixer.resources import ANCHORS
@@ -27,7 +27,7 @@ asks = st.lists(st.floats(-LIMIT, LIMIT), min_size=4, max_size=4).map(np.array)
 
 
 @st.composite
-def calibrations(draw: st.DrawFn) -> Calibration:
+def calibrations(draw: st.DrawFn) -> SliderCalibration:
     """Sliders that move their own score most, one way on either side, and all others less."""
 
     def side(sign: float) -> np.ndarray:
@@ -37,28 +37,28 @@ def calibrations(draw: st.DrawFn) -> Calibration:
 
     rest = np.array(draw(st.lists(st.floats(-1.5, 1.5), min_size=4, max_size=4)))
     leaving = np.array(draw(st.lists(st.floats(-0.7, 0.7), min_size=4, max_size=4)))
-    return Calibration(NAMES, rest, side(-1), side(1), leaving, LIMIT)
+    return SliderCalibration(NAMES, rest, side(-1), side(1), leaving, LIMIT)
 
 
-def solved(calibration: Calibration, levels: np.ndarray) -> np.ndarray:
+def solved(calibration: SliderCalibration, levels: np.ndarray) -> np.ndarray:
     found = calibration.positions(dict(zip(NAMES, levels.tolist(), strict=True)))
     return np.array([found.get(name, 0.0) for name in NAMES])
 
 
-def missed(calibration: Calibration, positions: np.ndarray, levels: np.ndarray) -> float:
+def missed(calibration: SliderCalibration, positions: np.ndarray, levels: np.ndarray) -> float:
     """Squared distance of all scores from what is asked, in logits that count as scores do near the base."""
     base = calibration.scores(np.zeros(4))
     found, wanted = (np.log(s / (1 - s)) for s in (calibration.scores(positions), calibration.targets(levels)))
     return float(((4 * base * (1 - base) * (found - wanted)) ** 2).sum())
 
 
-def leak(calibration: Calibration, positions: np.ndarray, own: int) -> float:
+def leak(calibration: SliderCalibration, positions: np.ndarray, own: int) -> float:
     moved = calibration.scores(positions) - calibration.scores(np.zeros(len(positions)))
     return float(np.abs(np.delete(moved, own)).sum())
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Calibration:
+def shipped() -> SliderCalibration:
     record = json.loads((ANCHORS / FILE).read_text())
     found = load_calibration(ANCHORS / FILE, record["anchors_fingerprint"])
     assert found is not None
@@ -66,13 +66,13 @@ def shipped() -> Calibration:
 
 
 @given(calibrations())
-def test_nothing_asked_is_everything_at_rest(calibration: Calibration):
+def test_nothing_asked_is_everything_at_rest(calibration: SliderCalibration):
     assert calibration.positions({}) == {}
     assert calibration.positions(dict.fromkeys(NAMES, 0.0)) == {}
 
 
 @given(calibrations(), asks)
-def test_positions_are_within_the_limit_and_the_same_every_time(calibration: Calibration, levels: np.ndarray):
+def test_positions_are_within_the_limit_and_the_same_every_time(calibration: SliderCalibration, levels: np.ndarray):
     found = solved(calibration, levels)
     assert np.abs(found).max() <= LIMIT
     again = replace(calibration)
@@ -80,18 +80,22 @@ def test_positions_are_within_the_limit_and_the_same_every_time(calibration: Cal
 
 
 @given(calibrations(), asks, st.lists(share, min_size=4, max_size=4).map(np.array))
-def test_a_little_more_asked_moves_positions_little(calibration: Calibration, levels: np.ndarray, way: np.ndarray):
+def test_a_little_more_asked_moves_positions_little(
+    calibration: SliderCalibration, levels: np.ndarray, way: np.ndarray
+):
     near = np.clip(levels + 0.005 * way, -LIMIT, LIMIT)
     assert np.abs(solved(calibration, near) - solved(calibration, levels)).max() <= 0.15
 
 
 @given(calibrations(), asks)
-def test_scores_come_closer_to_what_is_asked_than_with_the_sliders_there(calibration: Calibration, levels: np.ndarray):
+def test_scores_come_closer_to_what_is_asked_than_with_the_sliders_there(
+    calibration: SliderCalibration, levels: np.ndarray
+):
     assert missed(calibration, solved(calibration, levels), levels) <= missed(calibration, levels, levels) + 1e-3
 
 
 @given(calibrations(), asks)
-def test_targets_lie_between_the_base_and_what_a_pole_alone_reaches(calibration: Calibration, levels: np.ndarray):
+def test_targets_lie_between_the_base_and_what_a_pole_alone_reaches(calibration: SliderCalibration, levels: np.ndarray):
     base = calibration.scores(np.zeros(4))
     assert calibration.targets(np.zeros(4)) == pytest.approx(base)
     poles = np.clip(np.diag(calibration.scores(np.diag(np.sign(levels)))), *ENDS)
@@ -102,17 +106,17 @@ def test_targets_lie_between_the_base_and_what_a_pole_alone_reaches(calibration:
 
 @settings(max_examples=20)
 @given(calibrations(), st.integers(0, 99))
-def test_a_fit_finds_what_made_the_scores(calibration: Calibration, seed: int):
+def test_a_fit_finds_what_made_the_scores(calibration: SliderCalibration, seed: int):
     spots = np.random.default_rng(seed).uniform(-1, 1, (200, 4))
     found = fit(NAMES, spots, calibration.scores(spots), LIMIT)
     assert np.abs(found.scores(spots) - calibration.scores(spots)).max() < 0.04
 
 
-def test_attributes_that_were_not_measured_stand_where_they_were_asked(shipped: Calibration):
+def test_attributes_that_were_not_measured_stand_where_they_were_asked(shipped: SliderCalibration):
     assert shipped.positions({"charm": 0.4, "wit": 0.0}) == {"charm": 0.4}
 
 
-def test_the_shipped_calibration_leaks_less_at_every_single_ask(shipped: Calibration):
+def test_the_shipped_calibration_leaks_less_at_every_single_ask(shipped: SliderCalibration):
     axes = np.eye(len(shipped.attributes))
     for own, name in enumerate(shipped.attributes):
         for level in (-1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 1.0):
@@ -121,7 +125,7 @@ def test_the_shipped_calibration_leaks_less_at_every_single_ask(shipped: Calibra
             assert leak(shipped, positions, own) < leak(shipped, level * axes[own], own), (name, level)
 
 
-def test_the_shipped_calibration_has_no_jumps(shipped: Calibration):
+def test_the_shipped_calibration_has_no_jumps(shipped: SliderCalibration):
     rng = np.random.default_rng(0)
     for _ in range(60):
         levels, way = rng.uniform(-1, 1, (2, len(shipped.attributes)))
@@ -129,7 +133,7 @@ def test_the_shipped_calibration_has_no_jumps(shipped: Calibration):
         assert max(abs(ends[0].get(n, 0.0) - ends[1].get(n, 0.0)) for n in shipped.attributes) < 0.25
 
 
-def test_a_file_brings_back_the_calibration_for_its_own_anchors_alone(shipped: Calibration, tmp_path: Path):
+def test_a_file_brings_back_the_calibration_for_its_own_anchors_alone(shipped: SliderCalibration, tmp_path: Path):
     path = write_calibration(shipped, tmp_path, "f00d", {"note": "x"})
     found = load_calibration(path, "f00d")
     assert found is not None and found.positions({"formality": 0.5}) == shipped.positions({"formality": 0.5})
@@ -147,7 +151,7 @@ def test_a_file_brings_back_the_calibration_for_its_own_anchors_alone(shipped: C
         lambda record: [],
     ],
 )
-def test_a_spoiled_file_is_refused(shipped: Calibration, tmp_path: Path, spoil: Callable[[dict], object]):
+def test_a_spoiled_file_is_refused(shipped: SliderCalibration, tmp_path: Path, spoil: Callable[[dict], object]):
     path = write_calibration(shipped, tmp_path, "f00d")
     path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
     with pytest.raises(BadArtifact, match="coupling"):

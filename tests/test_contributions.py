@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mixer import Desk, Mix, SamplingParams, Segment, Steering, effects
 from mixer.errors import FormulaError
-from mixer.tasks.effects import Study
+from mixer.tasks.effects import EffectReplays
 from tests.factory import merged_reference
 from tests.test_replay import PROMPT, PUSHED, TEXT, desk, ids
 
@@ -115,12 +115,12 @@ def test_a_formula_that_comes_to_nothing_at_rest_says_so(desk: Desk):
 def test_many_replays_take_turns_and_a_study_left_alone_frees_its_rows(desk: Desk):
     formula = " + ".join(f'[sliders] @ "{letter}"' for letter in "abcdefgh")
     segments = [Segment(ids(desk)[:4], desk.mix(humor=1, formality=1), Steering({"humor": 1.0}))]
-    study, shares = Study(desk, PROMPT, segments, formula=formula), []
+    study, shares = EffectReplays(desk, PROMPT, segments, formula=formula), []
     for share in study.run():
         shares.append(share)
         assert desk._scheduler.rows_in_use <= 32
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1) and len(study.effects.texts) == 4
-    stopped = Study(desk, PROMPT, [replace(segments[0], exact=False)], formula=formula).run()
+    stopped = EffectReplays(desk, PROMPT, [replace(segments[0], exact=False)], formula=formula).run()
     next(stopped)
     stopped.close()
     assert desk._scheduler.rows_in_use == 0

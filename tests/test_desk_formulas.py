@@ -16,7 +16,7 @@ from mixer import Desk
 from mixer.errors import FormulaError
 from mixer.formula.bind import Branch
 from mixer.formula.tree import Formula
-from mixer.model.torch_backend import TorchNetwork
+from mixer.model.torch_backend import TorchBackend
 from tests.factory import byte_tokenizer
 from tests.formula.reference import Reference, Refused
 from tests.formula.trees import formulas
@@ -32,7 +32,7 @@ class Terms:
 
     def __init__(self, folder: Path, desk: Desk) -> None:
         model = AutoModelForCausalLM.from_pretrained(folder / "base").double()
-        self._network = TorchNetwork(model, [adapter.parts for adapter in desk.anchor_set.adapters], rows=1)
+        self._network = TorchBackend(model, [adapter.parts for adapter in desk.anchor_set.adapters], rows=1)
         self._anchors, self._tokenizer = desk.anchors, byte_tokenizer()
         self.of = lru_cache(maxsize=None)(self._of)
 

@@ -13,8 +13,8 @@ import torch
 
 from mixer import Desk, Mix, SamplingParams
 from mixer.errors import Unsupported
-from mixer.model.auto_fold import Costs, _least
-from mixer.model.cpu_backend import NativeNetwork
+from mixer.model.auto_fold import FoldCosts, _least
+from mixer.model.cpu_backend import CpuBackend
 from mixer.model.folding import GROUPS, wide
 from tests.factory import make_desk_folders
 
@@ -82,7 +82,7 @@ def test_a_fold_acts_in_mid_text_and_the_text_stays_exact(desk: Desk):
 def packed(desk: Desk) -> dict[str, np.ndarray]:
     """The weights that are computed with, as float32."""
     network = desk._model.network
-    assert isinstance(network, NativeNetwork)
+    assert isinstance(network, CpuBackend)
     result = {}
     for name in GROUPS:
         result[name] = wide(getattr(network._live_weights, name)).copy()
@@ -119,7 +119,7 @@ def test_a_drag_in_a_hundred_folded_steps_arrives(native: Desk):
 
 def test_a_move_adds_the_products_of_what_moved_alone(native: Desk, monkeypatch: pytest.MonkeyPatch):
     network = native._model.network
-    assert isinstance(network, NativeNetwork)
+    assert isinstance(network, CpuBackend)
     native.fold(native.mix(formality=0.5, humor=0.5))
     seen: list[set[int]] = []
     add = network._folder._add
@@ -145,7 +145,7 @@ def test_ten_thousand_moves_leave_the_base_as_it_was(native: Desk):
 def test_a_mix_that_all_texts_share_is_folded_where_that_pays(tiny: Path):
     desk = Desk.load(tiny / "base", tiny / "anchors", device="cpu")
     mix, params = desk.mix(formality=0.8), SamplingParams(max_new_tokens=40, min_new_tokens=40, seed=1)
-    desk._fold.costs = Costs(saved=1.0, fold=1.0)
+    desk._fold.costs = FoldCosts(saved=1.0, fold=1.0)
     session = desk.session(PROMPT, mix, params)
     other = desk.session(PROMPT, desk.mix(humor=1), SamplingParams(max_new_tokens=5, min_new_tokens=5, seed=1))
     folded = []
@@ -161,7 +161,7 @@ def test_a_mix_that_all_texts_share_is_folded_where_that_pays(tiny: Path):
     assert folded[12:20] == [None] * 8, "another mix is in flight"
     assert folded[22] == mix
     assert folded[-1] is None or folded[-1] == mix
-    desk._fold.costs = Costs(saved=1.0, fold=1000.0)
+    desk._fold.costs = FoldCosts(saved=1.0, fold=1000.0)
     desk.unfold()
     desk.generate(PROMPT, mix, params)
     assert desk.folded is None, "forty tokens do not pay for a thousand"

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer.rewards.controller import LEAST, SPENT, Helm, Steered
-from mixer.rewards.heads import Calibration, Reward, RewardHead, advantage, likely
-from mixer.rewards.reference import divergence, steer
+from mixer.rewards.controller import LEAST, SPENT, RewardController, SteeredLogits
+from mixer.rewards.heads import HeadCalibration, Reward, RewardHead, advantage, likely
+from mixer.rewards.reference import divergence, steer_logprobs
 from mixer.values.steering import REST, Steering
 
 D, V = 24, 200  # neither a rank nor D is a multiple of 16
@@ -29,11 +29,11 @@ def numbers(seed: int, *shape: int) -> torch.Tensor:
 
 def reward(seed: int, rank: int) -> Reward:
     head = RewardHead(numbers(seed, rank, D), numbers(seed + 1, D, rank) / 5, numbers(seed + 2, D) / 9, 0.4)
-    return Reward(NAMES[seed % 3], head, Calibration(0.5 + seed, 2.0, {SPENT: 1.5}, {SPENT: 1.2}))
+    return Reward(NAMES[seed % 3], head, HeadCalibration(0.5 + seed, 2.0, {SPENT: 1.5}, {SPENT: 1.2}))
 
 
 EMBEDDING = numbers(9, V, D)
-HELM = Helm({NAMES[i]: reward(i, rank) for i, rank in enumerate((3, 16, 20))}, EMBEDDING)
+HELM = RewardController({NAMES[i]: reward(i, rank) for i, rank in enumerate((3, 16, 20))}, EMBEDDING)
 
 
 def row(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,7 +52,9 @@ def bias_of(logprobs: torch.Tensor, state: torch.Tensor, positions, reach: int) 
     return torch.where(some, total, 0.0)
 
 
-def steered(logits: torch.Tensor, state: torch.Tensor, steering: Steering, *more, helm: Helm = HELM) -> Steered:
+def steered(
+    logits: torch.Tensor, state: torch.Tensor, steering: Steering, *more, helm: RewardController = HELM
+) -> SteeredLogits:
     return helm.steer(logits, state, helm.course(steering), *more)
 
 
@@ -66,7 +68,7 @@ def test_steering_is_what_the_definitions_say(seed, positions, temperature, budg
     steering = Steering(positions, budget=budget, reach=reach, cut=cut)
     found, before = steered(logits, state, steering, temperature), warm(logits, temperature)
     bias = bias_of(before, state, steering.positions, reach)
-    expected = steer(before, bias, budget, reach, LEAST, cut) if steering.positions else before
+    expected = steer_logprobs(before, bias, budget, reach, LEAST, cut) if steering.positions else before
     assert found.nats <= budget + 1e-6
     assert torch.allclose(warm(found.logits, temperature).exp(), expected.exp(), atol=2e-3)
 
@@ -128,7 +130,7 @@ def test_what_steered_already_counts_toward_the_budget(seed, positions, budget, 
 class Model:
     """A reward model that likes even tokens, and remembers what it was asked."""
 
-    calibration, reach = Calibration(0.5, 4.0, {SPENT: 2.0}, {}), 7
+    calibration, reach = HeadCalibration(0.5, 4.0, {SPENT: 2.0}, {}), 7
 
     def __init__(self) -> None:
         self.asked: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
@@ -139,7 +141,7 @@ class Model:
 
 
 def test_a_reward_model_is_asked_about_the_likeliest_tokens_alone():
-    helm, model = Helm({}, EMBEDDING), Model()
+    helm, model = RewardController({}, EMBEDDING), Model()
     helm.models["even"] = model
     logits, state = row(3)
     steering = Steering({"even": 1.0}, budget=None)

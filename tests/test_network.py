@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from mixer.adapters.peft import load_anchors
-from mixer.model.backend import Network
-from mixer.model.cpu_backend import CHUNK, NativeNetwork
-from mixer.model.torch_backend import TorchNetwork
+from mixer.model.backend import Backend
+from mixer.model.cpu_backend import CHUNK, CpuBackend
+from mixer.model.torch_backend import TorchBackend
 from tests.factory import merged_reference
 from tests.native.parts import CONFIGS, VOCAB, make_model, merged, plain_logits, random_parts
 
@@ -33,10 +33,10 @@ class Case:
     def __init__(self, kind: str, native: bool) -> None:
         self.model = make_model(kind)
         self.parts = random_parts(self.model, 3)
-        self.network: Network = (
-            NativeNetwork(self.model, self.parts, rows=64, threads=1)
+        self.network: Backend = (
+            CpuBackend(self.model, self.parts, rows=64, threads=1)
             if native
-            else TorchNetwork(copy.deepcopy(self.model), self.parts, rows=64)
+            else TorchBackend(copy.deepcopy(self.model), self.parts, rows=64)
         )
         generator = torch.Generator().manual_seed(3)
         self.texts = torch.randint(VOCAB, (ROWS, LENGTH), generator=generator).tolist()
@@ -227,7 +227,7 @@ def test_after_clearing_everything_is_read_anew(case: Case):
     case.begin()
     case.run((0, 0, LENGTH), (1, 0, LENGTH))
     case.network.clear()
-    if isinstance(case.network, NativeNetwork):
+    if isinstance(case.network, CpuBackend):
         assert case.network.rows == 1 and case.network.columns == 64
     case.begin()
     assert case.same(case.run((1, 0, LENGTH)), expected[1])
@@ -252,7 +252,7 @@ def test_a_folded_mix_is_the_same_but_for_rounding_and_leaves_no_trace(case: Cas
 def test_a_desk_s_files_give_what_peft_s_own_scaling_merges(tiny: Path, native: bool):
     lm = AutoModelForCausalLM.from_pretrained(tiny / "base", dtype=torch.float32).eval()
     adapters = load_anchors(tiny / "anchors", lm, "base").adapters
-    network = (NativeNetwork if native else TorchNetwork)(lm, [adapter.parts for adapter in adapters], rows=1)
+    network = (CpuBackend if native else TorchBackend)(lm, [adapter.parts for adapter in adapters], rows=1)
     folders = [tiny / "anchors" / adapter.anchor.name.replace(".", "/") for adapter in adapters]
     mix = (0.8, -1.2, 0.0, 1.5)
     reference = merged_reference(tiny / "base", list(zip(folders, mix, strict=True)))
@@ -274,7 +274,7 @@ def test_a_pass_that_breaks_off_leaves_the_rows_as_they_were():
     case.begin()
     case.run((0, 0, 20), (1, 0, 10))
     case.run((0, 20, 21), (1, 10, 11))
-    assert isinstance(case.network, TorchNetwork)
+    assert isinstance(case.network, TorchBackend)
     handle = case.network._lm.get_submodule("model.layers.1.mlp").register_forward_pre_hook(break_off)
     for spans in [((0, 21, 22), (1, 11, 12)), ((0, 21, 30),)]:
         breaks.append(True)

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer.model.cpu_backend import NativeNetwork
-from mixer.model.torch_backend import TorchNetwork
+from mixer.model.cpu_backend import CpuBackend
+from mixer.model.torch_backend import TorchBackend
 from mixer.rewards.heads import RewardHead, fused_matrix
 from tests.native.parts import make_model, plain_logits
 from tests.test_network import CASES, IDS, LENGTH, ROWS, Case
@@ -88,7 +88,7 @@ def test_heads_stay_where_room_grows_or_goes(case: Case):
 @pytest.mark.parametrize("native", [True, False])
 def test_bfloat16_models_are_lifted_in_float32(native: bool):
     model = make_model("qwen", torch.bfloat16)
-    network = (NativeNetwork if native else TorchNetwork)(copy.deepcopy(model), [], rows=2)
+    network = (CpuBackend if native else TorchBackend)(copy.deepcopy(model), [], rows=2)
     network.put_heads([(head.down, head.up) for head in HEADS])
     network.gate[0], network.lift[0] = (), (0.3, 1.0, -0.5)
     ids = torch.randint(260, (30,), generator=torch.Generator().manual_seed(2)).tolist()

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mixer.model.backend import Network
-from mixer.model.cpu_backend import CHUNK, NativeNetwork
-from mixer.model.torch_backend import BESIDE, TorchNetwork
+from mixer.model.backend import Backend
+from mixer.model.cpu_backend import CHUNK, CpuBackend
+from mixer.model.torch_backend import BESIDE, TorchBackend
 from tests.native.parts import VOCAB, make_model, random_parts
 from tests.test_network import CASES, IDS, LENGTH, MIXES, OTHER, ROWS, Case
 
@@ -22,7 +22,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(*request.param)
 
 
-def tree(network: Network, row: int, text: list[int], held: int, some: list[int]) -> Tensor:
+def tree(network: Backend, row: int, text: list[int], held: int, some: list[int]) -> Tensor:
     """Logits after `text` with each of `some` tokens behind it, `(k, V)`, in one call; the row holds `held` tokens."""
     n, k = len(text), len(some)
     positions = [*range(held, n), *[n] * k]
@@ -30,7 +30,7 @@ def tree(network: Network, row: int, text: list[int], held: int, some: list[int]
     return network.forward([*text[held:], *some], [row] * len(positions), positions, wanted, range(held, n + k))
 
 
-def one_by_one(network: Network, row: int, text: list[int], some: list[int]) -> Tensor:
+def one_by_one(network: Backend, row: int, text: list[int], some: list[int]) -> Tensor:
     """The same by a pass for each token, where the row holds the text."""
     return torch.cat([network.forward([token], [row], [len(text)], [0]) for token in some])
 
@@ -117,8 +117,8 @@ def test_bfloat16_weights(kind: str):
     """Bit for bit in compiled code; the model's own rounds its sums to bfloat16, in batches otherwise than alone."""
     model = make_model(kind, torch.bfloat16)
     text = torch.randint(VOCAB, (70,), generator=torch.Generator().manual_seed(5)).tolist()
-    for network in (NativeNetwork(model, random_parts(model, 3), rows=1), TorchNetwork(model, [], rows=1)):
-        network.gate[0] = (0.5, -0.5, 1.0) if isinstance(network, NativeNetwork) else ()
+    for network in (CpuBackend(model, random_parts(model, 3), rows=1), TorchBackend(model, [], rows=1)):
+        network.gate[0] = (0.5, -0.5, 1.0) if isinstance(network, CpuBackend) else ()
         got = tree(network, 0, text, 0, [*range(24)])
         alone = one_by_one(network, 0, text, [*range(24)])
         if network.batch_exact:

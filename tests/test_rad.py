@@ -16,15 +16,15 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.errors import BadArtifact
-from mixer.model.cpu_backend import NativeNetwork
-from mixer.model.torch_backend import TorchNetwork
+from mixer.model.cpu_backend import CpuBackend
+from mixer.model.torch_backend import TorchBackend
 from mixer.rewards.files import calibration_record
-from mixer.rewards.heads import Calibration
+from mixer.rewards.heads import HeadCalibration
 from mixer.rewards.rad import REPORT, ROWS, WEIGHTS, Rad, load_rad
 from mixer.training.reward_model import RewardModel, load_teacher
 from tests.factory import VOCAB, make_base
 
-CALIBRATION = Calibration(0.2, 4.0, {0.1: 0.5, 0.5: 1.25}, {})
+CALIBRATION = HeadCalibration(0.2, 4.0, {0.1: 0.5, 0.5: 1.25}, {})
 
 
 def make_teacher(base: Path, folder: Path, dtype: torch.dtype = torch.float32, **report) -> Path:
@@ -93,7 +93,7 @@ def test_texts_that_grow_and_go_back_are_scored_as_from_the_start(case: Case, te
 
 def test_which_network_scores(case: Case, request: pytest.FixtureRequest):
     native = "native" in request.node.name and "gpt2" not in request.node.name
-    assert isinstance(case.rad._network, NativeNetwork if native else TorchNetwork)
+    assert isinstance(case.rad._network, CpuBackend if native else TorchBackend)
     assert case.rad.calibration == CALIBRATION
 
 

@@ -14,13 +14,13 @@ from mixer.adapters.fingerprint import base_fingerprint
 from mixer.errors import BadArtifact
 from mixer.model.base import load_base
 from mixer.rewards.files import CONFIG, WEIGHTS, find_rewards, load_reward, save_reward
-from mixer.rewards.heads import Calibration, Reward, Trunk
+from mixer.rewards.heads import HeadCalibration, Reward, Trunk
 from tests.test_rewards import S, head, numbers
 
 SHIPPED = Path(__file__).resolve().parents[1]
 BASE = "0123456789abcdef"
 TRUNK = Trunk(numbers(1, S), numbers(2, 8, 24), numbers(3, 24, 8))
-CALIBRATION = Calibration(0.05, 4.0, {0.1: 0.7, 0.5: 1.5}, {0.1: 0.6, 0.5: 1.25})
+CALIBRATION = HeadCalibration(0.05, 4.0, {0.1: 0.7, 0.5: 1.5}, {0.1: 0.6, 0.5: 1.25})
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer.rewards.heads import RewardHead, Trunk, advantage, fused_matrix, likely
-from mixer.rewards.reference import divergence, kappa, steer
+from mixer.rewards.reference import budget_share, divergence, steer_logprobs
 
 D, V, S = 24, 150, 4
 seeds = st.integers(0, 2**31 - 1)
@@ -93,7 +93,7 @@ def test_likely_tokens_are_the_first_ones_and_never_none(seed: int, top_k: int, 
 @given(seeds, st.floats(0, 100), budgets)
 def test_the_budget_is_respected_and_used(seed: int, scale: float, budget: float):
     own, bias = logprobs(seed, 4), scale * numbers(seed + 1, 4, V)
-    share = kappa(own, bias, budget)
+    share = budget_share(own, bias, budget)
     assert ((share >= 0) & (share <= 1)).all()
     assert (divergence(own, bias, share) <= budget).all()
     # Where a share is left out, a little more of it would be too much.
@@ -104,7 +104,7 @@ def test_the_budget_is_respected_and_used(seed: int, scale: float, budget: float
 @given(seeds, st.floats(0.01, 30), budgets, st.booleans())
 def test_a_steered_distribution_keeps_within_the_budget(seed: int, scale: float, budget: float, cut: bool):
     own, bias = logprobs(seed, 3), scale * numbers(seed + 1, 3, V)
-    steered, some = steer(own, bias, budget, top_k=40, cut=cut), likely(own, 40)
+    steered, some = steer_logprobs(own, bias, budget, top_k=40, cut=cut), likely(own, 40)
     assert torch.allclose(steered.exp().sum(-1), torch.ones(3), atol=1e-4)
     before = torch.log_softmax(own.masked_fill(~some, -torch.inf), -1) if cut else own
     moved = torch.where(steered.exp() > 0, steered.exp() * (steered - before), 0.0).sum(-1)
@@ -121,17 +121,17 @@ def test_a_steered_distribution_keeps_within_the_budget(seed: int, scale: float,
 def test_no_strength_is_no_change_bit_for_bit(seed: int, budget: float):
     own, bias = logprobs(seed, 3), numbers(seed + 1, 3, V)
     bias[1] = 0
-    assert torch.equal(steer(own, bias, budget)[1], own[1])
-    assert torch.equal(steer(own, 0 * bias, budget), own)
-    assert torch.allclose(steer(own, bias, 0.0), own, atol=1e-5)
+    assert torch.equal(steer_logprobs(own, bias, budget)[1], own[1])
+    assert torch.equal(steer_logprobs(own, 0 * bias, budget), own)
+    assert torch.allclose(steer_logprobs(own, bias, 0.0), own, atol=1e-5)
 
 
 @settings(max_examples=40)
 @given(seeds, st.floats(1e-3, 30), budgets)
 def test_rows_are_steered_apart(seed: int, scale: float, budget: float):
     own, bias = logprobs(seed, 3), scale * numbers(seed + 1, 3, V)
-    together = steer(own, bias, budget)
-    assert all(torch.allclose(together[i], steer(own[i], bias[i], budget), atol=1e-5) for i in range(3))
+    together = steer_logprobs(own, bias, budget)
+    assert all(torch.allclose(together[i], steer_logprobs(own[i], bias[i], budget), atol=1e-5) for i in range(3))
 
 
 @given(seeds, st.floats(0, 10))

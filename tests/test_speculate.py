@@ -18,7 +18,7 @@ import mixer.decoding.rows
 from mixer import Desk, SamplingParams
 from mixer.decoding.evaluate import evaluate
 from mixer.decoding.sampler import warp
-from mixer.decoding.speculation import MOST, Costs, Speculation, repeated
+from mixer.decoding.speculation import MOST, DraftCosts, Speculation, repeated
 from mixer.errors import FormulaError
 from tests.factory import make_adapter
 
@@ -191,7 +191,7 @@ def test_the_latest_and_longest_repetition_counts():
 
 @given(st.lists(st.tuples(st.integers(0, 8), st.floats(0.001, 1)), min_size=1, max_size=30), st.integers(0, 8))
 def test_costs_are_positive_and_never_fall_with_more_guesses(passes: list[tuple[int, float]], guesses: int):
-    costs = Costs()
+    costs = DraftCosts()
     for count, seconds in passes:
         costs.add(count, seconds)
     assert 0 < costs.at(guesses) <= costs.at(guesses + 1)

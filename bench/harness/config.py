@@ -24,7 +24,7 @@ TEXT += "the wind had not slept for a week, and the lamps burned low along the w
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchConfig:
     """One run's frame.
 
     Attributes:

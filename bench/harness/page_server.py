@@ -14,7 +14,7 @@ from typing import Any
 
 from mixer.desk import Desk
 from mixer.process import give_back_memory, quiet_libraries
-from mixer.ui.live.browsers import Registry
+from mixer.ui.live.browsers import BrowserSessions
 from mixer.ui.page import build
 from mixer.ui.server import launch
 
@@ -23,14 +23,14 @@ def main() -> None:
     """Serve until stdin ends."""
     quiet_libraries()
     give_back_memory()
-    desk, registry = Desk.load(strict=False), Registry()
+    desk, registry = Desk.load(strict=False), BrowserSessions()
     desk.warm_up()
     tell({"url": launch(build(desk, registry), block=False)})
     for _ in sys.stdin:
         tell(held(desk, registry))
 
 
-def held(desk: Desk, registry: Registry) -> dict[str, int]:
+def held(desk: Desk, registry: BrowserSessions) -> dict[str, int]:
     """What the server has in hand.
 
     Returns:

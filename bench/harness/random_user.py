@@ -25,7 +25,7 @@ PATIENCE = 20_000  # ms that any one thing may take
 GONE = ("net::ERR_ABORTED",)  # requests that end with their tab
 
 
-class Guest:
+class RandomUser:
     """One tab in a browser context of its own.
 
     Args:
@@ -206,21 +206,21 @@ class Guest:
 
 
 # Each with how often it is done, beside the others.
-ACTIONS: dict[str, tuple[Callable[[Guest], None], int]] = {
-    "generate": (Guest.generate, 8),
-    "wait": (Guest.wait, 6),
-    "drag": (Guest.drag, 8),
-    "keys": (Guest.keys, 6),
-    "stop": (Guest.stop, 2),
-    "preset": (Guest.preset, 2),
-    "undo": (Guest.undo, 3),
-    "formula": (Guest.formula, 3),
-    "mode": (Guest.mode, 1),
-    "reset": (Guest.reset, 1),
-    "share": (Guest.share, 1),
-    "history": (Guest.history, 2),
-    "shelf": (Guest.shelf, 2),
-    "sweep": (Guest.sweep, 1),
-    "reload": (Guest.reload, 1),
-    "come again": (Guest.come_again, 1),
+ACTIONS: dict[str, tuple[Callable[[RandomUser], None], int]] = {
+    "generate": (RandomUser.generate, 8),
+    "wait": (RandomUser.wait, 6),
+    "drag": (RandomUser.drag, 8),
+    "keys": (RandomUser.keys, 6),
+    "stop": (RandomUser.stop, 2),
+    "preset": (RandomUser.preset, 2),
+    "undo": (RandomUser.undo, 3),
+    "formula": (RandomUser.formula, 3),
+    "mode": (RandomUser.mode, 1),
+    "reset": (RandomUser.reset, 1),
+    "share": (RandomUser.share, 1),
+    "history": (RandomUser.history, 2),
+    "shelf": (RandomUser.shelf, 2),
+    "sweep": (RandomUser.sweep, 1),
+    "reload": (RandomUser.reload, 1),
+    "come again": (RandomUser.come_again, 1),
 }

@@ -19,7 +19,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from bench.harness.checks import Verdict, judge
-from bench.harness.config import Plan, adapters_in, lay_out, prompt_of
+from bench.harness.config import BenchConfig, adapters_in, lay_out, prompt_of
 from bench.harness.processes import busy
 from bench.harness.worker import Worker, WorkerFailed
 from mixer.errors import InvalidValue
@@ -58,14 +58,14 @@ class System:
         return self.mix or self.coefficients
 
 
-class Rig:
+class Harness:
     """Workers for one plan; use it as a context.
 
     Args:
         counts: numbers of anchors that will be asked for, even; the shipped number (rounded down to even) is added.
     """
 
-    def __init__(self, plan: Plan, counts: Sequence[int] = ()) -> None:
+    def __init__(self, plan: BenchConfig, counts: Sequence[int] = ()) -> None:
         self.plan = plan
         self._shipped = adapters_in(plan.anchors)
         self.anchors = max(2, len(self._shipped) // 2 * 2)
@@ -74,7 +74,7 @@ class Rig:
         self.facts: dict[str, Any] = {}
         self.missing: dict[str, str] = {}
 
-    def __enter__(self) -> Rig:
+    def __enter__(self) -> Harness:
         plan, base = self.plan, str(self.plan.base)
         self._folder = tempfile.TemporaryDirectory(prefix="mixer-bench-")
         try:
@@ -171,17 +171,17 @@ class Rig:
             worker.close()
 
 
-def on_rig(plan: Plan, counts: Sequence[int], bench: Callable[[Rig], dict[str, Any]]) -> dict[str, Any]:
+def on_rig(plan: BenchConfig, counts: Sequence[int], bench: Callable[[Harness], dict[str, Any]]) -> dict[str, Any]:
     """A benchmark's report, with what all of them say of the run."""
 
     def run() -> dict[str, Any]:
-        with Rig(plan, counts) as rig:
+        with Harness(plan, counts) as rig:
             return {"anchors": rig.anchors} | bench(rig) | {"missing": rig.missing, "facts": rig.facts}
 
     return watched(plan, run)
 
 
-def watched(plan: Plan, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def watched(plan: BenchConfig, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A report, with how long it took, and what share of the processors other programs had meanwhile."""
     begin, worked, own = time.perf_counter(), busy(), _own()
     report = {"dtype": plan.dtype, "threads": plan.threads, "quick": plan.quick} | run()

@@ -17,7 +17,7 @@ KEPT = 96  # tokens of a text on which moves are measured
 TUNE_TOKENS = 16
 
 
-class Host:
+class LlamaCppRunner:
     """One model with its adapters; `tune` finds the settings that its other methods run with.
 
     Args:

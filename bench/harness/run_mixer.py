@@ -28,7 +28,7 @@ from mixer.values.sampling import SamplingParams
 SESSION_TOKENS = 96  # moves are measured on texts of this length, so that the context stays near its nominal length
 
 
-class Host:
+class MixerRunner:
     """Desks over one base with different numbers of anchors.
 
     Args:

@@ -26,11 +26,11 @@ from mixer.decoding.reference import first_logprobs
 from mixer.decoding.session import Session, Step
 from mixer.desk import Desk
 from mixer.model.model import SCRATCH
-from mixer.rewards.controller import SPENT, Course, Helm, Steered
+from mixer.rewards.controller import SPENT, PreparedSteering, RewardController, SteeredLogits
 from mixer.rewards.files import calibration_record
-from mixer.rewards.heads import Calibration, advantage, fused_matrix, likely
+from mixer.rewards.heads import HeadCalibration, advantage, fused_matrix, likely
 from mixer.rewards.rad import REPORT, WEIGHTS, Rad
-from mixer.rewards.reference import steer
+from mixer.rewards.reference import steer_logprobs
 from mixer.values.sampling import SamplingParams
 from mixer.values.steering import Steering
 
@@ -39,7 +39,7 @@ SPREAD = 0.15  # of the rewards that a random output gives
 FLOOR = -30.0  # log-probabilities below are not compared
 
 
-class Host:
+class RewardsRunner:
     """A desk with reward heads, and a reward model under the names `TREE`, `SEQUENTIAL` and `BOTH`.
 
     Args:
@@ -154,7 +154,7 @@ class Host:
             values = reward.head.rewards(states, self._embedding)
             bias += position * measured.betas[SPENT] * advantage(values, probs, measured.sigma, measured.clip)
         budget = math.inf if steering.budget is None else steering.budget
-        after = steer(before, bias, budget, steering.reach, cut=steering.cut)
+        after = steer_logprobs(before, bias, budget, steering.reach, cut=steering.cut)
         return torch.log_softmax(temperature * after, -1)
 
     @cached_property
@@ -162,27 +162,27 @@ class Host:
         return self._desk._model.embedding.float()
 
 
-class Apart(Helm):
+class Apart(RewardController):
     """Heads as they would be without this project: each one's rewards of all tokens, added to the logits.
 
     The same distribution as fused heads have, at the price of a product with the whole vocabulary for every head.
     """
 
-    def steer(
+    def steer_logprobs(
         self,
         logits: Tensor,
         state: Tensor,
-        course: Course,
+        course: PreparedSteering,
         temperature: float = 1.0,
         ids: Sequence[int] = (),
         plain: Tensor | None = None,
         origin: Tensor | None = None,
-    ) -> Steered:
-        """See `Helm`; knows no clip and no budget."""
+    ) -> SteeredLogits:
+        """See `RewardController`; knows no clip and no budget."""
         for name in course.own:
             rewards = self.heads[name].head.rewards(state, self._embedding)
             logits = logits + self.heads[name].fused_strength(course.steering.positions[name], SPENT) * rewards
-        return Steered(logits)
+        return SteeredLogits(logits)
 
 
 class Sequential:
@@ -229,7 +229,7 @@ def make_teacher(desk: Desk, folder: Path) -> Path:
     record = {
         "made_from": {"config": {"lora": 0}},
         "base_fingerprint": base_fingerprint(lm),
-        "calibration": calibration_record(Calibration(SPREAD, 1 / SPREAD, {0.1: 0.5, SPENT: 1.0}, {})),
+        "calibration": calibration_record(HeadCalibration(SPREAD, 1 / SPREAD, {0.1: 0.5, SPENT: 1.0}, {})),
     }
     (folder / REPORT).write_text(json.dumps(record), encoding="utf-8")
     return folder

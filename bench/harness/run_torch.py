@@ -26,7 +26,7 @@ KEPT = 96  # tokens of a text on which moves are measured
 LIVE = "mix"
 
 
-class Host:
+class TorchRunner:
     """One base in the measured precision, plain, with adapters, and merged.
 
     Args:

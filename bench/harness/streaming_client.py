@@ -19,7 +19,7 @@ TOKENS = 1000  # of a text, as far as the model's context goes
 PATIENCE = httpx.Timeout(60.0, read=120.0)
 
 
-class Visitor:
+class StreamingClient:
     """Somebody else who uses a page at the same time; use it as a context.
 
     Args:
@@ -37,7 +37,7 @@ class Visitor:
         self._begun = time.monotonic()
         self._thread = threading.Thread(target=self._visit, daemon=True)
 
-    def __enter__(self) -> Visitor:
+    def __enter__(self) -> StreamingClient:
         self._begun = time.monotonic()
         self._thread.start()
         return self

@@ -17,7 +17,7 @@ from mixer.decoding.evaluate import evaluate
 from mixer.decoding.sampler import Sampler, warp
 from mixer.decoding.text import encode_branch
 from mixer.desk import Desk
-from mixer.formula.bind import Bound
+from mixer.formula.bind import BoundFormula
 from mixer.values.mix import Mix
 from mixer.values.sampling import SamplingParams
 
@@ -30,8 +30,8 @@ class OneByOne:
         tokens: room for the text.
     """
 
-    def __init__(self, desk: Desk, formula: str | Bound, prompt: str, tokens: int) -> None:
-        self.bound = formula if isinstance(formula, Bound) else desk.formula(formula).bound
+    def __init__(self, desk: Desk, formula: str | BoundFormula, prompt: str, tokens: int) -> None:
+        self.bound = formula if isinstance(formula, BoundFormula) else desk.formula(formula).bound
         self._model = desk._model
         self._prompts = {branch: encode_branch(self._model, branch, prompt) for branch in self.bound.rows}
         self._tokens = tokens

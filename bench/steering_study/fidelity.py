@@ -23,7 +23,7 @@ from mixer.rewards.files import find_rewards, load_reward
 from mixer.rewards.heads import RewardHead
 from mixer.rewards.reference import divergence
 from mixer.training.prefix_samples import LIKELY, Places
-from mixer.training.reward_head import Bench, HeadConfig, centred, fidelity, fit, strength
+from mixer.training.reward_head import HeadConfig, HeadTraining, centred, fidelity, fit, strength
 from mixer.training.reward_model import RewardModel, load_teacher
 
 BUDGETS = (0.1, 0.5)
@@ -33,7 +33,7 @@ RAD, BASE, RANDOM, SHIPPED = "RAD", "base, not steered", "random W", "ARM that s
 
 
 @dataclass(frozen=True)
-class Arm:
+class MethodFit:
     """One way of steering, against RAD.
 
     Attributes:
@@ -69,7 +69,7 @@ class RewardReport:
     attribute: str
     places: int
     spectrum: Spectrum
-    arms: tuple[Arm, ...]
+    arms: tuple[MethodFit, ...]
 
     def table(self) -> str:
         """A markdown table, one arm a row."""
@@ -119,7 +119,7 @@ def spectrum(teacher: RewardModel, texts: Sequence[Sequence[int]], seed: int = 0
     return Spectrum(len(matrix), len(tokens), raw, apart)
 
 
-def compare(name: str, places: Places, rewards: Tensor | None, figures: dict[str, float]) -> Arm:
+def compare(name: str, places: Places, rewards: Tensor | None, figures: dict[str, float]) -> MethodFit:
     """An arm that steers by `rewards` of the likely tokens, `(N, LIKELY)`; by none if None."""
     logprobs = torch.log_softmax(places.logprobs[:, :LIKELY].float(), dim=-1)
     target = places.rewards[:, :LIKELY].clamp(0, 1)
@@ -135,7 +135,7 @@ def compare(name: str, places: Places, rewards: Tensor | None, figures: dict[str
         gaps.append(round(float(gap.mean()), 5))
         errors.append(round(float(gap.std() / len(gap) ** 0.5), 5))
     kept = {key: figures.get(key, 0.0) for key in ("r2", "centred_r2", "centred_correlation")}
-    return Arm(name, **kept, divergence=tuple(gaps), error=tuple(errors), agreement=round(float(same.mean()), 4))
+    return MethodFit(name, **kept, divergence=tuple(gaps), error=tuple(errors), agreement=round(float(same.mean()), 4))
 
 
 def _steered(logprobs: Tensor, rewards: Tensor, budget: float) -> Tensor:
@@ -148,7 +148,7 @@ def _steered(logprobs: Tensor, rewards: Tensor, budget: float) -> Tensor:
     return torch.log_softmax(logprobs.double() + beta * bias.double(), dim=-1)
 
 
-def head_arm(name: str, head: RewardHead, places: Places, embedding: Tensor) -> Arm:
+def head_arm(name: str, head: RewardHead, places: Places, embedding: Tensor) -> MethodFit:
     """An arm that steers by a head."""
     with torch.inference_mode():
         h = head.state(places.states.float())
@@ -171,7 +171,7 @@ def variants(config: HeadConfig, sweep: bool) -> dict[str, HeadConfig]:
     return arms
 
 
-def rewards(attribute: str, bench: Bench, sweep: bool = False) -> RewardReport:
+def rewards(attribute: str, bench: HeadTraining, sweep: bool = False) -> RewardReport:
     """Train every arm on the same places and measure it at the test places, beside the head that ships.
 
     Raises:

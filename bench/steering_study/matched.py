@@ -18,7 +18,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Line:
+class MethodCurve:
     """One arm's figures at S slider values in R draws, `(R, S)` each; row 0 counts every prompt once.
 
     Attributes:
@@ -111,7 +111,7 @@ def at(nats: np.ndarray, figures: np.ndarray, target: float) -> np.ndarray:
 
 
 def compare(
-    name: str, line: Line, against: str, other: Line, targets: Sequence[float], direction: float = 1.0
+    name: str, line: MethodCurve, against: str, other: MethodCurve, targets: Sequence[float], direction: float = 1.0
 ) -> list[Matched]:
     """One arm less another at each divergence that both reach in every draw."""
     made = []

@@ -23,7 +23,7 @@ from mixer.model.gate import Gate
 from mixer.model.lora_hooks import LoRAStack
 from mixer.rewards.controller import LEAST, SPENT
 from mixer.rewards.heads import Reward, advantage, fused_matrix
-from mixer.rewards.reference import kappa
+from mixer.rewards.reference import budget_share
 from mixer.values.mix import Mix, Setting
 from mixer.values.request import Request
 from mixer.values.sampling import SamplingParams
@@ -35,7 +35,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class Arm:
+class Method:
     """One way of steering.
 
     Attributes:
@@ -85,7 +85,7 @@ class Written:
     most: float
 
 
-class Hand:
+class Writer:
     """Writes with the arms of one attribute.
 
     Args:
@@ -102,7 +102,7 @@ class Hand:
         head = self._lm.get_output_embeddings()
         self._embedding: Tensor = head.weight.detach().float()  # type: ignore[union-attr]
 
-    def write(self, arm: Arm, slider: float, prompts: Sequence[str], tokens: int, seed: int) -> Written:
+    def write(self, arm: Method, slider: float, prompts: Sequence[str], tokens: int, seed: int) -> Written:
         """One text after each prompt, prompt i with seed `seed + i`."""
         mix, steering = self.settings(arm, slider)
         trim = {"top_k": REACH, "min_p": LEAST} if arm.trims or not slider else {}
@@ -123,7 +123,7 @@ class Hand:
             most = max(output.stats.most_nats for output in outputs)
         return Written(tuple(o.text for o in outputs), tuple(round(n, 5) for n in nats), counts, round(most, 5))
 
-    def settings(self, arm: Arm, slider: float) -> tuple[Mix, Steering]:
+    def settings(self, arm: Method, slider: float) -> tuple[Mix, Steering]:
         """The mix and the steering of an arm."""
         aim = self.aim
         mix = Mix({aim.anchor: Setting.at(aim.anchor_sign * slider)} if arm.anchors and slider else {})
@@ -136,7 +136,9 @@ class Hand:
         return mix, Steering(positions, budget=budget, whole=arm.anchors, reach=REACH, cut=True)
 
     @torch.inference_mode()
-    def distances(self, arm: Arm, slider: float, prompts: Sequence[str], outputs: Sequence[Output]) -> list[np.ndarray]:
+    def distances(
+        self, arm: Method, slider: float, prompts: Sequence[str], outputs: Sequence[Output]
+    ) -> list[np.ndarray]:
         """How far from the base an arm with a head of this desk, or none, was at every token of its texts."""
         mix, steering = self.settings(arm, slider)
         starts = [list(self.desk.tokenizer(prompt).input_ids) for prompt in prompts]
@@ -198,7 +200,7 @@ class Hand:
         if steering.budget is None:
             return tokens, after
         push = torch.where(some, after - origin, 0.0)
-        share = kappa(origin, push, steering.budget).to(push)
+        share = budget_share(origin, push, steering.budget).to(push)
         return tokens, torch.log_softmax(origin + share[:, None] * push, dim=-1)
 
 

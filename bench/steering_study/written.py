@@ -24,7 +24,7 @@ from tqdm import tqdm
 from bench.steering_study.matched import (
     MARGIN,
     Interval,
-    Line,
+    MethodCurve,
     at,
     compare,
     distinct,
@@ -33,7 +33,7 @@ from bench.steering_study.matched import (
     repetition,
     resampled,
 )
-from bench.steering_study.methods import BUDGET, REACH, Aim, Arm, Hand, Written
+from bench.steering_study.methods import BUDGET, REACH, Aim, Method, Writer, Written
 from bench.steering_study.report import TARGETS, Curve, Level, Point, SteeringReport
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.adapters.peft import load_anchors
@@ -48,19 +48,19 @@ from mixer.rewards.heads import Reward, RewardHead
 from mixer.rewards.rad import REPORT, WEIGHTS
 from mixer.training.data import read_attribute, split_of
 from mixer.training.labels import TOXICITY
-from mixer.training.reward_head import Bench, calibrate, fit
+from mixer.training.reward_head import HeadTraining, calibrate, fit
 
 SLIDERS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 PLAIN = (("formality", "positive"), ("poetry", "negative"))  # unpaired texts whose first words lean to no pole
 RAD, HEAD, RESPONSES, RANDOM = "rad", "arm", "responses", "random"
 ARMS = (
-    Arm("RAD", RAD),
-    Arm("ARM distilled", HEAD),
-    Arm("ARM on responses", RESPONSES),
-    Arm("ARM fused", HEAD, fused=True),
-    Arm("random W", RANDOM),
-    Arm("LoRA", anchors=True),
-    Arm("LoRA + ARM", HEAD, anchors=True),
+    Method("RAD", RAD),
+    Method("ARM distilled", HEAD),
+    Method("ARM on responses", RESPONSES),
+    Method("ARM fused", HEAD, fused=True),
+    Method("random W", RANDOM),
+    Method("LoRA", anchors=True),
+    Method("LoRA + ARM", HEAD, anchors=True),
 )
 # Toxicity has no anchors; politeness is the nearest that has.
 AIMS = {TOXICITY: Aim(TOXICITY, -1.0, "politeness", 1.0)}
@@ -88,7 +88,7 @@ def prompts_for(attribute: str, data: Path | None, count: int) -> tuple[tuple[st
     return tuple(dict.fromkeys((*openings, *more)))[:count], "openings of test pairs, and of plain test texts"
 
 
-def heads_for(attribute: str, bench: Bench, anchors: Path) -> dict[str, Reward]:
+def heads_for(attribute: str, bench: HeadTraining, anchors: Path) -> dict[str, Reward]:
     """The head that ships, one of its rank that is trained here on responses, and a random one, all calibrated."""
     shipped = load_reward(anchors / attribute / FOLDER, base_fingerprint(bench.lm))
     config = replace(bench.config, source=RESPONSES, rank=shipped.head.rank)
@@ -103,7 +103,7 @@ def heads_for(attribute: str, bench: Bench, anchors: Path) -> dict[str, Reward]:
     return {HEAD: shipped, **made}
 
 
-def hand_for(attribute: str, bench: Bench, anchors: Path) -> Hand:
+def hand_for(attribute: str, bench: HeadTraining, anchors: Path) -> Writer:
     """A desk with all arms of an attribute.
 
     Raises:
@@ -113,12 +113,12 @@ def hand_for(attribute: str, bench: Bench, anchors: Path) -> Hand:
     found, rewards = load_anchors(anchors, lm, str(bench.base)), heads_for(attribute, bench, anchors)
     desk = Desk(Model(lm, tokenizer, found), found, None, Path(bench.base).name, rewards=rewards)
     desk.add_reward(RAD, bench.teacher_folder(attribute))
-    return Hand(desk, rewards, AIMS.get(attribute, Aim(attribute, 1.0, attribute, 1.0)))
+    return Writer(desk, rewards, AIMS.get(attribute, Aim(attribute, 1.0, attribute, 1.0)))
 
 
 def steering(
     attribute: str,
-    bench: Bench,
+    bench: HeadTraining,
     anchors: Path,
     judges: Judges,
     loglikelihoods: LogLikelihoods,
@@ -142,7 +142,7 @@ def steering(
         raise InvalidValue("One prompt shows no spread.", "Give two or more.")
     hand = hand_for(attribute, bench, anchors)
     texts = write_all(hand, openings, tokens, seed, bench)
-    counts, lines, curves = resampled(len(openings)), dict[str, Line](), []
+    counts, lines, curves = resampled(len(openings)), dict[str, MethodCurve](), []
     for arm in tqdm(ARMS, desc=f"{attribute}: measures", unit="arm", file=sys.stderr):
         lines[arm.name], points = measure(texts[arm.name], openings, judges, attribute, loglikelihoods, counts)
         curves.append(Curve(arm.name, points, levels(lines[arm.name])))
@@ -174,7 +174,7 @@ def measure(
     attribute: str,
     loglikelihoods: LogLikelihoods,
     counts: np.ndarray,
-) -> tuple[Line, tuple[Point, ...]]:
+) -> tuple[MethodCurve, tuple[Point, ...]]:
     """One arm's figures in every draw of prompts, and their summary at each slider value."""
     points, columns = [], []
     for slider, own in zip(SLIDERS, written, strict=True):
@@ -199,10 +199,10 @@ def measure(
             )
         )
     nats, scores, surprise = (np.stack(column, axis=1) for column in zip(*columns, strict=True))
-    return Line(nats, scores, surprise), tuple(points)
+    return MethodCurve(nats, scores, surprise), tuple(points)
 
 
-def levels(line: Line) -> tuple[Level, ...]:
+def levels(line: MethodCurve) -> tuple[Level, ...]:
     """One arm's figures at each divergence of `TARGETS` that it reaches in every draw."""
     found = []
     for target in TARGETS:
@@ -218,7 +218,9 @@ def _figure(draws: np.ndarray, digits: int = 4) -> tuple[float, Interval]:
     return round(float(draws[0]), digits), (round(low, digits), round(high, digits))
 
 
-def write_all(hand: Hand, prompts: Sequence[str], tokens: int, seed: int, bench: Bench) -> dict[str, list[Written]]:
+def write_all(
+    hand: Writer, prompts: Sequence[str], tokens: int, seed: int, bench: HeadTraining
+) -> dict[str, list[Written]]:
     """What every arm wrote at every slider value; from `bench.work` where an earlier run wrote it in the same way."""
     made_from = {
         "base": base_fingerprint(bench.lm),
@@ -265,7 +267,7 @@ def _kept(path: Path, about: Mapping) -> dict[str, Written]:
         return {}
 
 
-def _digest(hand: Hand, arm: Arm, teacher: Path) -> str:
+def _digest(hand: Writer, arm: Method, teacher: Path) -> str:
     """Tells apart what steers: heads, reward models, anchors."""
     made = []
     if arm.head == RAD:

@@ -31,7 +31,7 @@ DIGITS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
+class SliderCalibration:
     """What sliders do to scores.
 
     Attributes:
@@ -112,7 +112,7 @@ class Calibration:
         return tuple(round(float(x), DIGITS) for x in at)
 
 
-def fit(attributes: Sequence[str], positions: np.ndarray, scores: np.ndarray, limit: float) -> Calibration:
+def fit(attributes: Sequence[str], positions: np.ndarray, scores: np.ndarray, limit: float) -> SliderCalibration:
     """The calibration that explains mean scores `(M, A)` of M mixes at positions `(M, A)`."""
     many = len(attributes)
     seen = np.concatenate([np.ones((len(positions), 1)), _seen(positions)], axis=1)
@@ -130,7 +130,7 @@ def fit(attributes: Sequence[str], positions: np.ndarray, scores: np.ndarray, li
                 break
         found.append(weights)
     rest, below, above, leaving = np.split(np.array(found), [1, 1 + many, 1 + 2 * many], axis=1)
-    return Calibration(tuple(attributes), rest[:, 0], below, above, leaving[:, 0], limit)
+    return SliderCalibration(tuple(attributes), rest[:, 0], below, above, leaving[:, 0], limit)
 
 
 def _score(logits: np.ndarray) -> np.ndarray:

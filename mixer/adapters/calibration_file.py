@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mixer.adapters.calibration import FILE, FORMAT, Calibration
+from mixer.adapters.calibration import FILE, FORMAT, SliderCalibration
 from mixer.errors import BadArtifact
 from mixer.values.mix import POSITION_LIMIT
 
@@ -19,7 +19,7 @@ PARTS = ("rest", "below", "above", "leaving")  # of a calibration, in the file
 
 
 def write_calibration(
-    calibration: Calibration, folder: Path, fingerprint: str, facts: Mapping[str, Any] = MappingProxyType({})
+    calibration: SliderCalibration, folder: Path, fingerprint: str, facts: Mapping[str, Any] = MappingProxyType({})
 ) -> Path:
     """Put a calibration beside the anchors that it was measured with; what is there is replaced.
 
@@ -39,7 +39,7 @@ def write_calibration(
     return path
 
 
-def load_calibration(path: Path, fingerprint: str) -> Calibration | None:
+def load_calibration(path: Path, fingerprint: str) -> SliderCalibration | None:
     """The calibration in a file; None if it was measured with another base or other anchors.
 
     Raises:
@@ -61,4 +61,4 @@ def load_calibration(path: Path, fingerprint: str) -> Calibration | None:
     fits = [part.shape for part in numbers] == [(many,), (many, many), (many, many), (many,)]
     if not fits or not all(np.isfinite(part).all() for part in numbers) or not 0 < limit <= POSITION_LIMIT:
         raise BadArtifact(f"{path}: its numbers do not fit one another.", HINT)
-    return Calibration(names, *numbers, limit)
+    return SliderCalibration(names, *numbers, limit)

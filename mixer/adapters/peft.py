@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from mixer.adapters.calibration import FILE as CALIBRATION
-from mixer.adapters.calibration import Calibration
+from mixer.adapters.calibration import SliderCalibration
 from mixer.adapters.calibration_file import load_calibration
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.adapters.low_rank import LowRank
@@ -67,7 +67,7 @@ class AnchorSet:
     attributes: Mapping[str, Attribute]
     adapters: tuple[Adapter, ...]
     problems: tuple[MixerError, ...]
-    calibration: Calibration | None = None
+    calibration: SliderCalibration | None = None
 
 
 def anchors_fingerprint(base: str, adapters: Iterable[Adapter]) -> str:

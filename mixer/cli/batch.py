@@ -30,7 +30,7 @@ def batch(options: argparse.Namespace) -> dict:
     from mixer import Request, SamplingParams
     from mixer.files.csv_table import read_table
     from mixer.tasks.batch import write
-    from mixer.tasks.batch_csv import PROMPT, Sheet
+    from mixer.tasks.batch_csv import PROMPT, BatchTable
 
     if options.out.exists() and not options.overwrite:
         raise InvalidValue(f"{options.out} is already there.", "Give another path, or --overwrite.")
@@ -42,7 +42,7 @@ def batch(options: argparse.Namespace) -> dict:
     desk = load_desk(options, mix, steering)
     if options.formula is not None:
         desk.formula(options.formula)
-    sheet = Sheet(desk, table, Request("", mix, params, options.formula, steering))
+    sheet = BatchTable(desk, table, Request("", mix, params, options.formula, steering))
     for note in sheet.notes:
         print(note, file=sys.stderr)
     shown = -1

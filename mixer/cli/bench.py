@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.harness.config import DTYPES, PEERS, Plan
+from bench.harness.config import DTYPES, PEERS, BenchConfig
 from mixer.cli.options import command
 from mixer.resources import ROOT
 
@@ -58,10 +58,10 @@ def measured(bench: Any, name: str, run: Callable[[argparse.Namespace], dict], t
     return added
 
 
-def plan_of(options: argparse.Namespace, peers: tuple[str, ...] = ()) -> Plan:
+def plan_of(options: argparse.Namespace, peers: tuple[str, ...] = ()) -> BenchConfig:
     """What these options ask for."""
     names = ("base", "anchors", "dtype", "threads", "quick", "seed")
-    return Plan(**{name: getattr(options, name) for name in names}, peers=peers)
+    return BenchConfig(**{name: getattr(options, name) for name in names}, peers=peers)
 
 
 def bench_one(options: argparse.Namespace) -> dict:
@@ -89,7 +89,7 @@ def bench_memory(options: argparse.Namespace) -> dict:
     """Megabytes, seconds to make it, milliseconds a step, microseconds a move."""
     from bench import memory
 
-    report = memory.bench_memory(memory.Shape(options.layers, options.hidden))
+    report = memory.bench_memory(memory.BaseShape(options.layers, options.hidden))
     if not options.json:
         print(memory.table(report))
     return report

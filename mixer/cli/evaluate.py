@@ -132,10 +132,10 @@ def evaluate_formulas(options: argparse.Namespace) -> dict:
 def evaluate_rewards(options: argparse.Namespace) -> dict:
     """Reward heads against their reward models, at held-out places."""
     from bench.steering_study.fidelity import rewards
-    from mixer.training.reward_head import Bench, HeadConfig
+    from mixer.training.reward_head import HeadConfig, HeadTraining
 
     config = HeadConfig(texts=options.texts)
-    bench = Bench(ROOT / "assets" / "base", ROOT / "anchors", options.data, options.work, config)
+    bench = HeadTraining(ROOT / "assets" / "base", ROOT / "anchors", options.data, options.work, config)
     found = {}
     for attribute in options.attributes:
         report = rewards(attribute, bench, options.sweep)
@@ -153,9 +153,9 @@ def evaluate_steering(options: argparse.Namespace) -> dict:
     from mixer.judges.linear import load_judges
     from mixer.measure.control import base_loglikelihoods
     from mixer.resources import ANCHORS, BASE, JUDGES
-    from mixer.training.reward_head import Bench, HeadConfig
+    from mixer.training.reward_head import HeadConfig, HeadTraining
 
-    bench = Bench(BASE, ANCHORS, options.data, options.work, HeadConfig(texts=options.texts))
+    bench = HeadTraining(BASE, ANCHORS, options.data, options.work, HeadConfig(texts=options.texts))
     fluency = base_loglikelihoods(options.fluency or BASE)
     named, judges = options.fluency.name if options.fluency else "the base itself", load_judges(JUDGES)
     found = {}

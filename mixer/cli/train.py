@@ -116,7 +116,7 @@ def train_reward(options: argparse.Namespace) -> dict:
         raise InvalidValue("Heads for another base would replace those that are shipped.", "Give --out a folder.")
     anchors = options.anchors or (None if options.base else ROOT / "anchors")
     config = reward.HeadConfig(**given("source", "rank", "reads", "regularizer", "texts"))
-    bench = reward.Bench(base, anchors, options.data, options.work, config)
+    bench = reward.HeadTraining(base, anchors, options.data, options.work, config)
     if options.kind == "rad":
         return reward.calibrate_teacher(options.attribute, bench)
     return reward.train_head(options.attribute, bench, options.out or ROOT / "anchors")

@@ -3,7 +3,7 @@
     log P = log_softmax(sum_i f_i log Q_i / S),  S = sum_i f_i > 0
 
 Every expression becomes a `Weighted` total, a mask or a scalar, and one `match` says how. Pure, in float32. Knows no
-model and no tokenizer; what judges make of the text is asked of a `Reader`.
+model and no tokenizer; what judges make of the text is asked of a `OpinionReader`.
 
 Source: Dekoninck et al., "Controlled Text Generation via Language Model Arithmetic", arXiv 2311.14479.
 """
@@ -23,13 +23,13 @@ from mixer.decoding.sampler import warp
 from mixer.errors import FormulaError
 from mixer.formula import functions as fn
 from mixer.formula.analysis import SMALLEST, TOLERANCE
-from mixer.formula.bind import Bound, Branch
+from mixer.formula.bind import BoundFormula, Branch
 from mixer.formula.tree import Expr, Neg, Number, Product, Quotient, Ref, Sum, Term
 from mixer.rewards.heads import likely
 from mixer.values.sampling import SamplingParams
 
 
-class Reader(Protocol):
+class OpinionReader(Protocol):
     """What judges make of the text at one position. C is how far it shows what is asked for, above 0 and up to 1."""
 
     def candidates(self, judge: str, goal: float, tokens: list[int]) -> tuple[Tensor, float]:
@@ -66,7 +66,7 @@ Value = Weighted | Tensor | float  # a distribution or bias; a mask, perhaps tim
 
 
 @torch.no_grad()
-def evaluate(bound: Bound, logprobs: Mapping[Branch, Tensor], reader: Reader | None = None) -> Tensor:
+def evaluate(bound: BoundFormula, logprobs: Mapping[Branch, Tensor], reader: OpinionReader | None = None) -> Tensor:
     """The next-token distribution of a formula.
 
     Args:
@@ -86,7 +86,7 @@ def evaluate(bound: Bound, logprobs: Mapping[Branch, Tensor], reader: Reader | N
 
 
 @torch.no_grad()
-def without_opinions(bound: Bound, logprobs: Mapping[Branch, Tensor], reader: Reader | None) -> Tensor:
+def without_opinions(bound: BoundFormula, logprobs: Mapping[Branch, Tensor], reader: OpinionReader | None) -> Tensor:
     """What a formula is before its judges and rewards, `(V,)`; its first term where that is nothing."""
     try:
         return _Evaluation(bound, logprobs, reader, judged=False).normalized(bound.formula.result)
@@ -98,7 +98,7 @@ class _Evaluation:
     """One evaluation, in which equal expressions are computed once. Without `judged`, judges have nothing to say."""
 
     def __init__(
-        self, bound: Bound, logprobs: Mapping[Branch, Tensor], reader: Reader | None, judged: bool = True
+        self, bound: BoundFormula, logprobs: Mapping[Branch, Tensor], reader: OpinionReader | None, judged: bool = True
     ) -> None:
         self._bound, self._logprobs, self._reader, self._judged = bound, logprobs, reader, judged
         self._formula = bound.formula
@@ -182,9 +182,9 @@ class _Evaluation:
                 return Weighted(own + strength * (own.exp() - other.exp()).clamp(max=0), 1.0, 1.0)
             case fn.Supersede(_, target):
                 return self._value(target)
-            case fn.Judge():
+            case fn.JudgeCall():
                 return _bias(self._judgment(node) if self._judged else torch.zeros_like(self._any))
-            case fn.Reward():
+            case fn.RewardCall():
                 return _bias(self._rewarded(node) if self._judged else torch.zeros_like(self._any))
             case fn.Strength():
                 opinion = self._bound.opinions[node]
@@ -200,7 +200,7 @@ class _Evaluation:
         best = _pick([Weighted(logprobs, own.weight, own.size) for logprobs, own in values], largest)
         return Weighted(best.total * best.weight, best.weight, best.size)
 
-    def _judgment(self, node: fn.Judge) -> Tensor:
+    def _judgment(self, node: fn.JudgeCall) -> Tensor:
         """log C(x t) - log C(x) for the likeliest tokens t, 0 for all others, `(V,)` (FUDGE, arXiv 2104.05218)."""
         over = self._unjudged if node.over is None else self.normalized(node.over)
         likeliest = over.topk(min(node.k, over.numel()))
@@ -211,7 +211,7 @@ class _Evaluation:
         after, before = self._reader.candidates(opinion.judge, goal, tokens.tolist())
         return torch.zeros_like(over).scatter(0, tokens, after.to(over) - before)
 
-    def _rewarded(self, node: fn.Reward) -> Tensor:
+    def _rewarded(self, node: fn.RewardCall) -> Tensor:
         """The advantages of the likely tokens, 0 for all others, `(V,)`: a head knows nothing of unlikely ones."""
         over, opinion = self._unjudged, self._bound.opinions[node]
         tokens = likely(over).nonzero()[:, 0]

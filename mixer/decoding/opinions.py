@@ -11,15 +11,15 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from mixer.judges.linear import Judges
-from mixer.rewards.controller import Helm
+from mixer.rewards.controller import RewardController
 
 TAIL = 16  # tokens that are decoded anew with each candidate; characters never reach further back
 LEAST = 1e-6  # no judge is so sure of itself that the logarithm may say minus infinity
 BROKEN = "\ufffd"  # stands for a character of which bytes are missing
 
 
-class TextReader:
-    """Asks about one text and its possible next tokens; see `mixer.decoding.evaluate.Reader`.
+class TextOpinions:
+    """Asks about one text and its possible next tokens; see `mixer.decoding.evaluate.OpinionReader`.
 
     Args:
         prompt, prompt_ids: what comes before the text, and is read with it.
@@ -35,7 +35,7 @@ class TextReader:
         prompt: str,
         prompt_ids: Sequence[int],
         token_ids: Sequence[int],
-        helm: Helm,
+        helm: RewardController,
         state: Tensor,
     ) -> None:
         self._judges, self._tokenizer = judges, tokenizer
@@ -56,7 +56,7 @@ class TextReader:
         return float(np.exp(self._log(judge, goal, [""])[0]))
 
     def advantages(self, head: str, goal: float, tokens: Tensor, logprobs: Tensor) -> Tensor:
-        """What a reward makes of these next tokens, `(k,)`: see `Helm.advantages`."""
+        """What a reward makes of these next tokens, `(k,)`: see `RewardController.advantages`."""
         ids = [*self._prompt_ids, *self._token_ids]
         return (2 * goal - 1) * self._helm.advantages(head, self._state, ids, tokens, logprobs)
 

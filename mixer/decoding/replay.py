@@ -12,12 +12,12 @@ from itertools import accumulate
 
 from torch import Tensor
 
-from mixer.decoding.evaluate import Reader
-from mixer.decoding.session import Reading, Segment, Session, Step
+from mixer.decoding.evaluate import OpinionReader
+from mixer.decoding.session import BranchPrompt, Segment, Session, Step
 from mixer.errors import InvalidValue
-from mixer.formula.bind import Bound
+from mixer.formula.bind import BoundFormula
 from mixer.model.model import Model
-from mixer.rewards.controller import Helm
+from mixer.rewards.controller import RewardController
 from mixer.values.sampling import SamplingParams
 
 
@@ -42,10 +42,10 @@ class Replay(Session):
         prompt: str,
         params: SamplingParams,
         run: Callable[[Session], Iterator[tuple[Step | None, ...]]],
-        bound: Bound,
-        readings: Sequence[Reading],
-        reader: Callable[[Sequence[int], Sequence[int], Tensor], Reader],
-        helm: Helm,
+        bound: BoundFormula,
+        readings: Sequence[BranchPrompt],
+        reader: Callable[[Sequence[int], Sequence[int], Tensor], OpinionReader],
+        helm: RewardController,
     ) -> None:
         self._script = [segment for segment in segments if segment.token_ids]
         self._tokens = [token for segment in self._script for token in segment.token_ids]

@@ -15,23 +15,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mixer.decoding.evaluate import Reader, evaluate, without_opinions
-from mixer.decoding.session import Drawn, Reading, Session, Step
+from mixer.decoding.evaluate import OpinionReader, evaluate, without_opinions
+from mixer.decoding.session import BranchPrompt, Drawn, Session, Step
 from mixer.decoding.speculation import repeated
 from mixer.errors import FormulaError
-from mixer.formula.bind import BASE, Bound, Branch
+from mixer.formula.bind import BASE, BoundFormula, Branch
 from mixer.formula.tree import Term
 from mixer.model.prefix_cache import PrefixCache
-from mixer.rewards.controller import Steered
+from mixer.rewards.controller import SteeredLogits
 from mixer.values.mix import Mix
 
 SCRIPTED = 16  # tokens of one round of a text that stands already
 NOTHING = torch.zeros(0)
-UNSTEERED = Steered(NOTHING)
+UNSTEERED = SteeredLogits(NOTHING)
 
 
 @dataclass(eq=False)
-class Line:
+class Row:
     """One branch in its row.
 
     Attributes:
@@ -41,7 +41,7 @@ class Line:
         strengths: of fused heads, `(H,)`; empty before the first round, since another text may have left its own.
     """
 
-    reading: Reading
+    reading: BranchPrompt
     row: int
     mix: Mix | None = None
     strengths: tuple[float, ...] | None = ()
@@ -69,7 +69,7 @@ class Line:
         return [*prompt[start:stop], *tokens[max(0, start - len(prompt)) : max(0, stop - len(prompt))]]
 
 
-class Seat:
+class RowGroup:
     """A session's rows.
 
     Attributes:
@@ -80,7 +80,7 @@ class Seat:
 
     def __init__(self, session: Session, rows: Sequence[int]) -> None:
         self.session = session
-        self.lines = [Line(reading, row) for reading, row in zip(session.readings, rows, strict=True)]
+        self.lines = [Row(reading, row) for reading, row in zip(session.readings, rows, strict=True)]
         self.last_row = max(rows)
         speculation = session.speculation
         self._drafted = self._of(speculation.draft) if speculation and speculation.draft else []
@@ -94,10 +94,10 @@ class Seat:
         self._guess: list[int] = []
         self._length = 0  # guesses that this round is to have
         self._drawn: list[Drawn] = []
-        self._steered: dict[int, Steered] = {}  # what was made of the logits after so many guesses
+        self._steered: dict[int, SteeredLogits] = {}  # what was made of the logits after so many guesses
         self._seconds = 0.0  # of this round's passes of the formula itself
 
-    def _of(self, bound: Bound) -> list[Line]:
+    def _of(self, bound: BoundFormula) -> list[Row]:
         """The rows of a formula."""
         return [line for line in self.lines if line.reading.branch in bound.rows]
 
@@ -165,13 +165,13 @@ class Seat:
         return len(self._guess) < self._length
 
     @property
-    def _bound(self) -> Bound:
+    def _bound(self) -> BoundFormula:
         """The formula whose value is to be found next."""
         speculation = self.session.speculation
         return speculation.draft if self.drafting and speculation and speculation.draft else self.session.bound
 
     @property
-    def _active(self) -> list[Line]:
+    def _active(self) -> list[Row]:
         """The rows that it takes to go on."""
         if self.drafting:
             return self._drafted
@@ -183,7 +183,7 @@ class Seat:
         """The text's tokens, and those guessed after them."""
         return [*self.session.token_ids, *self._guess]
 
-    def pending(self) -> list[tuple[Line, int]]:
+    def pending(self) -> list[tuple[Row, int]]:
         """Rows that are still to be read, and up to where."""
         tokens = len(self.session.token_ids) + len(self._guess)
         stops = [(line, len(line.reading.prompt_ids) + tokens) for line in self._active]
@@ -246,7 +246,7 @@ class Seat:
         """Of every active row after so many guesses, `(V,)` each."""
         return {line.reading.branch: torch.log_softmax(line.logits[place], -1) for line in self._active}
 
-    def _reader(self, place: int) -> Reader:
+    def _reader(self, place: int) -> OpinionReader:
         """Who reads the text with so many guesses."""
         tokens = self.tokens[: len(self.session.token_ids) + place]
         voice = self._bound.voice
@@ -259,7 +259,7 @@ class Seat:
         course, steering = self.session.course, self.session.course.steering
         return course.moves or (steering.budget is not None and (steering.whole or bool(self.session.bound.opinions)))
 
-    def _steer(self, logits: Tensor, place: int) -> Steered:
+    def _steer(self, logits: Tensor, place: int) -> SteeredLogits:
         """What the session's steering makes of the logits after so many guesses."""
         session = self.session
         course, bound = session.course, session.bound

@@ -19,9 +19,9 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from mixer.decoding.rows import Line, Seat
+from mixer.decoding.rows import Row, RowGroup
 from mixer.decoding.sampler import Sampler
-from mixer.decoding.session import Reading, Session, Step
+from mixer.decoding.session import BranchPrompt, Session, Step
 from mixer.errors import Busy, InvalidValue
 from mixer.model.auto_fold import AutoFold
 from mixer.model.model import MOST_ROWS, SCRATCH, Model
@@ -33,22 +33,22 @@ PREFIX_TOKENS = 8 * 1024
 GATHER_SECONDS = 0.001  # how long a tick waits for sessions that are about to ask
 
 
-class Taking(Protocol):
+class NeedsRows(Protocol):
     """What takes rows."""
 
     @property
-    def readings(self) -> Sequence[Reading]: ...
+    def readings(self) -> Sequence[BranchPrompt]: ...
 
 
-Rows = TypeVar("Rows", bound=Taking)
+Rows = TypeVar("Rows", bound=NeedsRows)
 
 
 @dataclass(eq=False)
-class Party:
+class Lockstep:
     """Sessions that one reader follows together, one step each at a time."""
 
     sessions: Sequence[Session]
-    seats: list[Seat] = field(default_factory=list)
+    seats: list[RowGroup] = field(default_factory=list)
     waiting: bool = False
     left: bool = False
     served_at: float = field(default_factory=time.perf_counter)
@@ -80,8 +80,8 @@ class Scheduler:
         self.most_rows, self.most_tokens = most_rows, max(most_tokens, model.context)
         self.prefixes = PrefixCache(PREFIX_TOKENS)
         self._free = list(range(most_rows, SCRATCH, -1))
-        self._parties: list[Party] = []
-        self._queue: deque[Party] = deque()
+        self._parties: list[Lockstep] = []
+        self._queue: deque[Lockstep] = deque()
         self._turn = threading.Condition()
         self._computing = self._settling = self._unsettled = False
         self._sampler = Sampler([], ())
@@ -101,7 +101,7 @@ class Scheduler:
         Raises:
             Busy: the queue is full. InvalidValue: they are more than there are rows.
         """
-        party = Party(sessions)
+        party = Lockstep(sessions)
         try:
             self._enter(party)
             while any(session.finish_reason is None for session in sessions):
@@ -122,7 +122,7 @@ class Scheduler:
 
     # What follows runs under the lock of `_turn`, but for `_tick`.
 
-    def _enter(self, party: Party) -> None:
+    def _enter(self, party: Lockstep) -> None:
         rows = sum(len(session.readings) for session in party.sessions)
         if rows > self.most_rows:
             raise InvalidValue(
@@ -153,10 +153,10 @@ class Scheduler:
             if too_much or rows > len(self._free):
                 return
             self._queue.popleft()
-            party.seats = [Seat(session, [self._free.pop() for _ in session.readings]) for session in live]
+            party.seats = [RowGroup(session, [self._free.pop() for _ in session.readings]) for session in live]
             self._parties.append(party)
 
-    def _leave(self, party: Party) -> None:
+    def _leave(self, party: Lockstep) -> None:
         """Waits for nobody: a reader may also be garbage that is collected in the midst of a pass, by its thread."""
         with self._turn:
             party.left = True
@@ -182,7 +182,7 @@ class Scheduler:
             self._settling = False
             self._turn.notify_all()
 
-    def _release(self, party: Party, seat: Seat) -> None:
+    def _release(self, party: Lockstep, seat: RowGroup) -> None:
         party.seats.remove(seat)
         self._free += [line.row for line in seat.lines]
         for line in seat.lines:
@@ -196,7 +196,7 @@ class Scheduler:
                 finally:
                     model.lock.release()
 
-    def _advance(self, party: Party) -> None:
+    def _advance(self, party: Lockstep) -> None:
         """Return when every session of the party has its step or has ended; compute where nobody else does."""
         with self._turn:
             party.thinks += 0.3 * (time.perf_counter() - party.served_at - party.thinks)
@@ -245,7 +245,7 @@ class Scheduler:
                 break
 
     @torch.inference_mode()
-    def _tick(self, seats: list[Seat]) -> None:
+    def _tick(self, seats: list[RowGroup]) -> None:
         """One forward pass of each model: what every seat needs next, and a piece of every longer text."""
         if not seats:  # closed while others were waited for
             return
@@ -273,14 +273,14 @@ class Scheduler:
         self._draw([seat for seat in seats if seat.read_up])
         self._around += 0.1 * (time.perf_counter() - began - passes - self._around)
 
-    def _pass(self, model: Model, seats: list[Seat]) -> float:
+    def _pass(self, model: Model, seats: list[RowGroup]) -> float:
         """Bring one model's rows on; seconds in its network."""
         pieces = [(seat, line, stop) for seat in seats for line, stop in seat.pending() if line.reading.model is model]
         ids: list[int] = []
         rows: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
-        read: list[tuple[Seat, Line, int, int]] = []
+        read: list[tuple[RowGroup, Row, int, int]] = []
         budget = model.network.chunk
         for seat, line, stop in sorted(pieces, key=lambda piece: piece[2] - piece[1].filled):
             count = stop - line.filled
@@ -317,7 +317,7 @@ class Scheduler:
                 self._keep_prefix(line)
         return seconds
 
-    def _keep_prefix(self, line: Line) -> None:
+    def _keep_prefix(self, line: Row) -> None:
         """Keep a prompt that was just read."""
         prompt = line.reading.prompt_ids
         if line.filled == len(prompt) and self.prefixes.wants(line.key, prompt):
@@ -331,17 +331,17 @@ class Scheduler:
         }
         return own.pop() if len(own) == 1 and all(seat.session.at_rest for seat in seats) else None
 
-    def _draw(self, seats: list[Seat]) -> None:
+    def _draw(self, seats: list[RowGroup]) -> None:
         """Sample the tokens that can be drawn, and hand out the steps."""
         while seats:
-            rows: list[tuple[Seat, int, Tensor]] = []
+            rows: list[tuple[RowGroup, int, Tensor]] = []
             for seat in seats:
                 try:
                     rows += [(seat, before, values) for before, values in seat.values()]
                 except Exception as error:  # its own reader's, whoever computes
                     seat.fail(error)
             drawn = self._sample([(seat.session, before, values) for seat, before, values in rows])
-            own: dict[Seat, list[tuple[int, float]]] = {}
+            own: dict[RowGroup, list[tuple[int, float]]] = {}
             for (seat, *_), result in zip(rows, drawn, strict=True):
                 own.setdefault(seat, []).append(result)
             seats = [seat for seat, results in own.items() if seat.receive(results)]
@@ -373,7 +373,7 @@ class Scheduler:
         return list(zip(tokens, logprobs, strict=True))
 
 
-def packed(parts: Iterable[Rows], rows: int) -> Iterator[list[Rows]]:
+def in_batches(parts: Iterable[Rows], rows: int) -> Iterator[list[Rows]]:
     """All of them in their order, as many together as fit into so many rows, and at least one."""
     batch: list[Rows] = []
     size = 0

@@ -15,13 +15,13 @@ from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
-from mixer.decoding.evaluate import Reader
+from mixer.decoding.evaluate import OpinionReader
 from mixer.decoding.speculation import Speculation
 from mixer.decoding.text import Bans, TextStream, encode_prompt
 from mixer.errors import InvalidValue, UnknownName
-from mixer.formula.bind import BASE, Bound, Branch
+from mixer.formula.bind import BASE, BoundFormula, Branch
 from mixer.model.model import Model
-from mixer.rewards.controller import Helm
+from mixer.rewards.controller import RewardController
 from mixer.values.mix import Mix
 from mixer.values.sampling import SamplingParams
 from mixer.values.steering import REST, Steering
@@ -74,7 +74,7 @@ class Drawn:
     levels: Mapping[str, float] = field(default_factory=dict)
 
 
-class Under(NamedTuple):
+class DrawnUnder(NamedTuple):
     """What a token was drawn under; see `Segment`."""
 
     mix: Mix
@@ -112,7 +112,7 @@ class Stats:
 
 
 @dataclass(frozen=True)
-class Reading:
+class BranchPrompt:
     """A branch of a session's formula, the model that computes it, and what it reads before the text."""
 
     branch: Branch
@@ -158,10 +158,10 @@ class Session:
         params: SamplingParams,
         on_mix_change: OnMixChange,
         run: Callable[[Session], Iterator[tuple[Step | None, ...]]],
-        bound: Bound,
-        readings: Sequence[Reading],
-        reader: Callable[[Sequence[int], Sequence[int], Tensor], Reader],
-        helm: Helm,
+        bound: BoundFormula,
+        readings: Sequence[BranchPrompt],
+        reader: Callable[[Sequence[int], Sequence[int], Tensor], OpinionReader],
+        helm: RewardController,
         steering: Steering = REST,
         speculation: Speculation | None = None,
     ) -> None:
@@ -274,7 +274,7 @@ class Session:
         """Leave the text with its first tokens."""
         kept, under = (self.token_ids[:tokens], self._under[:tokens]) if tokens else ([], [])
         self.token_ids: list[int] = []
-        self._under: list[Under] = under
+        self._under: list[DrawnUnder] = under
         self.text = ""
         self._ends: list[int] = []  # length of the text after each token
         self._stream = TextStream(self._model.backend_tokenizer, self.prompt_ids, tuple(self.params.stop))
@@ -301,7 +301,7 @@ class Session:
         """Tokens that must come after so many, at most so many of them; none where tokens are drawn."""
         return ()
 
-    def reader(self, token_ids: Sequence[int], state: Tensor) -> Reader:
+    def reader(self, token_ids: Sequence[int], state: Tensor) -> OpinionReader:
         """What judges and reward heads make of the text when it has these tokens and its voice this state, `(D,)`."""
         return self._reader(self.prompt_ids, token_ids, state)
 
@@ -361,7 +361,7 @@ class Session:
             rest = self._stream.flush()
             self.text, text = self.text + rest, text + rest
         exact = not self._stale
-        self._under.append(Under(self._current, self.course.steering, exact))
+        self._under.append(DrawnUnder(self._current, self.course.steering, exact))
         self._all_exact = self._all_exact and exact
         at = self._bans.find(self.text, ended=self.finish_reason is not None)
         if at is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from mixer.formula.bind import Bound
+from mixer.formula.bind import BoundFormula
 
 MOST = 8  # guesses in one block
 LONGEST, SHORTEST = 4, 2  # tokens that must have occurred before, for a guess at what follows them
@@ -32,12 +32,12 @@ class Speculation:
         guessed, accepted: tokens so far.
     """
 
-    def __init__(self, draft: Bound | None) -> None:
+    def __init__(self, draft: BoundFormula | None) -> None:
         self.draft = draft
         self.guessed = self.accepted = 0
         self._hits, self._misses = 2.0, 1.0  # so that the first blocks are tried
         self._draft_seconds: float | None = None
-        self._costs = Costs()
+        self._costs = DraftCosts()
         self._idle = 0
 
     def length(self, room: int) -> int:
@@ -73,7 +73,7 @@ class Speculation:
             self._misses = MEMORY * self._misses + (accepted < guesses)
 
 
-class Costs:
+class DraftCosts:
     """Seconds of a pass as a straight line over the number of guesses; old observations fade.
 
     Attributes:

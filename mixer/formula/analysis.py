@@ -30,7 +30,7 @@ RANGES = {  # of the numbers that functions take
     fn.Top: {"k": (0, LARGEST), "p": (0, 1), "minp": (0, 1), "t": (0.0001, 10)},
     fn.KLMask: {"divergence": (0, LARGEST)},
     fn.SelfDebias: {"strength": (0, LARGEST)},
-    fn.Judge: {"k": (1, LARGEST), "goal": (0, 1)},
+    fn.JudgeCall: {"k": (1, LARGEST), "goal": (0, 1)},
 }
 
 
@@ -63,7 +63,7 @@ ZERO, ONE, SHARE = Interval(0.0, 0.0), Interval(1.0, 1.0), Interval(0.0, 1.0)
 
 
 @dataclass(frozen=True)
-class Facts:
+class Analysis:
     """What is known of an expression.
 
     Attributes:
@@ -80,26 +80,26 @@ class Facts:
     cut: Interval | None = None
 
 
-UNIT = Facts(VECTOR, ONE, 1.0, 1.0)
-BIAS = Facts(VECTOR, ZERO, 0.0, 1.0)
+UNIT = Analysis(VECTOR, ONE, 1.0, 1.0)
+BIAS = Analysis(VECTOR, ZERO, 0.0, 1.0)
 
 
-class Examiner:
+class Analyzer:
     """Finds the facts of a formula's expressions, and raises a `FormulaError` at what stands where it may not."""
 
     def __init__(self, formula: Formula) -> None:
         self.formula = formula
-        self.defined: dict[str, Facts] = {}
-        self.known: dict[int, Facts] = {}  # by a node's id
+        self.defined: dict[str, Analysis] = {}
+        self.known: dict[int, Analysis] = {}  # by a node's id
         self.bans = {id(node) for node in _highest(formula.result) if isinstance(node, fn.Ban)}
 
-    def whole(self, what: str) -> Facts:
+    def whole(self, what: str) -> Analysis:
         """Look at all of the formula; the facts of its result."""
         for name, value in self.formula.definitions:
             self.defined[name] = self.facts(value)
         return self.distribution(self.formula.result, f"the {what}")
 
-    def facts(self, node: Expr) -> Facts:
+    def facts(self, node: Expr) -> Analysis:
         """Look at an expression, once."""
         if id(node) not in self.known:
             found = self.call(node) if isinstance(node, Call) else self.arithmetic(node)
@@ -108,14 +108,14 @@ class Examiner:
             self.known[id(node)] = found
         return self.known[id(node)]
 
-    def arithmetic(self, node: Expr) -> Facts:
+    def arithmetic(self, node: Expr) -> Analysis:
         match node:
             case Ref(name):
                 if name not in self.defined:
                     raise self.error(f"{name!r} is not defined.", "Define it before it is used.", node)
                 return self.defined[name]
             case Number(value):
-                return Facts(SCALAR, Interval(value, value))
+                return Analysis(SCALAR, Interval(value, value))
             case Sum(parts):
                 return self.sum(parts)
             case Neg(value):
@@ -129,7 +129,7 @@ class Examiner:
             case _:
                 return UNIT
 
-    def call(self, node: Call) -> Facts:
+    def call(self, node: Call) -> Analysis:
         self.arguments(node)
         match node:
             case fn.Uniform():
@@ -157,20 +157,20 @@ class Examiner:
                 return replace(BIAS, scale=found.scale)
             case fn.Indicator(value):
                 self.vector(value)
-                return Facts(MASK, SHARE)
+                return Analysis(MASK, SHARE)
             case fn.KLMask(source, target):
                 for value in (source, target):
                     self.distribution(value, "what klmask compares")
-                return Facts(MASK, SHARE)
+                return Analysis(MASK, SHARE)
             case fn.Supersede(draft, target):
                 self.vector(draft)
                 return self.vector(target)
-            case fn.Judge(over=over):
+            case fn.JudgeCall(over=over):
                 if over is not None:
                     self.distribution(over, "what judge takes the likeliest tokens of")
                 return BIAS
             case fn.Strength():
-                return Facts(SCALAR, SHARE)
+                return Analysis(SCALAR, SHARE)
             case fn.Ban() if id(node) not in self.bans:
                 hint = 'Add it to the whole formula, as in sliders + ban("word").'
                 raise self.error("ban stands alone among the summands of the formula.", hint, node)
@@ -187,7 +187,7 @@ class Examiner:
         if isinstance(node, fn.Ban) and not all(word.strip() for word in node.words):
             raise self.error("Nothing stands in the quotes of ban.", "Put a word there.", node)
 
-    def sum(self, parts: Sequence[Expr]) -> Facts:
+    def sum(self, parts: Sequence[Expr]) -> Analysis:
         found = [self.facts(part) for part in parts]
         kinds = {own.kind for own in found}
         for part, own in zip(parts, found, strict=True):
@@ -199,9 +199,9 @@ class Examiner:
                 hint = "Multiply it with a term, as in 2 * uniform."
                 raise self.error("A number cannot be added to a term.", hint, part)
         weight = reduce(Interval.plus, [own.weight for own in found])
-        return Facts(found[0].kind, weight, _total(found, "size"), _total(found, "scale"), _hull(found))
+        return Analysis(found[0].kind, weight, _total(found, "size"), _total(found, "scale"), _hull(found))
 
-    def product(self, factors: Sequence[Expr]) -> Facts:
+    def product(self, factors: Sequence[Expr]) -> Analysis:
         found = [self.facts(factor) for factor in factors]
         vectors = [factor for factor, own in zip(factors, found, strict=True) if own.kind == VECTOR]
         if len(vectors) > 1:
@@ -212,21 +212,21 @@ class Examiner:
             if own.kind != VECTOR:
                 factor = factor.times(own.weight)
                 if factor.size > GREATEST:  # before it is infinite
-                    return Facts(SCALAR, factor)
+                    return Analysis(SCALAR, factor)
         if vectors:
             return self.multiplied(factor, vectors[0])
-        return Facts(MASK if any(own.kind == MASK for own in found) else SCALAR, factor)
+        return Analysis(MASK if any(own.kind == MASK for own in found) else SCALAR, factor)
 
-    def multiplied(self, factor: Interval, node: Expr) -> Facts:
+    def multiplied(self, factor: Interval, node: Expr) -> Analysis:
         found = self.facts(node)
         weight, cut = found.weight.times(factor), found.cut and found.cut.times(factor)
         if cut == ZERO:  # 0 times anything is 0
             cut = None
         if cut and cut.high <= 0:
             raise self.endless(node)
-        return Facts(found.kind, weight, found.size * factor.size, found.scale * factor.size, cut)
+        return Analysis(found.kind, weight, found.size * factor.size, found.scale * factor.size, cut)
 
-    def vector(self, node: Expr) -> Facts:
+    def vector(self, node: Expr) -> Analysis:
         found = self.facts(node)
         if found.kind == SCALAR:
             hint = "Multiply it with a term, as in 2 * formal."
@@ -235,7 +235,7 @@ class Examiner:
             raise self.error("A mask stands where a term has to stand.", MASKED, node)
         return found
 
-    def distribution(self, node: Expr, what: str) -> Facts:
+    def distribution(self, node: Expr, what: str) -> Analysis:
         """Look at what has to be one; `what` says in an error what it is here."""
         found = self.vector(node)
         least = max(TOLERANCE * found.size, SMALLEST)
@@ -265,17 +265,17 @@ def _highest(node: Expr) -> Iterator[Expr]:
         yield node
 
 
-def _chosen(found: Sequence[Facts], every: bool) -> Facts:
+def _chosen(found: Sequence[Analysis], every: bool) -> Analysis:
     """The facts of a choice among parts. With `every`, a token is cut off only where every part cuts it off."""
     weight = reduce(Interval.hull, [own.weight for own in found])
     cut = None if every and not all(own.cut for own in found) else _hull(found)
-    return Facts(VECTOR, weight, max(own.size for own in found), max(own.scale for own in found), cut)
+    return Analysis(VECTOR, weight, max(own.size for own in found), max(own.scale for own in found), cut)
 
 
-def _hull(found: Iterable[Facts]) -> Interval | None:
+def _hull(found: Iterable[Analysis]) -> Interval | None:
     cuts = [own.cut for own in found if own.cut]
     return reduce(Interval.hull, cuts) if cuts else None
 
 
-def _total(found: Iterable[Facts], name: str) -> float:
+def _total(found: Iterable[Analysis], name: str) -> float:
     return sum(getattr(own, name) for own in found)

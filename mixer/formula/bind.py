@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from mixer.errors import UnknownName
-from mixer.formula.functions import Ban, Judge, Reward, Strength, Supersede, drafted
+from mixer.formula.functions import Ban, JudgeCall, RewardCall, Strength, Supersede, drafted
 from mixer.formula.tree import Expr, Formula, Part, Ref, Term, named, quoted
 from mixer.values.mix import COEFFICIENT_LIMIT, POLES, Attribute, Mix
 
@@ -53,7 +53,7 @@ BASE = Branch(follows=0.0)
 
 
 @dataclass(frozen=True)
-class Opinion:
+class JudgeGoal:
     """A judge's score for something: `goal * score + (1 - goal) * (1 - score)`."""
 
     judge: str
@@ -75,7 +75,7 @@ class Vocabulary:
     judges: tuple[str, ...] = ()
     rewards: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
-    labels: Mapping[str, Opinion] = field(default_factory=dict)
+    labels: Mapping[str, JudgeGoal] = field(default_factory=dict)
 
     @property
     def mixes(self) -> Mapping[str, Mix]:
@@ -89,25 +89,27 @@ class Vocabulary:
         return found | {name: Mix(raw={f"{name}.positive": 1.0}) for name in self.attributes}
 
     @property
-    def opinions(self) -> Mapping[str, Opinion]:
+    def opinions(self) -> Mapping[str, JudgeGoal]:
         """What can stand in `judge` and `strength`."""
         return self._with_poles(self.judges)
 
     @property
-    def heads(self) -> Mapping[str, Opinion]:
+    def heads(self) -> Mapping[str, JudgeGoal]:
         """What can stand in `reward`; the goal says which pole is rewarded."""
         return self._with_poles(self.rewards)
 
-    def _with_poles(self, names: Sequence[str]) -> Mapping[str, Opinion]:
+    def _with_poles(self, names: Sequence[str]) -> Mapping[str, JudgeGoal]:
         found = {label: opinion for label, opinion in self.labels.items() if opinion.judge in names}
         for name in names:
             if attribute := self.attributes.get(name):
-                found |= {label: Opinion(name, goal) for label, goal in zip(attribute.labels, (0.0, 1.0), strict=True)}
-        return found | {name: Opinion(name) for name in names}
+                found |= {
+                    label: JudgeGoal(name, goal) for label, goal in zip(attribute.labels, (0.0, 1.0), strict=True)
+                }
+        return found | {name: JudgeGoal(name) for name in names}
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundFormula:
     """A formula whose names are known.
 
     Attributes:
@@ -119,9 +121,9 @@ class Bound:
 
     formula: Formula
     branches: Mapping[Term, Branch]
-    opinions: Mapping[Expr, Opinion]
+    opinions: Mapping[Expr, JudgeGoal]
     bans: tuple[str, ...]
-    draft: Bound | None
+    draft: BoundFormula | None
 
     @property
     def rows(self) -> tuple[Branch, ...]:
@@ -161,29 +163,29 @@ class Bound:
         return numbers
 
 
-def bind(formula: Formula, vocabulary: Vocabulary) -> Bound:
+def bind(formula: Formula, vocabulary: Vocabulary) -> BoundFormula:
     """Find what every name of a formula stands for.
 
     Raises:
         FormulaError: a name is not known, there are too many branches, or too much of an anchor in one.
     """
     needed, names = _needed(formula), _Names(formula, vocabulary)
-    branches, opinions = dict[Term, Branch](), dict[Expr, Opinion]()
+    branches, opinions = dict[Term, Branch](), dict[Expr, JudgeGoal]()
     for node in needed:
         if isinstance(node, Term):
             branches[node] = names.branch(node)
             if len(set(branches.values())) > MOST_BRANCHES:
                 message = f"This is the {MOST_BRANCHES + 1}th different model, and {MOST_BRANCHES} are the most."
                 raise formula.error(message, "Use fewer mixes and prompts; equal ones count once.", node)
-        elif isinstance(node, Judge | Strength):
+        elif isinstance(node, JudgeCall | Strength):
             opinions[node] = names.known("judge", node.attribute, names.opinions, node)
-        elif isinstance(node, Reward):
+        elif isinstance(node, RewardCall):
             opinions[node] = names.known("reward head", node.attribute, vocabulary.heads, node)
     bans = dict.fromkeys(word for node in needed if isinstance(node, Ban) for word in node.words)
     draft = bind(drafted(formula), vocabulary) if any(isinstance(node, Supersede) for node in needed) else None
-    bound = Bound(formula, branches, opinions, tuple(bans), draft)
+    bound = BoundFormula(formula, branches, opinions, tuple(bans), draft)
     for node in opinions:
-        if isinstance(node, Reward) and bound.voice is None:
+        if isinstance(node, RewardCall) and bound.voice is None:
             hint = "Add a term of its own, such as base."
             raise formula.error("A reward head reads the resident base, and the formula has no term of it.", hint, node)
     return bound

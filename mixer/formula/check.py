@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mixer.formula import functions as fn
-from mixer.formula.analysis import MASK, ONE, SCALAR, Examiner, Interval
+from mixer.formula.analysis import MASK, ONE, SCALAR, Analyzer, Interval
 from mixer.formula.tree import Expr, Formula, Neg, Product, Quotient, Ref, Sum, Term, named
 
 SHARP = 5.0  # a power of p that deserves a warning, where a small sum of weights makes it
@@ -56,10 +56,10 @@ def check(formula: Formula) -> Report:
         FormulaError: it does not; weights add up to 0 or less wherever that is certain; an argument is out of range.
             The draft that `supersede` makes of a formula is looked at too.
     """
-    examiner = Examiner(formula)
+    examiner = Analyzer(formula)
     weight = examiner.whole("formula").weight.point
     if (draft := fn.drafted(formula)) != formula:
-        Examiner(draft).whole("draft")
+        Analyzer(draft).whole("draft")
     summands = tuple(
         Summand(node, factor.point, factor.point / weight if weight and factor.point is not None else None)
         for node, factor in _summands(examiner, formula.result, ONE)
@@ -67,7 +67,7 @@ def check(formula: Formula) -> Report:
     return Report(weight, summands, tuple(_warnings(formula, weight, summands)))
 
 
-def _summands(examiner: Examiner, node: Expr, factor: Interval) -> Iterator[tuple[Expr, Interval]]:
+def _summands(examiner: Analyzer, node: Expr, factor: Interval) -> Iterator[tuple[Expr, Interval]]:
     """What a vector adds up, and each one's factor; masks stay with what they are multiplied with."""
     match node:
         case Sum(parts):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mixer.formula.bind import Bound, Vocabulary, bind
+from mixer.formula.bind import BoundFormula, Vocabulary, bind
 from mixer.formula.check import Report, check
 from mixer.formula.parser import parse
 
 
 @dataclass(frozen=True)
-class Plan:
+class CompiledFormula:
     """A formula that is ready.
 
     Attributes:
@@ -18,14 +18,14 @@ class Plan:
         report: its weight S, and every summand's exponent.
     """
 
-    bound: Bound
+    bound: BoundFormula
     report: Report
 
     def __str__(self) -> str:
         return str(self.bound.formula)
 
 
-def make_plan(text: str, vocabulary: Vocabulary) -> Plan:
+def compile_formula(text: str, vocabulary: Vocabulary) -> CompiledFormula:
     """Read a formula.
 
     Raises:
@@ -33,4 +33,4 @@ def make_plan(text: str, vocabulary: Vocabulary) -> Plan:
     """
     formula = parse(text)
     report = check(formula)
-    return Plan(bind(formula, vocabulary), report)
+    return CompiledFormula(bind(formula, vocabulary), report)

@@ -110,7 +110,7 @@ class Supersede(Call, name="supersede"):
 
 
 @dataclass(frozen=True)
-class Judge(Call, name="judge"):
+class JudgeCall(Call, name="judge"):
     """What a judge thinks of each of the k likeliest next tokens, as a log-ratio (FUDGE, arXiv 2104.05218)."""
 
     attribute: str
@@ -127,7 +127,7 @@ class Strength(Call, name="strength"):
 
 
 @dataclass(frozen=True)
-class Reward(Call, name="reward"):
+class RewardCall(Call, name="reward"):
     """What a reward head expects of each next token."""
 
     attribute: str

@@ -10,7 +10,7 @@ free. Shapes: see `layout`.
 from __future__ import annotations
 
 from mixer.kernels.layers import activate, attend, down_project, lift, place, rms_norm, share, up_project
-from mixer.kernels.simd import SOURCES, WIDTH, inner, outer, product
+from mixer.kernels.simd import WIDTH, entry, inner, product
 from mixer.kernels.threads import await_call, begin, current, finish, still, take, wait_until_done
 
 
@@ -128,35 +128,25 @@ def work_through(signals, first, tokens, wanted, live, weights, small, lora, cac
     return first + parts
 
 
-def _kept(sources: str):
-    """`run`, compiled once for these sources."""
+@entry
+def run(signals, helping, weights, small, lora, cache, work, call, shape):
+    """Logits of the wanted tokens, from the embedded tokens in `work.x`, which it overwrites.
 
-    @outer
-    def run(signals, helping, weights, small, lora, cache, work, call, shape):
-        """Logits of the wanted tokens, from the embedded tokens in `work.x`, which it overwrites.
-
-        Args:
-            helping: False for the thread that makes the call; True for one that helps with calls as they come.
-        """
-        if not sources:  # which binds the compiled code to them
-            return
-        if helping:
-            while await_call(signals):
-                first, end = current(signals)
-                tokens, wanted, live = call.counts[0], call.counts[1], call.counts[2]
-                if still(signals, end):  # so the counts read are of this very call
-                    work_through(signals, first, tokens, wanted, live, weights, small, lora, cache, work, call, shape)
-            return
-        tokens, wanted, live = call.counts[0], call.counts[1], call.counts[2]
-        parts = work.scores.shape[0]
-        total = parts
-        for phase in range(PHASES):
-            total += weights.qkv.shape[0] * parts_of(phase, tokens, live, parts)
-        first = begin(signals, total)
-        end = work_through(signals, first, tokens, wanted, live, weights, small, lora, cache, work, call, shape)
-        wait_until_done(signals, end)
-
-    return run
-
-
-run = _kept(SOURCES)
+    Args:
+        helping: False for the thread that makes the call; True for one that helps with calls as they come.
+    """
+    if helping:
+        while await_call(signals):
+            first, end = current(signals)
+            tokens, wanted, live = call.counts[0], call.counts[1], call.counts[2]
+            if still(signals, end):  # so the counts read are of this very call
+                work_through(signals, first, tokens, wanted, live, weights, small, lora, cache, work, call, shape)
+        return
+    tokens, wanted, live = call.counts[0], call.counts[1], call.counts[2]
+    parts = work.scores.shape[0]
+    total = parts
+    for phase in range(PHASES):
+        total += weights.qkv.shape[0] * parts_of(phase, tokens, live, parts)
+    first = begin(signals, total)
+    end = work_through(signals, first, tokens, wanted, live, weights, small, lora, cache, work, call, shape)
+    wait_until_done(signals, end)

@@ -20,7 +20,7 @@ class Weights(NamedTuple):
     head: Any  # (1, panels, D, 64)
 
 
-class Small(NamedTuple):
+class ModelConstants(NamedTuple):
     """What else a model knows."""
 
     bias: Any  # (L, width of qkv), or (L, 0)
@@ -36,7 +36,7 @@ class Small(NamedTuple):
     heads_up: Any  # (panels of D, S, 64)
 
 
-class Lora(NamedTuple):
+class LoraArrays(NamedTuple):
     """All anchors' adapters, in the order Q, K, V; O; gate, up; down. An unadapted module has (L, 0, ...) arrays."""
 
     qkv_a: Any  # three of (L, R, D)
@@ -49,14 +49,14 @@ class Lora(NamedTuple):
     down_b: Any
 
 
-class Cache(NamedTuple):
+class KVCache(NamedTuple):
     """Keys with positions in the lanes, values with head dimensions in the lanes."""
 
     keys: Any  # (L, rows, G, C / 64, E, 64)
     values: Any  # (L, rows, G, E in panels, C, 64)
 
 
-class Work(NamedTuple):
+class Workspace(NamedTuple):
     """Where a call's numbers pass through. What `up_project` writes to is in panels: it writes whole ones."""
 
     x: Any  # (N, D in panels)
@@ -74,7 +74,7 @@ class Work(NamedTuple):
     logits: Any  # (N, V in panels)
 
 
-class Call(NamedTuple):
+class ForwardCall(NamedTuple):
     """One call's tokens, in arrays that stay where they are from call to call."""
 
     counts: Any  # (4,) int64: tokens, wanted tokens, live ranks of adapters and of heads
@@ -88,7 +88,7 @@ class Call(NamedTuple):
     lifts: Any  # (rows, S): strengths
 
 
-class Shape(NamedTuple):
+class ModelShape(NamedTuple):
     """Sizes and constants."""
 
     heads: int

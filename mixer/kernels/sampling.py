@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from mixer.kernels.simd import SOURCES, exp, inner, outer
+from mixer.kernels.simd import entry, exp, inner
 
 # Shares of the likeliest token's probability, tried in turn until enough tokens lie above to truncate among them.
 COLD = 1e-4  # below this temperature float32 overflows, and the likeliest token is certain anyway
@@ -169,44 +169,34 @@ def race(tokens, probs, count, key):
     return best
 
 
-def _kept(sources: str):
-    """`draw`, compiled once for these sources."""
+@entry
+def draw(logits, barred, may_end, cold, temperature, top_k, top_p, min_p, keys, tokens, logprobs):
+    """Draw a token for each row.
 
-    @outer
-    def draw(logits, barred, may_end, cold, temperature, top_k, top_p, min_p, keys, tokens, logprobs):
-        """Draw a token for each row.
-
-        Args:
-            logits: `(B, V)` float32; changed where tokens are barred.
-            barred: token ids that the rows in `may_end`, `(B,)`, may draw, and the others if nothing else is left.
-            cold: `(B,)` whether the likeliest token is to be taken.
-            temperature, top_k, top_p, min_p: `(B,)`; what they leave out is 1, 0, 1 and 0.
-            keys: `(B,)` int64: seed and step, scrambled.
-            tokens, logprobs: `(B,)`, written: the choice, and its log-probability at temperature 1 with nothing barred.
-        """
-        if not sources:  # which binds the compiled code to them
-            return
-        rows, size = logits.shape
-        probs = np.empty(size, np.float32)
-        for row in range(rows):
-            own = logits[row]
-            most, factor = largest(own), np.float32(1.0 / temperature[row])
-            log_total = most + math.log(exp_of(own, most, np.float32(1.0), probs))
-            if not may_end[row]:
-                kept = own[barred]
-                for token in barred:
-                    own[token] = -np.inf
-                if largest(own) == -np.inf:  # nothing else is left: then these may be drawn
-                    own[barred] = kept
-                most = largest(own)
-            if cold[row]:
-                tokens[row] = first_of(own, most)
-            else:
-                total = exp_of(own, most, factor, probs)
-                tokens[row] = choose(probs, total, top_k[row], top_p[row], min_p[row], keys[row])
-            logprobs[row] = own[tokens[row]] - log_total
-
-    return draw
-
-
-draw = _kept(SOURCES)
+    Args:
+        logits: `(B, V)` float32; changed where tokens are barred.
+        barred: token ids that the rows in `may_end`, `(B,)`, may draw, and the others if nothing else is left.
+        cold: `(B,)` whether the likeliest token is to be taken.
+        temperature, top_k, top_p, min_p: `(B,)`; what they leave out is 1, 0, 1 and 0.
+        keys: `(B,)` int64: seed and step, scrambled.
+        tokens, logprobs: `(B,)`, written: the choice, and its log-probability at temperature 1 with nothing barred.
+    """
+    rows, size = logits.shape
+    probs = np.empty(size, np.float32)
+    for row in range(rows):
+        own = logits[row]
+        most, factor = largest(own), np.float32(1.0 / temperature[row])
+        log_total = most + math.log(exp_of(own, most, np.float32(1.0), probs))
+        if not may_end[row]:
+            kept = own[barred]
+            for token in barred:
+                own[token] = -np.inf
+            if largest(own) == -np.inf:  # nothing else is left: then these may be drawn
+                own[barred] = kept
+            most = largest(own)
+        if cold[row]:
+            tokens[row] = first_of(own, most)
+        else:
+            total = exp_of(own, most, factor, probs)
+            tokens[row] = choose(probs, total, top_k[row], top_p[row], min_p[row], keys[row])
+        logprobs[row] = own[tokens[row]] - log_total

@@ -8,6 +8,7 @@ arrays, widened on the way; sums are float32. Offsets and strides count elements
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import extending, njit, types
-from numba.core import cgutils
+from numba.core import caching, cgutils
 
 LANES, WIDTH, STRETCH = 16, 64, 64
 # Weights to fetch while earlier ones are multiplied with many rows: else a step of 8 rows took a sixth longer.
@@ -24,8 +25,6 @@ VECTORS = WIDTH // LANES
 # Rows that share one walk over a panel: as many as the registers hold. It changes the speed and no sum.
 BLOCK = 4 if llvm.get_host_cpu_features().get("avx512f") else 1
 
-# numba keeps compiled code between starts as long as the one file that a function stands in is unchanged. Functions
-# that are kept hold this digest of all files as a closure variable, which numba compares too.
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 
 F32, I64, I32, I16 = ir.FloatType(), ir.IntType(64), ir.IntType(32), ir.IntType(16)
@@ -34,10 +33,35 @@ ZERO = ir.Constant(VECTOR, [0.0] * LANES)
 
 
 # numba's decorators change signatures in ways that type checkers do not follow, hence Any. `inner` functions are called
-# by compiled code alone: without ways in from Python and C they compile a fifth sooner. `outer` ones are kept on disk.
+# by compiled code alone: without ways in from Python and C they compile a fifth sooner.
 intrinsic: Any = extending.intrinsic
 inner: Any = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # pyright: ignore
-outer: Any = njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, cache=True)  # pyright: ignore
+
+
+class _KernelCache(caching.FunctionCache):
+    """Compiled code on disk, valid until any file of this folder changes.
+
+    numba itself looks at the one file that a function stands in. And it fails where the index on disk cannot be read:
+    here that counts as an empty one, which the next `save` replaces.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file._source_stamp = SOURCES
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:
+            self.flush()
+            return None
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Compile a function that Python calls, on its first call, and keep the code on disk."""
+    compiled: Any = njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)  # pyright: ignore
+    compiled._cache = _KernelCache(function)
+    return compiled
 
 
 class _Code:

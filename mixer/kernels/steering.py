@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from mixer.kernels.sampling import exp_of, largest
-from mixer.kernels.simd import SOURCES, dots, exp, inner, outer
+from mixer.kernels.simd import dots, entry, exp, inner
 
 CLOSE = 1e-4  # how near below its budget a divergence may end, as a share of the budget
 ROUNDS = 40
@@ -87,7 +87,7 @@ def share_within(logprobs, push, count, rest, budget):
 
 
 @inner
-def find_likely(logits, factor, most_tokens, least, tokens, logprobs):
+def likely_tokens(logits, factor, most_tokens, least, tokens, logprobs):
     """The tokens that may be steered, in the order of their ids, and their log-probabilities; returns how many.
 
     Args:
@@ -122,8 +122,10 @@ def find_likely(logits, factor, most_tokens, least, tokens, logprobs):
 
 
 @inner
-def press_onto(state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels):
-    """See `press`."""
+def advantages_onto(
+    state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels
+):
+    """See `add_advantages`."""
     depth, width = down.shape[1], down.shape[0]
     low, level = np.empty(width, np.float32), np.empty(1, np.float32)
     rewards, probs = np.empty(tokens.size, np.float32), np.empty(tokens.size, np.float32)
@@ -151,7 +153,7 @@ def press_onto(state, down, products, weights, spans, scales, heads, positions, 
 
 
 @inner
-def push_within(logits, temperature, tokens, logprobs, bias, budget, cut):
+def limit_within(logits, temperature, tokens, logprobs, bias, budget, cut):
     """Logits with as much of a bias on these tokens as the budget admits, and the nats that it takes."""
     mass = 0.0
     for i in range(tokens.size):
@@ -163,7 +165,7 @@ def push_within(logits, temperature, tokens, logprobs, bias, budget, cut):
 
 
 @inner
-def push_between(logits, origin, temperature, tokens, bias, budget, cut):
+def limit_between(logits, origin, temperature, tokens, bias, budget, cut):
     """The same where `logits` themselves were taken away from `origin`, which counts too."""
     whole = pushed(logits, temperature, tokens, bias, cut)
     if cut:
@@ -200,103 +202,75 @@ def log_softmax(logits, temperature):
     return out
 
 
-def _find(sources: str):
-    """`find`, compiled once for these sources."""
-
-    @outer
-    def find(logits, temperature, most_tokens, least, tokens, logprobs):
-        """See `find_likely`."""
-        if not sources:  # which binds the compiled code to them
-            return 0
-        return find_likely(logits, 1 / temperature, most_tokens, least, tokens, logprobs)
-
-    return find
+@entry
+def find_likely(logits, temperature, most_tokens, least, tokens, logprobs):
+    """See `likely_tokens`."""
+    return likely_tokens(logits, 1 / temperature, most_tokens, least, tokens, logprobs)
 
 
-def _press(sources: str):
-    """`press`, compiled once for these sources."""
+@entry
+def add_advantages(
+    state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels
+):
+    """Add what heads make of tokens to `bias`, `(n,)`, in nats, and write their readings of the text, `(h,)`.
 
-    @outer
-    def press(state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels):
-        """Add what heads make of tokens to `bias`, `(n,)`, in nats, and write their readings of the text, `(h,)`.
-
-        Args:
-            state: `(D,)`; D and every head's rank are padded to multiples of 16.
-            down: `(R, D)` of all heads, and products: `(V, R)`, the embeddings times every head's `up`.
-            weights: `(H, D)` of the thermometers. spans: `(H, 2)`, each head's part of R.
-            scales: `(H, 4)`: the thermometer's bias, sigma, clip, beta.
-            heads: `(h,)`, those that steer. positions: `(h,)`; aims: `(h,)`, a level in place of a position, or NaN.
-            tokens, logprobs: `(n,)`, what may be steered.
-        """
-        if sources:
-            press_onto(
-                state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels
-            )
-
-    return press
+    Args:
+        state: `(D,)`; D and every head's rank are padded to multiples of 16.
+        down: `(R, D)` of all heads, and products: `(V, R)`, the embeddings times every head's `up`.
+        weights: `(H, D)` of the thermometers. spans: `(H, 2)`, each head's part of R.
+        scales: `(H, 4)`: the thermometer's bias, sigma, clip, beta.
+        heads: `(h,)`, those that steer. positions: `(h,)`; aims: `(h,)`, a level in place of a position, or NaN.
+        tokens, logprobs: `(n,)`, what may be steered.
+    """
+    advantages_onto(
+        state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels
+    )
 
 
-def _push(sources: str):
-    """`push`, compiled once for these sources."""
+@entry
+def limit_to_budget(logits, origin, apart, temperature, tokens, logprobs, bias, budget, cut):
+    """Add as much of a bias as a budget admits; logits `(V,)`, and the nats that it takes.
 
-    @outer
-    def push(logits, origin, apart, temperature, tokens, logprobs, bias, budget, cut):
-        """Add as much of a bias as a budget admits; logits `(V,)`, and the nats that it takes.
-
-        Args:
-            logits: `(V,)` float32, and temperature: above 0, at which all is meant.
-            origin: `(V,)`, where the budget counts from; read only if it is `apart` from the logits.
-            tokens, logprobs, bias: `(n,)`, of the tokens that are steered.
-            cut: leave out all other tokens; the budget counts from these alone then.
-        """
-        if not sources:
-            return logits, 0.0
-        if apart:
-            return push_between(logits, origin, temperature, tokens, bias, budget, cut)
-        return push_within(logits, temperature, tokens, logprobs, bias, budget, cut)
-
-    return push
+    Args:
+        logits: `(V,)` float32, and temperature: above 0, at which all is meant.
+        origin: `(V,)`, where the budget counts from; read only if it is `apart` from the logits.
+        tokens, logprobs, bias: `(n,)`, of the tokens that are steered.
+        cut: leave out all other tokens; the budget counts from these alone then.
+    """
+    if apart:
+        return limit_between(logits, origin, temperature, tokens, bias, budget, cut)
+    return limit_within(logits, temperature, tokens, logprobs, bias, budget, cut)
 
 
-def _steer(sources: str):
-    """`steer`, compiled once for these sources."""
-
-    @outer
-    def steer(
-        logits,
-        plain,
-        origin,
-        apart,
-        temperature,
-        most_tokens,
-        least,
-        budget,
-        cut,
-        state,
-        down,
-        products,
-        weights,
-        spans,
-        scales,
-        heads,
-        positions,
-        aims,
-        levels,
-    ):
-        """`find` in `plain`, `press` and `push` in one."""
-        if not sources:
-            return logits, 0.0
-        tokens, logprobs = np.empty(most_tokens, np.int64), np.empty(most_tokens, np.float32)
-        count = find_likely(plain, 1 / temperature, most_tokens, least, tokens, logprobs)
-        tokens, logprobs, bias = tokens[:count], logprobs[:count], np.zeros(count, np.float32)
-        press_onto(
-            state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels
-        )
-        if apart:
-            return push_between(logits, origin, temperature, tokens, bias, budget, cut)
-        return push_within(logits, temperature, tokens, logprobs, bias, budget, cut)
-
-    return steer
-
-
-find, press, push, steer = _find(SOURCES), _press(SOURCES), _push(SOURCES), _steer(SOURCES)
+@entry
+def steer_row(
+    logits,
+    plain,
+    origin,
+    apart,
+    temperature,
+    most_tokens,
+    least,
+    budget,
+    cut,
+    state,
+    down,
+    products,
+    weights,
+    spans,
+    scales,
+    heads,
+    positions,
+    aims,
+    levels,
+):
+    """`find_likely` in `plain`, `add_advantages` and `limit_to_budget` in one."""
+    tokens, logprobs = np.empty(most_tokens, np.int64), np.empty(most_tokens, np.float32)
+    count = likely_tokens(plain, 1 / temperature, most_tokens, least, tokens, logprobs)
+    tokens, logprobs, bias = tokens[:count], logprobs[:count], np.zeros(count, np.float32)
+    advantages_onto(
+        state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels
+    )
+    if apart:
+        return limit_between(logits, origin, temperature, tokens, bias, budget, cut)
+    return limit_within(logits, temperature, tokens, logprobs, bias, budget, cut)

@@ -163,12 +163,12 @@ class _Shared:
             wake.set()
 
 
-class Team:
+class ThreadTeam:
     """Threads that work on the same arrays.
 
     Args:
         threads: how many, the caller included.
-        run: called as `run(signals, helping, *arguments)`: by the caller of `Team.run` to make a call and see it
+        run: called as `run(signals, helping, *arguments)`: by the caller of `ThreadTeam.run` to make a call and see it
             through, by helpers to work at every call that is made until none comes for a while.
     """
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mixer.adapters.calibration import Calibration, fit
+from mixer.adapters.calibration import SliderCalibration, fit
 from mixer.adapters.calibration_file import PARTS
 from mixer.errors import InvalidValue
 from mixer.measure.control import LogLikelihoods, held_out_prompts
-from mixer.measure.leak import DRAWS, NOISE, OVER, WAYS, Ask, Whole, Writer, check
+from mixer.measure.leak import DRAWS, NOISE, OVER, WAYS, LevelAsked, MixWriter, WaySummary, check
 from mixer.values.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ class Forecast:
 class CouplingReport:
     """A calibration, and all that was measured for it."""
 
-    calibration: Calibration
+    calibration: SliderCalibration
     errors: dict[str, list[Any]]
     how: dict[str, Any]
     moved: tuple[Moved, ...]
     forecast: Forecast
-    asks: tuple[Ask, ...]
-    wholes: tuple[Whole, ...]
+    asks: tuple[LevelAsked, ...]
+    wholes: tuple[WaySummary, ...]
 
     def record(self) -> dict[str, Any]:
         """What is measured, as JSON has it."""
@@ -120,7 +120,7 @@ def coupling(
     rng, limit = np.random.default_rng(seed), max(map(abs, alone))
     fitting, predicting, checking = np.split(np.arange(sum(each)), np.cumsum(each)[:-1])
     params = SamplingParams(max_new_tokens=tokens, temperature=temperature, top_p=top_p, seed=seed)
-    write = Writer(desk, names, prompts, params)
+    write = MixWriter(desk, names, prompts, params)
 
     single = np.array([position * axis for axis in np.eye(len(names)) for position in alone])
     spots = np.concatenate([np.zeros((1, len(names))), single, _random(rng, mixes[0], len(names))])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from mixer.adapters.calibration import Calibration
+from mixer.adapters.calibration import SliderCalibration
 from mixer.measure.control import LogLikelihoods
 from mixer.values.sampling import SamplingParams
 
@@ -28,7 +28,7 @@ NOISE = (2 / np.pi) ** 0.5  # mean size of a normal number, in standard deviatio
 
 
 @dataclass(frozen=True)
-class Ask:
+class LevelAsked:
     """One attribute asked to one level in one way; changes are against the base, in score.
 
     Attributes:
@@ -48,7 +48,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Whole:
+class WaySummary:
     """One way over all that was asked.
 
     Attributes:
@@ -69,7 +69,7 @@ class Whole:
     perplexity: float | None
 
 
-class Writer:
+class MixWriter:
     """Continues prompts under mixes, prompt i with the i-th seed from that of `params` on, and has the texts judged."""
 
     def __init__(self, desk: Desk, names: tuple[str, ...], prompts: tuple[str, ...], params: SamplingParams) -> None:
@@ -92,13 +92,13 @@ class Writer:
 
 
 def check(
-    write: Writer,
-    calibration: Calibration,
+    write: MixWriter,
+    calibration: SliderCalibration,
     some: np.ndarray,
     levels: Sequence[float],
     rng: np.random.Generator,
     loglikelihoods: LogLikelihoods | None,
-) -> tuple[tuple[Ask, ...], tuple[Whole, ...]]:
+) -> tuple[tuple[LevelAsked, ...], tuple[WaySummary, ...]]:
     """Every attribute asked to every level, in both ways."""
     names = calibration.attributes
     asked = [(i, float(level)) for i in range(len(names)) for level in levels]
@@ -121,7 +121,7 @@ def check(
         perplexities = [_perplexity(write, some, one, loglikelihoods) for one in texts]
         for q, (i, level) in enumerate(asked):
             asks.append(
-                Ask(
+                LevelAsked(
                     names[i],
                     level,
                     way,
@@ -137,7 +137,7 @@ def check(
         known = [p for p in perplexities if p is not None]
         over = {f"{k}_error": _short(spread[k].std()) for k in OVER} | {k: _short(parts[k]) for k in OVER}
         perplexity = round(float(np.exp(np.log(known).mean())), 2) if known else None
-        wholes.append(Whole(way, **over, floor=_short(noise[others].mean() * NOISE), perplexity=perplexity))
+        wholes.append(WaySummary(way, **over, floor=_short(noise[others].mean() * NOISE), perplexity=perplexity))
     return tuple(asks), tuple(wholes)
 
 
@@ -155,7 +155,7 @@ def _collected(all_parts: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[A
 
 
 def _perplexity(
-    write: Writer, some: np.ndarray, texts: Sequence[str], loglikelihoods: LogLikelihoods | None
+    write: MixWriter, some: np.ndarray, texts: Sequence[str], loglikelihoods: LogLikelihoods | None
 ) -> float | None:
     written = [(write.prompts[i], text) for i, text in zip(some, texts, strict=True) if text.strip()]
     if loglikelihoods is None or not written:

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mixer.model.backend import Network
+from mixer.model.backend import Backend
 
 MARGIN = 1.5
 
 
 @dataclass(frozen=True)
-class Costs:
+class FoldCosts:
     """Seconds: what a pass over one token saves when its mix is folded, and what a fold takes."""
 
     saved: float
@@ -37,10 +37,10 @@ class AutoFold:
         costs: as measured, once a fold first came into question.
     """
 
-    def __init__(self, network: Network, scratch: int) -> None:
+    def __init__(self, network: Backend, scratch: int) -> None:
         self._network, self._scratch = network, scratch
         self.by_hand = False
-        self.costs: Costs | None = None
+        self.costs: FoldCosts | None = None
 
     def settle(self, shared: tuple[float, ...] | None, tokens_left: int) -> None:
         """Bring the weights to what pays.
@@ -63,7 +63,7 @@ class AutoFold:
         if tokens_left * self.costs.saved > MARGIN * self.costs.fold:
             self._network.fold(shared)
 
-    def _measure(self, coefficients: tuple[float, ...]) -> Costs:
+    def _measure(self, coefficients: tuple[float, ...]) -> FoldCosts:
         gate, zero = self._network.gate, (0.0,) * len(coefficients)
         passes = []
         for mix in (coefficients, zero):
@@ -71,7 +71,7 @@ class AutoFold:
             passes.append(_least(lambda: self._network.forward([0], [self._scratch], [0], [0]), times=12))
         gate[self._scratch] = None
         fold = _least(lambda: self._network.fold(coefficients), times=2, after=lambda: self._network.fold(zero))
-        return Costs(passes[0] - passes[1], fold)
+        return FoldCosts(passes[0] - passes[1], fold)
 
 
 def _least(work: Callable[[], object], times: int, after: Callable[[], object] = lambda: None) -> float:

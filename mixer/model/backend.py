@@ -15,7 +15,7 @@ from torch import Tensor
 from mixer.model.gate import Gate
 
 
-class Network(Protocol):
+class Backend(Protocol):
     """A model with room for rows.
 
     Attributes:

@@ -18,8 +18,8 @@ from mixer.adapters.low_rank import LowRank, ranks_of
 from mixer.kernels import layout
 from mixer.kernels.forward import run
 from mixer.kernels.simd import LANES, WIDTH
-from mixer.kernels.threads import Team
-from mixer.model.folding import Folder, wide
+from mixer.kernels.threads import ThreadTeam
+from mixer.model.folding import WeightFolder, wide
 from mixer.model.gate import Gate
 from mixer.model.packing import MODULES, NEVER, adapters_of, angles, array, heads_of, small_parts, weights_of
 
@@ -59,7 +59,7 @@ def unsupported(lm: Any, adapters: Sequence[Mapping[str, LowRank]]) -> str | Non
     return None
 
 
-class NativeNetwork:
+class CpuBackend:
     """Forward passes over tokens of any rows, each row under its own coefficients.
 
     Args:
@@ -69,7 +69,7 @@ class NativeNetwork:
         threads: how many threads compute; as many as torch uses if None.
 
     Attributes:
-        gate, lift, heads, chunk, batch_exact, states: see `mixer.model.backend.Network`.
+        gate, lift, heads, chunk, batch_exact, states: see `mixer.model.backend.Backend`.
         rows, columns: how many rows of how many tokens there is room for at present.
     """
 
@@ -82,7 +82,7 @@ class NativeNetwork:
         config = lm.config
         self._lm = lm
         self.layers, self.vocab = config.num_hidden_layers, lm.get_output_embeddings().weight.shape[0]
-        self._shape = layout.Shape(
+        self._shape = layout.ModelShape(
             config.num_attention_heads,
             config.num_key_value_heads,
             _head_size(config),
@@ -99,15 +99,15 @@ class NativeNetwork:
         self._lora = adapters_of(lm, adapters, self._ranks)
         ends = [0, *accumulate(self._ranks)]
         sums = 4 * sum(group.size for group in self._weights[:-1])
-        self._folder = Folder(self._weights, self._lora, list(pairwise(ends)), keep=sums < 0.25 * _free_memory())
+        self._folder = WeightFolder(self._weights, self._lora, list(pairwise(ends)), keep=sums < 0.25 * _free_memory())
         self._live_weights = self._weights
         self.threads = threads or torch.get_num_threads()
-        self._team = Team(self.threads, run)
+        self._team = ThreadTeam(self.threads, run)
         self.rows = self.columns = 0
         self.reserve(1, WIDTH)
 
     def reserve(self, rows: int, columns: int) -> None:
-        """See `mixer.model.backend.Network`."""
+        """See `mixer.model.backend.Backend`."""
         if rows <= self.rows and columns <= self.columns:
             return
         # By doubling, so that what rows hold is seldom moved.
@@ -120,11 +120,11 @@ class NativeNetwork:
             keys[:, : self.rows, :, : self.columns // WIDTH] = self._cache.keys
             values[:, : self.rows, :, :, : self.columns] = self._cache.values
         self.rows, self.columns = rows, columns
-        self._cache = layout.Cache(keys, values)
+        self._cache = layout.KVCache(keys, values)
         self._make_room()
 
     def put_heads(self, heads: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """See `mixer.model.backend.Network`."""
+        """See `mixer.model.backend.Backend`."""
         self.heads = tuple(heads)
         self.lift = Gate([down.shape[0] for down, _ in heads], self._most_rows)
         self._small_parts |= heads_of(heads, self._embedding.shape[1])
@@ -138,7 +138,7 @@ class NativeNetwork:
         wanted: Sequence[int],
         slots: Sequence[int] | None = None,
     ) -> Tensor:
-        """See `mixer.model.backend.Network`; room for the tokens is made where it is lacking."""
+        """See `mixer.model.backend.Backend`; room for the tokens is made where it is lacking."""
         if not ids:
             self.states = torch.zeros(0, self._embedding.shape[1])
             return torch.zeros(0, self.vocab)
@@ -154,14 +154,14 @@ class NativeNetwork:
         return torch.cat([logits for logits, _ in pieces])
 
     def snapshot(self, row: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """See `mixer.model.backend.Network`: whole blocks of keys, the lanes in use of the next one, values."""
+        """See `mixer.model.backend.Backend`: whole blocks of keys, the lanes in use of the next one, values."""
         whole, rest = divmod(length, WIDTH)
         keys, values = self._cache.keys[:, row], self._cache.values[:, row]
         last = keys[:, :, whole : whole + 1, :, :rest]  # most prompts are shorter than a block
         return keys[:, :, :whole].copy(), last.copy(), values[:, :, :, :length].copy()
 
     def restore(self, row: int, snapshot: tuple[np.ndarray, np.ndarray, np.ndarray], length: int) -> None:
-        """See `mixer.model.backend.Network`."""
+        """See `mixer.model.backend.Backend`."""
         keys, last, values = snapshot
         whole, blocks = keys.shape[2], -(-length // WIDTH)
         self._cache.keys[:, row, :, : min(whole, blocks)] = keys[:, :, :blocks]
@@ -170,13 +170,13 @@ class NativeNetwork:
         self._cache.values[:, row, :, :, :length] = values[:, :, :, :length]
 
     def clear(self) -> None:
-        """See `mixer.model.backend.Network`."""
+        """See `mixer.model.backend.Backend`."""
         self.rows = self.columns = 0
         self.reserve(1, WIDTH)
         self._team.let_go()
 
     def fold(self, coefficients: tuple[float, ...]) -> None:
-        """See `mixer.model.backend.Network`."""
+        """See `mixer.model.backend.Backend`."""
         self._live_weights = self._folder.fold(coefficients)
         self.gate.fold(coefficients)
         self._bind()
@@ -207,7 +207,7 @@ class NativeNetwork:
     def _make_room(self) -> None:
         """Where the numbers of a call pass through."""
         tokens = CHUNK + self.rows
-        self._call = layout.Call(
+        self._call = layout.ForwardCall(
             counts=np.zeros(4, np.int64),
             rows=np.zeros(tokens, np.int64),
             positions=np.zeros(tokens, np.int64),
@@ -218,7 +218,7 @@ class NativeNetwork:
             lifted=np.zeros(self.lift.values.shape[1], np.int64),
             lifts=self.lift.values.numpy(),
         )
-        self._small = layout.Small(**self._small_parts, **angles(self._lm, self.columns))
+        self._small = layout.ModelConstants(**self._small_parts, **angles(self._lm, self.columns))
         self._work = self._buffers(tokens)
         self._bind()
 
@@ -226,7 +226,7 @@ class NativeNetwork:
         weights, small, lora = self._live_weights, self._small, self._lora
         self._arguments = (weights, small, lora, self._cache, self._work, self._call, self._shape)
 
-    def _buffers(self, tokens: int) -> layout.Work:
+    def _buffers(self, tokens: int) -> layout.Workspace:
         shape, weights, small = self._shape, self._weights, self._small
         hidden = self._embedding.shape[1]
         parts = self.threads
@@ -245,7 +245,7 @@ class NativeNetwork:
             "lift_out": (parts, tokens, small.heads_up.shape[0] * WIDTH),
             "logits": (tokens, weights.head.shape[1] * WIDTH),
         }
-        return layout.Work(**{name: np.zeros(size, np.float32) for name, size in sizes.items()})
+        return layout.Workspace(**{name: np.zeros(size, np.float32) for name, size in sizes.items()})
 
 
 def _head_size(config: Any) -> int:

@@ -11,41 +11,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from mixer.kernels.layout import Lora, Weights
-from mixer.kernels.simd import SOURCES, WIDTH, append, outer
+from mixer.kernels.folding import add_products
+from mixer.kernels.layout import LoraArrays, Weights
 
 GROUPS = Weights._fields[:-1]  # all but the head, which nobody adapts
 REFRESH = 256  # moves after which the sum is computed anew, so that rounding errors do not add up
 
 
-def _kept(sources: str):
-    """`add_products`, compiled once for these sources."""
-
-    @outer
-    def add_products(delta, first, factors, b):
-        """`delta += factors @ b` for the panels of one module in all layers.
-
-        Args:
-            delta: `(L, panels of the group, depth, 64)`, of which the module's begin at `first`.
-            factors: `(L, depth, n)`, the transposed A times the changes of the n coefficients.
-            b: `(L, panels, n, 64)`.
-        """
-        if not sources:  # which binds the compiled code to them
-            return
-        layers, panels, count, _ = b.shape
-        depth = factors.shape[1]
-        for layer in range(layers):
-            for panel in range(panels):
-                to, at = delta[layer, first + panel], (layer * panels + panel) * count * WIDTH
-                append(to, 0, WIDTH, factors, layer * depth * count, count, depth, b, at, count)
-
-    return add_products
-
-
-add_products = _kept(SOURCES)
-
-
-class Folder:
+class WeightFolder:
     """Folds mixes into copies of the base's packed weights.
 
     Args:
@@ -56,7 +29,7 @@ class Folder:
             fold begins at the base.
     """
 
-    def __init__(self, weights: Weights, lora: Lora, slots: Sequence[tuple[int, int]], keep: bool) -> None:
+    def __init__(self, weights: Weights, lora: LoraArrays, slots: Sequence[tuple[int, int]], keep: bool) -> None:
         self._base, self._lora, self._slots, self._keep = weights, lora, slots, keep
         self._held: tuple[float, ...] = (0.0,) * len(slots)
         self._deltas: dict[str, np.ndarray] = {}

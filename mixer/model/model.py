@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.adapters.peft import AnchorSet
 from mixer.errors import Unsupported
-from mixer.model.backend import Network
-from mixer.model.cpu_backend import NativeNetwork, unsupported
-from mixer.model.torch_backend import TorchNetwork
+from mixer.model.backend import Backend
+from mixer.model.cpu_backend import CpuBackend, unsupported
+from mixer.model.torch_backend import TorchBackend
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 MOST_ROWS = 64  # texts in flight at once
@@ -58,8 +58,8 @@ class Model:
         self.context = int(getattr(config, "max_position_embeddings", None) or 2048)
         parts = [adapter.parts for adapter in anchors.adapters]
         self.slow_because = unsupported(lm, parts) if native else "not asked for"
-        kind = TorchNetwork if self.slow_because else NativeNetwork
-        self.network: Network = kind(lm, parts, rows=1 + MOST_ROWS)
+        kind = TorchBackend if self.slow_because else CpuBackend
+        self.network: Backend = kind(lm, parts, rows=1 + MOST_ROWS)
         head: Any = lm.get_output_embeddings()
         self.embedding: Tensor = head.weight.detach()
         self.vocab: int = self.embedding.shape[0]

@@ -39,7 +39,7 @@ def weights_of(lm: Any) -> layout.Weights:
 
 
 def small_parts(lm: Any) -> dict[str, np.ndarray]:
-    """What `layout.Small` holds besides angles and heads."""
+    """What `layout.ModelConstants` holds besides angles and heads."""
     config, count = lm.config, lm.config.num_hidden_layers
     layers = [lm.get_submodule(f"model.layers.{layer}") for layer in range(count)]
 
@@ -76,7 +76,7 @@ def angles(lm: Any, columns: int) -> dict[str, np.ndarray]:
     return {"cos": _floats(cos[0]), "sin": _floats(sin[0])}
 
 
-def adapters_of(lm: Any, adapters: Sequence[Mapping[str, LowRank]], ranks: Sequence[int]) -> layout.Lora:
+def adapters_of(lm: Any, adapters: Sequence[Mapping[str, LowRank]], ranks: Sequence[int]) -> layout.LoraArrays:
     """All anchors' adapters, side by side."""
     # Half the bytes for what is read anew for every token, where bfloat16 holds the very same numbers.
     whole = [part for parts in adapters for part in parts.values()]
@@ -87,7 +87,7 @@ def adapters_of(lm: Any, adapters: Sequence[Mapping[str, LowRank]], ranks: Seque
         pairs = [_stack_module(lm, name, adapters, ranks, dtype) for name in names]
         stacks[f"{group}_a"] = tuple(a for a, _ in pairs)
         stacks[f"{group}_b"] = tuple(b for _, b in pairs)
-    return layout.Lora(**stacks)
+    return layout.LoraArrays(**stacks)
 
 
 def heads_of(heads: Sequence[tuple[Tensor, Tensor]], size: int) -> dict[str, np.ndarray]:

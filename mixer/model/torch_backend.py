@@ -36,7 +36,7 @@ class _Held:
         return _Held([k[:, :length] for k in self.keys], [v[:, :length] for v in self.values])
 
 
-class TorchNetwork:
+class TorchBackend:
     """Any causal LM whose layers are attention, by its own code.
 
     Rows that decode together are one batch, padded on the left, and stay assembled as long as the same rows go on.

@@ -24,8 +24,8 @@ from torch.nn.functional import pad
 from mixer.errors import UnknownName, Unsupported
 from mixer.kernels.sampling import COLD
 from mixer.kernels.simd import LANES
-from mixer.kernels.steering import GAIN, find, press, push, steer
-from mixer.rewards.heads import Calibration, Reward, advantage
+from mixer.kernels.steering import GAIN, add_advantages, find_likely, limit_to_budget, steer_row
+from mixer.rewards.heads import HeadCalibration, Reward, advantage
 from mixer.values.steering import Steering
 
 SPENT = 0.5  # nats that a slider at its pole spends on the average
@@ -42,7 +42,7 @@ class TextReward(Protocol):
         reach: how many of the likeliest tokens it is asked about.
     """
 
-    calibration: Calibration
+    calibration: HeadCalibration
     reach: int
 
     def rewards(self, ids: Sequence[int], tokens: Sequence[int]) -> Tensor:
@@ -51,7 +51,7 @@ class TextReward(Protocol):
 
 
 @dataclass(frozen=True)
-class Steered:
+class SteeredLogits:
     """What steering made of a row.
 
     Attributes:
@@ -65,8 +65,8 @@ class Steered:
     levels: Mapping[str, float] = field(default_factory=dict)
 
 
-class Stack(NamedTuple):
-    """All heads in the layout that `mixer.kernels.steering.press` takes."""
+class PackedHeads(NamedTuple):
+    """All heads in the layout that `mixer.kernels.steering.add_advantages` takes."""
 
     down: np.ndarray
     products: np.ndarray
@@ -76,7 +76,7 @@ class Stack(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class PreparedSteering:
     """A steering, made ready for one helm.
 
     Attributes:
@@ -106,7 +106,7 @@ class Likely(NamedTuple):
     logprobs: np.ndarray
 
 
-class Helm:
+class RewardController:
     """The reward heads of one model, and reward models beside them.
 
     Args:
@@ -127,7 +127,7 @@ class Helm:
         """All that a `Steering` may name."""
         return (*self.heads, *self.models)
 
-    def course(self, steering: Steering) -> Course:
+    def course(self, steering: Steering) -> PreparedSteering:
         """Make a steering ready.
 
         Raises:
@@ -141,9 +141,9 @@ class Helm:
                 raise Unsupported(f"{odd[0]} is a model of its own, which cannot be fused.", "Fuse heads alone.")
             places = [(reward, steering.positions.get(name, 0.0)) for name, reward in self.heads.items()]
             strengths = tuple(reward.fused_strength(position, SPENT) for reward, position in places)
-            return Course(steering, (), NONE, NONE, NONE, (), strengths)
+            return PreparedSteering(steering, (), NONE, NONE, NONE, (), strengths)
         own = tuple(name for name in steering.heads if name in self.heads)
-        return Course(
+        return PreparedSteering(
             steering,
             own,
             np.array([self._places[name] for name in own], np.int64),
@@ -156,12 +156,12 @@ class Helm:
         self,
         logits: Tensor,
         state: Tensor,
-        course: Course,
+        course: PreparedSteering,
         temperature: float = 1.0,
         ids: Sequence[int] = (),
         plain: Tensor | None = None,
         origin: Tensor | None = None,
-    ) -> Steered:
+    ) -> SteeredLogits:
         """Steer one row; where nothing steers, the very same logits come back.
 
         Args:
@@ -177,7 +177,7 @@ class Helm:
         plain = logits if plain is None else plain
         origin = plain if origin is None else origin
         if not course.moves and (origin is logits or steering.budget is None):
-            return Steered(logits)
+            return SteeredLogits(logits)
         temperature = 1.0 if temperature < COLD else temperature
         budget = math.inf if steering.budget is None else steering.budget
         after, before, begun = (tensor.float().cpu().numpy() for tensor in (logits, plain, origin))
@@ -185,15 +185,15 @@ class Helm:
         if course.own and not course.models:
             levels = np.zeros(len(course.own))
             own = (self._padded(state).numpy(), *self._stack, course.numbers, course.positions, course.aims, levels)
-            values, nats = steer(after, before, begun, apart, temperature, most, LEAST, budget, cut, *own)
+            values, nats = steer_row(after, before, begun, apart, temperature, most, LEAST, budget, cut, *own)
             read = dict(zip(course.own, levels.tolist(), strict=True))
         else:
             some = Likely(np.empty(most, np.int64), np.empty(most, np.float32))
-            count = find(before, temperature, most, LEAST, *some)
+            count = find_likely(before, temperature, most, LEAST, *some)
             some = Likely(some.tokens[:count], some.logprobs[:count])
             bias, read = self._pressed(course, state, ids, some)
-            values, nats = push(after, begun, apart, temperature, *some, bias, budget, cut)
-        return Steered(torch.from_numpy(values).to(logits.device, logits.dtype), nats, read)
+            values, nats = limit_to_budget(after, begun, apart, temperature, *some, bias, budget, cut)
+        return SteeredLogits(torch.from_numpy(values).to(logits.device, logits.dtype), nats, read)
 
     def advantages(self, name: str, state: Tensor, ids: Sequence[int], tokens: Tensor, logprobs: Tensor) -> Tensor:
         """What one reward adds to these tokens at position 1, in nats, `(k,)`; see `mixer.rewards.heads.advantage`."""
@@ -202,13 +202,13 @@ class Helm:
         return torch.from_numpy(bias)
 
     def _pressed(
-        self, course: Course, state: Tensor, ids: Sequence[int], some: Likely
+        self, course: PreparedSteering, state: Tensor, ids: Sequence[int], some: Likely
     ) -> tuple[np.ndarray, dict[str, float]]:
         """What is added to the likely tokens, `(n,)` in nats before any budget, and every reward's reading."""
         bias, levels = np.zeros(some.tokens.size, np.float32), np.zeros(len(course.own))
         if course.own:
             own = (course.numbers, course.positions, course.aims)
-            press(self._padded(state).numpy(), *self._stack, *own, *some, bias, levels)
+            add_advantages(self._padded(state).numpy(), *self._stack, *own, *some, bias, levels)
         read = dict(zip(course.own, levels.tolist(), strict=True))
         for name in course.models:
             read[name] = self._press_model(name, course.steering, ids, some, bias)
@@ -235,7 +235,7 @@ class Helm:
         return level
 
     @cached_property
-    def _stack(self) -> Stack:
+    def _stack(self) -> PackedHeads:
         """All heads, each one's rank and the hidden size padded with zeros to multiples of 16."""
         size = -(-self._embedding.shape[1] // LANES) * LANES
         down, products, weights, spans, scales, at = [], [], [], [], [], 0
@@ -250,7 +250,7 @@ class Helm:
             spans.append((at, at + rank))
             scales.append((head.bias, measured.sigma, measured.clip, measured.betas[SPENT]))
             at += rank
-        return Stack(
+        return PackedHeads(
             torch.cat(down).numpy(),
             torch.cat(products, 1).contiguous().numpy(),
             torch.stack(weights).numpy(),

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mixer.errors import BadArtifact, MixerError, Unsupported
-from mixer.rewards.heads import Calibration, Reward, RewardHead, Trunk
+from mixer.rewards.heads import HeadCalibration, Reward, RewardHead, Trunk
 
 FOLDER, CONFIG, WEIGHTS = "reward", "reward.json", "head.safetensors"
 FORMAT = 1
@@ -82,7 +82,7 @@ def load_reward(folder: Path, fingerprint: str | None = None) -> Reward:
     return reward
 
 
-def calibration_record(calibration: Calibration) -> dict[str, Any]:
+def calibration_record(calibration: HeadCalibration) -> dict[str, Any]:
     """A calibration as JSON has it."""
     return {
         "sigma": calibration.sigma,
@@ -92,10 +92,10 @@ def calibration_record(calibration: Calibration) -> dict[str, Any]:
     }
 
 
-def read_calibration(record: Mapping[str, Any]) -> Calibration:
+def read_calibration(record: Mapping[str, Any]) -> HeadCalibration:
     """The calibration of a record; what is wrong with it raises KeyError, TypeError, ValueError or AttributeError."""
     betas = {name: {float(b): float(v) for b, v in record[name].items()} for name in ("betas", "fused_betas")}
-    return Calibration(float(record["sigma"]), float(record["clip"]), **betas)
+    return HeadCalibration(float(record["sigma"]), float(record["clip"]), **betas)
 
 
 def find_rewards(anchors: Path) -> dict[str, Path]:

@@ -93,7 +93,7 @@ class RewardHead:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class HeadCalibration:
     """What makes heads comparable, measured on held-out prefixes.
 
     Attributes:
@@ -116,7 +116,7 @@ class Reward:
 
     attribute: str
     head: RewardHead
-    calibration: Calibration
+    calibration: HeadCalibration
 
     def fused_strength(self, position: float, budget: float) -> float:
         """What `fused_matrix` takes for a slider at `position`, -1 to 1, where 1 spends a calibrated budget."""

@@ -28,13 +28,13 @@ from transformers.pytorch_utils import Conv1D
 
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.errors import BadArtifact, Unsupported
-from mixer.model.backend import Network
+from mixer.model.backend import Backend
 from mixer.model.base import is_quantized
-from mixer.model.cpu_backend import NativeNetwork, unsupported
+from mixer.model.cpu_backend import CpuBackend, unsupported
 from mixer.model.prefix_cache import shared
-from mixer.model.torch_backend import TorchNetwork
+from mixer.model.torch_backend import TorchBackend
 from mixer.rewards.files import read_calibration
-from mixer.rewards.heads import Calibration
+from mixer.rewards.heads import HeadCalibration
 
 WEIGHTS, REPORT = "teacher.safetensors", "teacher.json"
 HINT = "Train it with `python -m mixer train reward ATTRIBUTE --kind rad`."
@@ -58,7 +58,7 @@ class Teacher:
     weight: Tensor
     bias: float
     lora: bool
-    calibration: Calibration | None
+    calibration: HeadCalibration | None
 
     def weights(self, lm: PreTrainedModel) -> dict[str, Tensor]:
         """All weights of the base's network as the reward model has them, by name.
@@ -120,7 +120,7 @@ class Rad:
 
     reach = REACH
 
-    def __init__(self, network: Network, weight: Tensor, bias: float, calibration: Calibration) -> None:
+    def __init__(self, network: Backend, weight: Tensor, bias: float, calibration: HeadCalibration) -> None:
         self.calibration = calibration
         self._network, self._weight, self._bias = network, weight, bias
         self._lock = threading.Lock()
@@ -204,10 +204,10 @@ def load_rad(lm: PreTrainedModel, folder: Path, native: bool = True) -> Rad:
     twin = _twin(lm, weights, folder)
     cast(twin, dtypes.pop() if len(dtypes) == 1 else torch.float32)
     if native and unsupported(twin, []) is None:
-        network: Network = NativeNetwork(twin, [], ROWS)
+        network: Backend = CpuBackend(twin, [], ROWS)
     else:
         cast(twin, lm.dtype)
-        network = TorchNetwork(twin, [], ROWS)
+        network = TorchBackend(twin, [], ROWS)
     return Rad(network, teacher.weight, teacher.bias, teacher.calibration)
 
 

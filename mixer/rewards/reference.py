@@ -11,9 +11,9 @@ from torch import Tensor
 from mixer.rewards.heads import HALVINGS, likely
 
 
-def divergence(logprobs: Tensor, bias: Tensor, kappa: Tensor | float = 1.0) -> Tensor:
+def divergence(logprobs: Tensor, bias: Tensor, budget_share: Tensor | float = 1.0) -> Tensor:
     """`KL(p' || p)` in nats, `(...)` float64, of `p' = softmax(log p + kappa bias)`; both `(..., V)`."""
-    logprobs, push = logprobs.double(), bias.double() * torch.as_tensor(kappa).double()[..., None]
+    logprobs, push = logprobs.double(), bias.double() * torch.as_tensor(budget_share).double()[..., None]
     steered = logprobs + push
     total = steered.logsumexp(-1, keepdim=True)
     share = (steered - total).exp()
@@ -22,7 +22,7 @@ def divergence(logprobs: Tensor, bias: Tensor, kappa: Tensor | float = 1.0) -> T
     return moved.sum(-1).clamp(min=0)
 
 
-def kappa(logprobs: Tensor, bias: Tensor, budget: float) -> Tensor:
+def budget_share(logprobs: Tensor, bias: Tensor, budget: float) -> Tensor:
     """The largest share of a bias, in [0, 1], that moves the distribution by at most `budget` nats; `(...)` float64.
 
     The divergence grows with kappa, so halving finds it; what is returned respects the budget and never exceeds it.
@@ -43,7 +43,7 @@ def kappa(logprobs: Tensor, bias: Tensor, budget: float) -> Tensor:
     return torch.where(whole, 1.0, low)
 
 
-def steer(
+def steer_logprobs(
     logprobs: Tensor, bias: Tensor, budget: float = torch.inf, top_k: int = 100, min_p: float = 1e-3, cut: bool = False
 ) -> Tensor:
     """Log-probabilities `(..., V)` with a bias on the likely tokens, at most `budget` nats away.
@@ -59,6 +59,6 @@ def steer(
     some = likely(logprobs, top_k, min_p)
     bias = torch.where(some, bias, 0.0)
     before = torch.log_softmax(logprobs.masked_fill(~some, -torch.inf), dim=-1) if cut else logprobs
-    share = kappa(before, bias, budget).to(bias)
+    share = budget_share(before, bias, budget).to(bias)
     steered = torch.log_softmax(before + share[..., None] * bias, dim=-1)
     return steered if cut else torch.where((bias == 0).all(-1, keepdim=True), logprobs, steered)

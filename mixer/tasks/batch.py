@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from mixer.decoding.scheduler import packed
-from mixer.decoding.session import Reading, Session
+from mixer.decoding.scheduler import in_batches
+from mixer.decoding.session import BranchPrompt, Session
 from mixer.desk import BATCH_ROWS, Desk
 from mixer.errors import Busy, MixerError
 from mixer.values.request import Request
 
 
 @dataclass(eq=False)
-class Job:
+class BatchText:
     """One text to write, and how far it is.
 
     Attributes:
@@ -34,7 +34,7 @@ class Job:
     session: Session | None = None
 
     @property
-    def readings(self) -> Sequence[Reading]:
+    def readings(self) -> Sequence[BranchPrompt]:
         """The rows that it takes, once it has begun."""
         return self.session.readings if self.session else ()
 
@@ -73,7 +73,7 @@ class Job:
         self.error = f"{self.name}: {error}" if self.name else str(error)
 
 
-def write(desk: Desk, jobs: Sequence[Job], rows: int = BATCH_ROWS) -> Generator[None, None, None]:
+def write(desk: Desk, jobs: Sequence[BatchText], rows: int = BATCH_ROWS) -> Generator[None, None, None]:
     """Write all jobs that have no error yet, in their order, as many together as fit into so many rows.
 
     Yields after every token; closing the iterator leaves the texts as they are and gives the rows back.
@@ -81,11 +81,11 @@ def write(desk: Desk, jobs: Sequence[Job], rows: int = BATCH_ROWS) -> Generator[
     Raises:
         Busy: the desk's queue is full.
     """
-    for batch in packed(_begun(desk, jobs), rows):
+    for batch in in_batches(_begun(desk, jobs), rows):
         yield from _together(desk, batch)
 
 
-def _begun(desk: Desk, jobs: Sequence[Job]) -> Iterator[Job]:
+def _begun(desk: Desk, jobs: Sequence[BatchText]) -> Iterator[BatchText]:
     """Those that can be written."""
     for job in jobs:
         if not job.error:
@@ -94,7 +94,7 @@ def _begun(desk: Desk, jobs: Sequence[Job]) -> Iterator[Job]:
             yield job
 
 
-def _together(desk: Desk, batch: Sequence[Job]) -> Generator[None, None, None]:
+def _together(desk: Desk, batch: Sequence[BatchText]) -> Generator[None, None, None]:
     """One batch. An error ends all its sessions: the rest is written again by halves, until the error is alone."""
     sessions = [job.session for job in batch if job.session]
     try:
@@ -115,7 +115,7 @@ def _together(desk: Desk, batch: Sequence[Job]) -> Generator[None, None, None]:
     _measure(desk, batch)
 
 
-def _measure(desk: Desk, batch: Sequence[Job]) -> None:
+def _measure(desk: Desk, batch: Sequence[BatchText]) -> None:
     for job in batch:
         if job.written and not job.scores:
             job.scores = desk.scores(job.text)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mixer.errors import InvalidValue, MixerError, UnknownName
 from mixer.files.csv_table import Table, write_table
-from mixer.tasks.batch import Job
+from mixer.tasks.batch import BatchText
 from mixer.values.bounds import bounded
 from mixer.values.mix import POSITION_LIMIT
 from mixer.values.steering import REST, Steering
@@ -62,7 +62,7 @@ class Column:
     name: str = ""
 
 
-class Sheet:
+class BatchTable:
     """A table as jobs to write.
 
     Attributes:
@@ -104,7 +104,7 @@ class Sheet:
         done = [(job, row) for job, row in zip(self.jobs, self._table.rows, strict=True) if job.done]
         return write_table(head, ([*(row[i] for i in kept), *self._answer(job, row)] for job, row in done), delimiter)
 
-    def _answer(self, job: Job, row: Sequence[str]) -> list[str]:
+    def _answer(self, job: BatchText, row: Sequence[str]) -> list[str]:
         if job.session is None or job.error:
             seed = next((cell for column, cell in zip(self._columns, row, strict=False) if column.part == "seed"), "")
             return ["", *[""] * len(self._judges), seed, "", job.error]
@@ -127,11 +127,11 @@ class Sheet:
             notes.append(f"Carried along as they are: {', '.join(carried)}.")
         return notes
 
-    def _job(self, name: str, row: Sequence[str]) -> Job:
+    def _job(self, name: str, row: Sequence[str]) -> BatchText:
         if len(row) > len(self._columns) and any(row[len(self._columns) :]):
             hint = "Put a cell that holds one of the delimiters in double quotes."
             error = InvalidValue(f"{name} has {len(row)} cells, and the header has {len(self._columns)}.", hint)
-            return Job(self._default, name, str(error))
+            return BatchText(self._default, name, str(error))
         request, steered = self._default, set[str]()
         for column, cell in zip(self._columns, row, strict=False):
             if not cell.strip() or not column.part:
@@ -143,8 +143,8 @@ class Sheet:
                     steered.add(column.name)
                 request = self._with(request, column, cell)
             except MixerError as error:
-                return Job(request, name, f"{name}, column {column.head}: {error}")
-        return Job(request, name)
+                return BatchText(request, name, f"{name}, column {column.head}: {error}")
+        return BatchText(request, name)
 
     def _with(self, request: Request, column: Column, cell: str) -> Request:
         """The request with what one cell asks for."""

@@ -14,7 +14,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mixer.decoding.scheduler import packed
+from mixer.decoding.scheduler import in_batches
 from mixer.decoding.session import Segment
 from mixer.desk import BATCH_ROWS
 from mixer.values.mix import Mix
@@ -67,13 +67,13 @@ def effects(
     Raises:
         InvalidValue, UnknownName, FormulaError: as for `Desk.replay` and `Desk.session`.
     """
-    study = Study(desk, prompt, segments, params, formula)
+    study = EffectReplays(desk, prompt, segments, params, formula)
     for _ in study.run():
         pass
     return study.effects
 
 
-class Study:
+class EffectReplays:
     """The replays that it takes to tell the effects, for those who want to watch or stop them; see `effects`."""
 
     def __init__(
@@ -107,7 +107,7 @@ class Study:
         sessions = [self._written, self._base, *self._attributes.values(), *self._rewards.values()]
         self._logprobs = {session: [] for session in sessions}
         whole, done = len(sessions) * self._written.params.max_new_tokens, 0
-        for batch in packed(sessions, BATCH_ROWS):
+        for batch in in_batches(sessions, BATCH_ROWS):
             for steps in self._desk.lockstep(*batch):
                 for session, step in zip(batch, steps, strict=True):
                     if step is not None:

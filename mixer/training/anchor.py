@@ -32,7 +32,15 @@ from mixer.adapters.peft import CONFIG, LABELS, WEIGHTS
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.model import base as resident
 from mixer.training.data import ANCHORS, ATTRIBUTES, Pair, attributes_with_pairs, find_pairs, split_pairs
-from mixer.training.rows import Row, Task, batches, mean_loglikelihoods, row, score_rows, unpaired_rows
+from mixer.training.rows import (
+    Example,
+    TrainingText,
+    batches,
+    mean_loglikelihoods,
+    score_rows,
+    training_text,
+    unpaired_rows,
+)
 from mixer.values.mix import POLES, Pole
 
 REPORT = "training.json"
@@ -111,7 +119,7 @@ class MasterAdamW:
             weight.copy_(master)
 
 
-def batch_loss(model: torch.nn.Module, batch: Sequence[Task], config: AnchorConfig) -> Tensor:
+def batch_loss(model: torch.nn.Module, batch: Sequence[Example], config: AnchorConfig) -> Tensor:
     """Mean loss a token of the own texts, plus `contrast` times DPO's loss on the pairs among them."""
     paired = [task for task in batch if task.other is not None]
     rows = [task.own for task in paired] + [task.other for task in paired if task.other]
@@ -128,7 +136,7 @@ def batch_loss(model: torch.nn.Module, batch: Sequence[Task], config: AnchorConf
     return loss
 
 
-def learn(model: PeftModel, epochs: Sequence[Sequence[Task]], config: AnchorConfig, title: str) -> dict[str, float]:
+def learn(model: PeftModel, epochs: Sequence[Sequence[Example]], config: AnchorConfig, title: str) -> dict[str, float]:
     """Train the active adapter in place on each epoch's tasks; returns tokens, seconds and the last mean loss."""
     rng = np.random.default_rng(config.seed)
     once = (batch for tasks in epochs for batch in batches(tasks, config.batch_tokens, rng))
@@ -163,7 +171,7 @@ class AnchorTrainer:
         self.model, self.tokenizer = load_base(base, device)
         self.name, self.fingerprint = portable_name(base), base_fingerprint(self.model)
         self.data, self.config = data, config
-        self._cached: tuple[str, dict[str, dict[str, list[Row]]]] = ("", {})
+        self._cached: tuple[str, dict[str, dict[str, list[TrainingText]]]] = ("", {})
 
     def finished(self, folder: Path, attribute: str) -> dict | None:
         """The report of an anchor that a former run finished with the same base, settings and pairs."""
@@ -182,7 +190,7 @@ class AnchorTrainer:
         if not own:
             raise BadArtifact(f"None of the pairs of {attribute} is in the anchors' split.", "Write more pairs.")
         pushed = other if config.contrast > 0 else [None] * len(own)
-        tasks = [Task(a, b) for a, b in zip(own, pushed, strict=True)]
+        tasks = [Example(a, b) for a, b in zip(own, pushed, strict=True)]
         share = config.unpaired.get(attribute, 0.0)
         total = int(share * sum(len(r.ids) for r in own))
         plain = unpaired_rows(
@@ -196,7 +204,7 @@ class AnchorTrainer:
             model = get_peft_model(self.model, lora, autocast_adapter_dtype=False)
         try:
             # Each epoch sees the pairs again, and other unpaired texts.
-            epochs = [[*tasks, *map(Task, plain[epoch :: config.epochs])] for epoch in range(config.epochs)]
+            epochs = [[*tasks, *map(Example, plain[epoch :: config.epochs])] for epoch in range(config.epochs)]
             run = learn(model, epochs, config, f"{attribute}.{pole}")
             report: dict[str, Any] = (
                 run | {"pairs": len(tasks), "unpaired": len(plain)} | self._measure(model, attribute, pole)
@@ -227,7 +235,7 @@ class AnchorTrainer:
             "pair_accuracy": round(float((gain_own > gain_other).mean()), 4),
         }
 
-    def _pair_rows(self, attribute: str) -> dict[str, dict[str, list[Row]]]:
+    def _pair_rows(self, attribute: str) -> dict[str, dict[str, list[TrainingText]]]:
         """Rows by split and pole, each with the base's log-likelihood; kept for the attribute's second pole."""
         if self._cached[0] != attribute:
             pairs, longest = find_pairs(self.data, attribute), self.config.longest
@@ -238,10 +246,10 @@ class AnchorTrainer:
             self._cached = (attribute, rows)
         return self._cached[1]
 
-    def _rows(self, pairs: list[Pair], pole: str, longest: int) -> list[Row]:
-        rows = [row(getattr(pair, pole), self.tokenizer, pair.opening, longest) for pair in pairs]
+    def _rows(self, pairs: list[Pair], pole: str, longest: int) -> list[TrainingText]:
+        rows = [training_text(getattr(pair, pole), self.tokenizer, pair.opening, longest) for pair in pairs]
         references = score_rows(self.model, rows) if rows else []
-        return [Row(r.ids, r.start, float(value)) for r, value in zip(rows, references, strict=True)]
+        return [TrainingText(r.ids, r.start, float(value)) for r, value in zip(rows, references, strict=True)]
 
     def _made_from(self, attribute: str) -> dict:
         """What must be the same for a finished anchor to be kept."""

@@ -29,7 +29,7 @@ from mixer.desk import Desk
 from mixer.errors import InvalidValue
 from mixer.resources import ANCHORS
 from mixer.rewards.files import FOLDER, calibration_record, save_reward
-from mixer.rewards.heads import Calibration, Reward, RewardHead, Trunk, advantage, likely
+from mixer.rewards.heads import HeadCalibration, Reward, RewardHead, Trunk, advantage, likely
 from mixer.rewards.rad import REPORT
 from mixer.rewards.reference import divergence
 from mixer.training.anchor import load_base, portable_name
@@ -179,7 +179,7 @@ def fit(train: Places, validation: Places, embedding: Tensor, config: HeadConfig
 
 
 @torch.inference_mode()
-def calibrate(head: RewardHead, places: Places, embedding: Tensor, most: int = 400) -> Calibration:
+def calibrate(head: RewardHead, places: Places, embedding: Tensor, most: int = 400) -> HeadCalibration:
     """Sigma, and the strengths that spend each budget, on `most` of these places drawn at random."""
     drawn = torch.randperm(len(places), generator=torch.Generator().manual_seed(0))[:most]
     states = places.states[drawn].float()
@@ -195,7 +195,7 @@ def calibrate(head: RewardHead, places: Places, embedding: Tensor, most: int = 4
     short = torch.cat([logprobs.gather(1, order), rest], dim=-1)
     push = torch.cat([steering.gather(1, order), torch.zeros_like(rest)], dim=-1)
     fused, few = advantage(rewards, logprobs.exp(), sigma), slice(most // 4)
-    return Calibration(
+    return HeadCalibration(
         sigma,
         CLIP,
         betas={b: round(strength(short, push, b), 4) for b in BUDGETS},
@@ -204,7 +204,7 @@ def calibrate(head: RewardHead, places: Places, embedding: Tensor, most: int = 4
 
 
 @torch.inference_mode()
-def calibrate_scores(rewards: Tensor, logprobs: Tensor) -> Calibration:
+def calibrate_scores(rewards: Tensor, logprobs: Tensor) -> HeadCalibration:
     """The same for a reward model that steers by itself as RAD does: clamped, on the likeliest tokens alone.
 
     Args:
@@ -215,7 +215,9 @@ def calibrate_scores(rewards: Tensor, logprobs: Tensor) -> Calibration:
     sigma = max(float(advantage(rewards, probs).square().mean().sqrt()), 1e-8)
     push = advantage(rewards, probs, sigma)
     # RAD clips rewards to [0, 1] and nothing else: this clip is never reached.
-    return Calibration(sigma, 1 / sigma, {b: round(strength(logprobs, push, b), 4) for b in BUDGETS}, fused_betas={})
+    return HeadCalibration(
+        sigma, 1 / sigma, {b: round(strength(logprobs, push, b), 4) for b in BUDGETS}, fused_betas={}
+    )
 
 
 def strength(logprobs: Tensor, bias: Tensor, budget: float, both: bool = True, highest: float = 64.0) -> float:
@@ -235,7 +237,7 @@ def strength(logprobs: Tensor, bias: Tensor, budget: float, both: bool = True, h
     return low
 
 
-class Bench:
+class HeadTraining:
     """What the heads of one base share: the mixed base, texts it wrote, and caches of places in `work`."""
 
     def __init__(
@@ -297,7 +299,7 @@ class Bench:
         return [Labelled(tuple(ids), float("nan")) for ids in json.loads(path.read_text())]
 
 
-def calibrate_teacher(attribute: str, bench: Bench) -> dict:
+def calibrate_teacher(attribute: str, bench: HeadTraining) -> dict:
     """Calibrate a trained reward model on the validation places, unless it is; returns its report, which keeps it."""
     path = bench.teacher_folder(attribute) / REPORT
     report = json.loads(path.read_text(encoding="utf-8"))
@@ -335,7 +337,7 @@ def explained(ours: Tensor, theirs: Tensor) -> float:
     return float(1 - (ours - theirs).square().sum() / theirs.square().sum())
 
 
-def train_head(attribute: str, bench: Bench, out: Path) -> dict:
+def train_head(attribute: str, bench: HeadTraining, out: Path) -> dict:
     """Train, calibrate and measure one head, and write it to `out/ATTRIBUTE/reward/`; returns its report.
 
     Raises:

@@ -19,7 +19,7 @@ from mixer.training.data import is_clean, offensive_words, read_attribute, split
 
 
 @dataclass(frozen=True)
-class Row:
+class TrainingText:
     """Token ids of one text; the loss counts tokens from `start` on. `reference` is the base's mean log-likelihood."""
 
     ids: tuple[int, ...]
@@ -28,22 +28,22 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Task:
+class Example:
     """One or two rows that belong in one batch: a text to learn and, of a pair, the one to stay away from."""
 
-    own: Row
-    other: Row | None = None
+    own: TrainingText
+    other: TrainingText | None = None
 
     @property
     def length(self) -> int:
         return max(len(self.own.ids), len(self.other.ids) if self.other else 0)
 
 
-def row(text: str, tokenizer: PreTrainedTokenizerBase, opening: str = "", longest: int = 192) -> Row:
+def training_text(text: str, tokenizer: PreTrainedTokenizerBase, opening: str = "", longest: int = 192) -> TrainingText:
     """A text as ids; `start` is the first token that reaches beyond the opening, and never the very first token."""
     ids = tokenizer(text, truncation=True, max_length=longest)["input_ids"]
     start = len(tokenizer(opening)["input_ids"]) if opening else 1
-    return Row(tuple(ids), max(1, min(start, len(ids) - 1)))
+    return TrainingText(tuple(ids), max(1, min(start, len(ids) - 1)))
 
 
 def unpaired_rows(
@@ -54,29 +54,29 @@ def unpaired_rows(
     tokens: int,
     longest: int,
     seed: int,
-) -> list[Row]:
+) -> list[TrainingText]:
     """Rows of the anchors' split of unpaired texts, clean ones alone, up to `tokens` tokens, in a seeded order."""
     texts = read_attribute(data, attribute, pole) if data is not None and tokens > 0 else []
     offensive = offensive_words(data) if texts and data is not None else frozenset()
     order = np.random.default_rng([seed, zlib.crc32(f"{attribute}.{pole}".encode())]).permutation(len(texts))
-    rows: list[Row] = []
+    rows: list[TrainingText] = []
     for index in order:
         text = texts[index]
         # A few words carry little style, and a comment of one line is mostly topic.
         if len(text.split()) < 10 or split_of(text) != "anchor" or not is_clean(text, offensive):
             continue
-        rows.append(row(text, tokenizer, longest=longest))
+        rows.append(training_text(text, tokenizer, longest=longest))
         tokens -= len(rows[-1].ids)
         if tokens <= 0:
             break
     return rows
 
 
-def batches(tasks: Sequence[Task], batch_tokens: int, rng: np.random.Generator) -> Iterator[list[Task]]:
+def batches(tasks: Sequence[Example], batch_tokens: int, rng: np.random.Generator) -> Iterator[list[Example]]:
     """All tasks once, texts of like length together so that little is padding, the batches in random order."""
     order = rng.permutation(len(tasks))
     order = order[np.argsort([tasks[i].length + 8 * rng.random() for i in order], kind="stable")]
-    made: list[list[Task]] = [[]]
+    made: list[list[Example]] = [[]]
     for index in order:
         task = tasks[index]
         members = [*made[-1], task]
@@ -88,7 +88,7 @@ def batches(tasks: Sequence[Task], batch_tokens: int, rng: np.random.Generator) 
         yield made[index]
 
 
-def mean_loglikelihoods(model: torch.nn.Module, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+def mean_loglikelihoods(model: torch.nn.Module, rows: Sequence[TrainingText]) -> tuple[Tensor, Tensor]:
     """Mean log-likelihood `(N,)` of each row's counted tokens, float32, and the number of them `(N,)`.
 
     Rows are padded on the right, where a causal model cannot see the padding, so no mask is needed.
@@ -110,7 +110,7 @@ def mean_loglikelihoods(model: torch.nn.Module, rows: Sequence[Row]) -> tuple[Te
 
 
 @torch.inference_mode()
-def score_rows(model: torch.nn.Module, rows: Sequence[Row], batch_tokens: int = 4096) -> np.ndarray:
+def score_rows(model: torch.nn.Module, rows: Sequence[TrainingText], batch_tokens: int = 4096) -> np.ndarray:
     """Mean log-likelihoods `(N,)` without gradients, in the order of `rows`."""
     result = np.zeros(len(rows), dtype=np.float64)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from mixer.ui.page import build
 from mixer.ui.server import launch
-from mixer.ui.state.snippets import Origin
+from mixer.ui.state.snippets import DeskSource
 
-__all__ = ["Origin", "build", "launch"]
+__all__ = ["DeskSource", "build", "launch"]

@@ -26,7 +26,7 @@ from mixer.ui.state.controls import (
     read_steering,
     read_text,
 )
-from mixer.ui.state.decouple import mixed
+from mixer.ui.state.decouple import mix_of
 from mixer.ui.state.formula_text import recipe
 from mixer.ui.state.presets import presets
 from mixer.values.bounds import bounded
@@ -58,7 +58,7 @@ def offer(desk: Desk, at_once: int, write: Write | None = None) -> None:
 
 def _here(desk: Desk) -> Write:
     def write(prompt: str, value: DeckValue, params: SamplingParams, formula: str | None) -> str:
-        return desk.generate(prompt, mixed(desk, value), params, formula, value.steering).text
+        return desk.generate(prompt, mix_of(desk, value), params, formula, value.steering).text
 
     return write
 

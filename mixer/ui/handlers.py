@@ -10,9 +10,18 @@ import gradio as gr
 
 from mixer.errors import FormulaError, MixerError
 from mixer.ui.controls.stage import Frame
-from mixer.ui.live.browsers import Registry
-from mixer.ui.state.controls import FASTEST, BoxValue, DeckValue, least, options, read_box, read_text, read_value
-from mixer.ui.state.decouple import mixed
+from mixer.ui.live.browsers import BrowserSessions
+from mixer.ui.state.controls import (
+    FASTEST,
+    BoxValue,
+    DeckValue,
+    fewest_tokens,
+    options,
+    read_box,
+    read_text,
+    read_value,
+)
+from mixer.ui.state.decouple import mix_of
 from mixer.ui.state.formula_text import Recipe, place, recipe
 from mixer.values.bounds import bounded
 
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def generate(
-    desk: Desk, registry: Registry, write: Callable[..., Iterator[Frame]]
+    desk: Desk, registry: BrowserSessions, write: Callable[..., Iterator[Frame]]
 ) -> Callable[..., Iterator[tuple[Any, Any]]]:
     def take(
         deck: Any,
@@ -38,7 +47,7 @@ def generate(
         try:
             value, found = chosen_recipe(desk, read_box(box), read_value(deck, desk.attributes, desk.rewards))
             params = options(tokens, temperature, None if fresh else seed)
-            params = replace(params, min_new_tokens=least(params.max_new_tokens))
+            params = replace(params, min_new_tokens=fewest_tokens(params.max_new_tokens))
             speed = bounded("The speed", rate, 0, FASTEST)
             text = read_text("The prompt", prompt or "")
         except MixerError as error:
@@ -63,18 +72,18 @@ def chosen_recipe(desk: Desk, box: BoxValue, value: DeckValue) -> tuple[DeckValu
     return value, found
 
 
-def steer(desk: Desk, registry: Registry) -> Callable[..., None]:
+def steer(desk: Desk, registry: BrowserSessions) -> Callable[..., None]:
     def steer(deck: Any, request: gr.Request) -> None:
         try:
             value = read_value(deck, desk.attributes, desk.rewards)
-            registry.live(str(request.session_hash)).steer(value, mixed(desk, value))
+            registry.live(str(request.session_hash)).steer(value, mix_of(desk, value))
         except MixerError as error:  # the page itself never sends such a value
             raise gr.Error(str(error), print_exception=False) from error
 
     return steer
 
 
-def stop(registry: Registry) -> Callable[..., None]:
+def stop(registry: BrowserSessions) -> Callable[..., None]:
     def stop(request: gr.Request) -> None:
         live = registry.find(str(request.session_hash))
         if live is not None:
@@ -83,7 +92,7 @@ def stop(registry: Registry) -> Callable[..., None]:
     return stop
 
 
-def unload(registry: Registry) -> Callable[..., None]:
+def unload(registry: BrowserSessions) -> Callable[..., None]:
     def unload(request: gr.Request) -> None:
         registry.drop(str(request.session_hash))
 

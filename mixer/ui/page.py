@@ -14,15 +14,15 @@ from mixer.ui.controls import formula_box as box_ui
 from mixer.ui.controls import stage as stage_ui
 from mixer.ui.controls import tools as tools_ui
 from mixer.ui.controls.shelf import Panel, shelf
-from mixer.ui.live.browsers import Registry
+from mixer.ui.live.browsers import BrowserSessions
 from mixer.ui.live.stream import run
-from mixer.ui.live.zero_gpu import Zero, gpu, wanted
+from mixer.ui.live.zero_gpu import ZeroGpu, gpu, wanted
 from mixer.ui.panels import batch, export, pad, paint, sweep
 from mixer.ui.state.controls import MODES
 from mixer.ui.state.decouple import scales
-from mixer.ui.state.page_state import State
+from mixer.ui.state.page_state import PageState
 from mixer.ui.state.presets import presets
-from mixer.ui.state.snippets import SHIPPED, Origin
+from mixer.ui.state.snippets import SHIPPED, DeskSource
 from mixer.ui.translations import LANGUAGES
 from mixer.ui.web import script
 
@@ -44,16 +44,16 @@ COMPUTING = ("Paint", "Sweep", "Batch", "Export")  # panels that use the model i
 
 
 def build(
-    desk: Desk, registry: Registry | None = None, opening: str | None = OPENING, origin: Origin = SHIPPED
+    desk: Desk, registry: BrowserSessions | None = None, opening: str | None = OPENING, origin: DeskSource = SHIPPED
 ) -> gr.Blocks:
     """The page of a desk, opened with a preset if the desk can run it; with everything at rest otherwise.
 
     `origin` is what the desk was loaded from, for the code that the page shows.
     """
-    registry = Registry() if registry is None else registry
-    away = Zero(desk, gpu()) if wanted() else None
+    registry = BrowserSessions() if registry is None else registry
+    away = ZeroGpu(desk, gpu()) if wanted() else None
     known = presets(desk)
-    state = next((preset.state for preset in known if preset.name == opening), State())
+    state = next((preset.state for preset in known if preset.name == opening), PageState())
     with (
         gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=CACHE) as page,
         gr.Column(elem_id="desk"),
@@ -102,7 +102,7 @@ def build(
     return page
 
 
-def _options(state: State) -> tuple[gr.Radio, gr.Number, gr.Number, gr.Number, gr.Number, gr.Checkbox]:
+def _options(state: PageState) -> tuple[gr.Radio, gr.Number, gr.Number, gr.Number, gr.Number, gr.Checkbox]:
     # Numbers without bounds of Gradio's own, which would answer in a toast: `stream.options` answers on the page.
     with gr.Accordion("Options", open=False, elem_id="options"):
         mode = gr.Radio(

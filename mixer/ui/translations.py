@@ -1,6 +1,6 @@
 """The page's words in other languages. English itself is the key: what has no translation stays English.
 
-One catalog, assets/translations.yaml, for scripts, templates and Gradio's own labels, all put to use by assets/web/desk.js:
+One catalog, assets/translations.yaml, for scripts, templates and Gradio's own labels, all applied by assets/web/desk.js:
 Gradio's `I18n` asks the browser for its language before the page can say otherwise. Texts that the model writes,
 formulas, and the server's answers to bad input are not translated.
 """

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Route, sync_playw
 
 from mixer import Desk
 from mixer.ui import build, launch
-from mixer.ui.live.browsers import Registry
+from mixer.ui.live.browsers import BrowserSessions
 from mixer.ui.page import OPENING
 from tests.ui.conftest import desk, in_loop
 
@@ -34,7 +34,7 @@ FLAGS = (
 @dataclass
 class Server:
     url: str
-    registry: Registry
+    registry: BrowserSessions
 
 
 def serve(desk: Desk, opening: str | None) -> Iterator[Server]:
@@ -42,7 +42,7 @@ def serve(desk: Desk, opening: str | None) -> Iterator[Server]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # as app.py does: a core for the server and the browser
-    registry = Registry()
+    registry = BrowserSessions()
     page = in_loop(lambda: build(desk, registry, opening))
     yield Server(in_loop(lambda: launch(page, "127.0.0.1", port, block=False)), registry)
     page.close()

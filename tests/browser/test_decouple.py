@@ -7,8 +7,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
 from mixer import Desk
-from mixer.ui.state.decouple import places
-from mixer.ui.state.page_state import State
+from mixer.ui.state.decouple import positions_of
+from mixer.ui.state.page_state import PageState
 from mixer.ui.state.request import request
 from tests.browser.conftest import Visit
 from tests.browser.test_formula import fill, positions
@@ -18,7 +18,7 @@ from tests.browser.test_state import share, shared, undo
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
 
-STATE = State("The door was", positions={"formality": 0.6}, tokens=24, rate=0, decouple=True)
+STATE = PageState("The door was", positions={"formality": 0.6}, tokens=24, rate=0, decouple=True)
 LINK = "?v=1&p=The+door+was&formality=0.6&decouple=1&n=24&rate=0"
 
 
@@ -45,7 +45,7 @@ def test_links_code_history_and_undo_carry_it(visit: Visit, desk: Desk) -> None:
     expect(toggle(page)).to_have_attribute("aria-pressed", "true")
     assert shared(page, desk) == STATE
     told = share(page)
-    assert "decouple=1" in told["Link"] and all(repr(x) in told["Python"] for x in places(desk, STATE).values())
+    assert "decouple=1" in told["Link"] and all(repr(x) in told["Python"] for x in positions_of(desk, STATE).values())
     page.click("#generate")
     finish(page)
     toggle(page).click()

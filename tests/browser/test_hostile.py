@@ -24,7 +24,7 @@ import httpx
 import pytest
 
 from mixer import Desk
-from mixer.ui.state.page_state import State
+from mixer.ui.state.page_state import PageState
 from tests.browser.conftest import Server, Visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
@@ -53,11 +53,11 @@ KEYS = sorted(
         for path in (ROOT / "mixer" / "ui").glob("*.py")
         for key in re.findall(r'(?:\.get\(|\[)"(\w+)"', path.read_text())
     }
-    | {"state", *State().json()}
+    | {"state", *PageState().json()}
 )
 SOUND: dict[str, Any] = {
-    **State(tokens=4, rate=0).json(),
-    "state": State(tokens=4, rate=0).json(),
+    **PageState(tokens=4, rate=0).json(),
+    "state": PageState(tokens=4, rate=0).json(),
     "seq": 1,
     "text": "sliders",
     "typed": False,

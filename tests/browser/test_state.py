@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from mixer import Desk
 from mixer.ui.state.link import read_query
-from mixer.ui.state.page_state import State
+from mixer.ui.state.page_state import PageState
 from tests.browser.conftest import Visit
 from tests.browser.test_formula import fill, formula, positions
 from tests.browser.test_page import finish, generate, grow, option, state, stop, text, wait
@@ -41,7 +41,7 @@ def share(page: Page) -> dict[str, str]:
     return found
 
 
-def shared(page: Page, desk: Desk) -> State:
+def shared(page: Page, desk: Desk) -> PageState:
     answer = read_query(share(page)["Link"].partition("?")[2], desk.attributes, desk.rewards)
     assert answer is not None and answer[1] == []
     return answer[0]
@@ -247,7 +247,7 @@ def test_history_brings_back_text_state_and_seed_even_after_a_reload(visit: Visi
     assert (text(page), text(page, "base")) == (first, base)
     wait(page, lambda: positions(page) == {"humor": 1.0})
     page.wait_for_timeout(600)
-    assert shared(page, desk) == State("The door was", positions={"humor": 1.0}, tokens=12, seed=seed)
+    assert shared(page, desk) == PageState("The door was", positions={"humor": 1.0}, tokens=12, seed=seed)
     page.click("#generate")
     wait(page, lambda: state(page) == "running")
     finish(page)

@@ -9,42 +9,42 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.steering_study.methods import BUDGET, REACH, Aim, Arm, Hand, excess
+from bench.steering_study.methods import BUDGET, REACH, Aim, Method, Writer, excess
 from mixer.adapters.peft import load_anchors
 from mixer.desk import Desk
 from mixer.model.base import load_base
 from mixer.model.model import Model
 from mixer.rewards.controller import LEAST
-from mixer.rewards.heads import Calibration, Reward, RewardHead, likely
+from mixer.rewards.heads import HeadCalibration, Reward, RewardHead, likely
 from mixer.rewards.reference import divergence
 from mixer.values.request import Request
 from mixer.values.sampling import SamplingParams
 
 PROMPTS = ("Once upon", "The boat", "A dog", "We")
-STEERED, FUSED = Arm("ARM", "arm"), Arm("ARM fused", "arm", fused=True)
-LORA, BOTH = Arm("LoRA", anchors=True), Arm("LoRA + ARM", "arm", anchors=True)
+STEERED, FUSED = Method("ARM", "arm"), Method("ARM fused", "arm", fused=True)
+LORA, BOTH = Method("LoRA", anchors=True), Method("LoRA + ARM", "arm", anchors=True)
 
 
 @pytest.fixture(scope="module")
-def hand(tiny: Path) -> Hand:
+def hand(tiny: Path) -> Writer:
     lm, tokenizer = load_base(str(tiny / "base"), torch.device("cpu"), torch.float32)
     anchors = load_anchors(tiny / "anchors", lm, str(tiny / "base"))
     generator = torch.Generator().manual_seed(3)
     down, up = torch.randn(2, 32, generator=generator), torch.randn(32, 2, generator=generator)
-    calibration = Calibration(20.0, 4.0, {0.1: 0.5, 0.5: 1.0}, {0.1: 0.4, 0.5: 0.9})
+    calibration = HeadCalibration(20.0, 4.0, {0.1: 0.5, 0.5: 1.0}, {0.1: 0.4, 0.5: 0.9})
     rewards = {"arm": Reward("humor", RewardHead(down, up, torch.zeros(32)), calibration)}
     desk = Desk(Model(lm, tokenizer, anchors), anchors, None, "tiny", rewards=rewards)
-    return Hand(desk, rewards, Aim("humor", -1.0, "formality", 1.0))
+    return Writer(desk, rewards, Aim("humor", -1.0, "formality", 1.0))
 
 
-def test_at_rest_every_arm_writes_what_the_base_writes(hand: Hand):
+def test_at_rest_every_arm_writes_what_the_base_writes(hand: Writer):
     first, *others = (hand.write(arm, 0.0, PROMPTS, 8, 7) for arm in (STEERED, FUSED, LORA, BOTH))
     assert all(own == first for own in others) and first.most == 0 and not any(first.nats)
     assert first.tokens == (8,) * len(PROMPTS)
 
 
 @pytest.mark.parametrize("slider", [0.5, 3.0])
-def test_a_second_pass_finds_what_the_desk_says_it_spent(hand: Hand, slider: float):
+def test_a_second_pass_finds_what_the_desk_says_it_spent(hand: Writer, slider: float):
     mix, steering = hand.settings(STEERED, slider)
     assert steering.positions == {"arm": -slider} and steering.cut and steering.reach == REACH and not mix.settings
     params = SamplingParams(8, 8, temperature=1.0, top_p=1.0, seed=7)
@@ -59,12 +59,12 @@ def test_a_second_pass_finds_what_the_desk_says_it_spent(hand: Hand, slider: flo
 
 
 @pytest.mark.parametrize("arm", [FUSED, LORA, BOTH])
-def test_arms_that_change_the_network_are_measured_too(hand: Hand, arm: Arm):
+def test_arms_that_change_the_network_are_measured_too(hand: Writer, arm: Method):
     near, far = (hand.write(arm, slider, PROMPTS, 8, 7) for slider in (0.05, 1.0))
     assert 0 < sum(near.nats) < sum(far.nats) and far.most <= sum(far.nats)
 
 
-def test_lora_and_reward_share_a_budget_over_the_whole(hand: Hand):
+def test_lora_and_reward_share_a_budget_over_the_whole(hand: Writer):
     mix, steering = hand.settings(BOTH, 0.5)
     assert mix.settings["formality"].position == 0.5
     assert steering.whole and steering.budget == BUDGET and steering.positions == {"arm": -0.5}

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM
 
 from bench import formula
 from bench.harness.checks import coefficient_reached, judge, slope
-from bench.harness.config import Plan, adapters_in, coefficients, lay_out, poles, prompt_of
+from bench.harness.config import BenchConfig, adapters_in, coefficients, lay_out, poles, prompt_of
 from bench.harness.cost import cost
-from bench.harness.rig import Rig
+from bench.harness.rig import Harness
 from bench.harness.run_torch import merged
 from bench.harness.tables import markdown, p50_p95, percent, ratio, shown
 from bench.harness.terms import OneByOne, acceptance, overlap
@@ -31,7 +31,7 @@ from mixer.cli import main
 from mixer.decoding.sampler import noise
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.formula.bind import Vocabulary
-from mixer.formula.compile import make_plan
+from mixer.formula.compile import compile_formula
 
 PROMPT = "Dear neighbor, it is 7 o'clock"
 MIX = [0.7, -0.4, 1.0, 0.5]
@@ -163,13 +163,13 @@ def test_figures_are_rounded_as_people_read_them():
 
 def test_bad_plans_are_refused(tiny: Path, tmp_path: Path):
     with pytest.raises(UnknownName, match="int4"):
-        Plan(tiny, tiny, dtype="int4")
+        BenchConfig(tiny, tiny, dtype="int4")
     with pytest.raises(UnknownName, match="vllm"):
-        Plan(tiny, tiny, peers=("vllm",))
+        BenchConfig(tiny, tiny, peers=("vllm",))
     with pytest.raises(InvalidValue, match="threads"):
-        Plan(tiny, tiny, threads=-1)
+        BenchConfig(tiny, tiny, threads=-1)
     with pytest.raises(BadArtifact, match="no adapter"):
-        Rig(Plan(tiny / "base", tiny / "base"))
+        Harness(BenchConfig(tiny / "base", tiny / "base"))
     with pytest.raises(BadArtifact, match="no anchors folder"):
         adapters_in(tmp_path / "none")
 
@@ -217,7 +217,7 @@ def test_a_pass_a_term_writes_the_text_that_one_pass_writes(desk: Desk):
 @given(st.lists(st.sampled_from([0.0, 0.125, -0.75, 1.5]), min_size=4, max_size=4).filter(any))
 def test_a_term_is_written_so_that_it_is_read_as_the_mix_it_was(mix: list[float]):
     attributes = {f"slider{i:02}": Attribute(f"slider{i:02}", None, None, (f"n{i}", f"p{i}")) for i in range(2)}
-    (branch,) = make_plan(formula.written(mix), Vocabulary(attributes)).bound.rows
+    (branch,) = compile_formula(formula.written(mix), Vocabulary(attributes)).bound.rows
     names = [f"slider{i:02}.{pole}" for i in range(2) for pole in ("negative", "positive")]
     assert branch.mix == Mix(raw=dict(zip(names, mix, strict=True))) and not branch.follows
 

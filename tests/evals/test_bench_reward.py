@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import reward
-from bench.harness.run_rewards import Host
+from bench.harness.run_rewards import RewardsRunner
 from mixer import Desk
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.cli import main
 from mixer.rewards.files import save_reward
-from mixer.rewards.heads import Calibration, Reward, RewardHead
+from mixer.rewards.heads import HeadCalibration, Reward, RewardHead
 from mixer.rewards.rad import load_rad
 from tests.factory import make_desk_folders
 from tests.test_rad import make_teacher
@@ -33,23 +33,23 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = torch.Generator().manual_seed(5)
     for attribute in HEADS:
         down, up, weight = (torch.randn(shape, generator=generator) for shape in ((3, 32), (32, 3), (32,)))
-        calibration = Calibration(0.7, 2.0, {0.1: 0.5, 0.5: 1.5}, {0.1: 0.4, 0.5: 1.2})
+        calibration = HeadCalibration(0.7, 2.0, {0.1: 0.5, 0.5: 1.5}, {0.1: 0.4, 0.5: 1.2})
         own = Reward(attribute, RewardHead(down, up, weight, 0.1), calibration)
         save_reward(own, root / "anchors" / attribute / "reward", base_fingerprint(plain.base_model), {})
     return root
 
 
 @pytest.fixture(scope="module")
-def host(folders: Path) -> Host:
-    return Host(str(folders / "base"), str(folders / "anchors"), "float32", torch.get_num_threads(), None)
+def host(folders: Path) -> RewardsRunner:
+    return RewardsRunner(str(folders / "base"), str(folders / "anchors"), "float32", torch.get_num_threads(), None)
 
 
-def steerings() -> list[reward.Arm]:
+def steerings() -> list[reward.RewardMethod]:
     return [arm for arm in ARMS.values() if "RAD" not in arm.label and arm.steering]
 
 
 @pytest.mark.parametrize("arm", steerings(), ids=lambda arm: arm.label)
-def test_every_way_is_what_plain_torch_says(host: Host, arm: reward.Arm):
+def test_every_way_is_what_plain_torch_says(host: RewardsRunner, arm: reward.RewardMethod):
     seen = host.by_heads(**ASKED, steering=arm.steering, apart=arm.apart)
     assert seen["off"] <= reward.AGREES
     if arm.steering["budget" if "budget" in arm.steering else "positions"] == reward.BUDGET:
@@ -57,7 +57,9 @@ def test_every_way_is_what_plain_torch_says(host: Host, arm: reward.Arm):
 
 
 @pytest.mark.parametrize("label", [reward.SLACK, reward.FUSED])
-def test_the_gate_catches_a_head_that_is_slightly_too_strong(host: Host, label: str, monkeypatch: pytest.MonkeyPatch):
+def test_the_gate_catches_a_head_that_is_slightly_too_strong(
+    host: RewardsRunner, label: str, monkeypatch: pytest.MonkeyPatch
+):
     expected = host._expected
 
     def stronger(ids, last, steering, *rest):
@@ -68,14 +70,14 @@ def test_the_gate_catches_a_head_that_is_slightly_too_strong(host: Host, label: 
     assert host.by_heads(**ASKED, steering=ARMS[label].steering)["off"] > reward.AGREES
 
 
-def test_at_rest_nothing_differs_and_steering_shows(host: Host):
+def test_at_rest_nothing_differs_and_steering_shows(host: RewardsRunner):
     for arm in steerings():
         rest = arm.steering | {"positions": dict.fromkeys(HEADS, 0.0), "whole": False}
         assert host.at_rest(**ASKED, steering=rest) == 0
     assert host.at_rest(**ASKED, steering=ARMS[reward.FUSED].steering) > 0
 
 
-def test_one_pass_scores_as_a_pass_a_token_and_the_rewards_tell_tokens_apart(host: Host):
+def test_one_pass_scores_as_a_pass_a_token_and_the_rewards_tell_tokens_apart(host: RewardsRunner):
     steering = ARMS[reward.TREE].steering | {"positions": {"both": 1.0}}
     seen = host.by_model(**ASKED, steering=steering)
     assert seen["off"] <= reward.AGREES and seen["inside"] > 0.5
@@ -83,16 +85,16 @@ def test_one_pass_scores_as_a_pass_a_token_and_the_rewards_tell_tokens_apart(hos
     assert len(set(rewards.tolist())) > 10
 
 
-def test_texts_have_a_step_for_each_token_but_the_first(host: Host):
+def test_texts_have_a_step_for_each_token_but_the_first(host: RewardsRunner):
     for arm in ARMS.values():
         text = host.write([PROMPT, "Once"], 4, 0, arm.steering, arm.apart)
         assert len(text["steps"]) == 3 and min(text["steps"]) > 0
         assert (text["nats"] > 0) == (arm.label not in (reward.NONE, reward.FUSED, reward.APART))
 
 
-def test_a_trained_reward_model_takes_the_place_of_the_random_one(folders: Path, tmp_path: Path, host: Host):
+def test_a_trained_reward_model_takes_the_place_of_the_random_one(folders: Path, tmp_path: Path, host: RewardsRunner):
     teacher = make_teacher(folders / "base", tmp_path / "rad")
-    own = Host(str(folders / "base"), str(folders / "anchors"), "float32", 1, str(teacher))
+    own = RewardsRunner(str(folders / "base"), str(folders / "anchors"), "float32", 1, str(teacher))
     expected = load_rad(own._desk.base_model, teacher).rewards([5, 6, 7], [1, 2])
     assert torch.allclose(own._helm.models["sequential"].rewards([5, 6, 7], [1, 2]), expected, atol=1e-5)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from bench.steering_study.matched import (
     MARGIN,
-    Line,
     Matched,
+    MethodCurve,
     at,
     compare,
     distinct,
@@ -23,12 +23,12 @@ from bench.steering_study.matched import (
 SLIDERS = np.array([0.0, 0.25, 0.5, 1.0, 2.0, 3.0])
 
 
-def line(slope: float, noise: float = 0.0, surprise: float = 3.0, draws: int = 50) -> Line:
+def line(slope: float, noise: float = 0.0, surprise: float = 3.0, draws: int = 50) -> MethodCurve:
     """A score that rises by `slope` for each root of a nat, in draws that differ by `noise`."""
     rng = np.random.default_rng(0)
     nats = np.tile(0.4 * SLIDERS**2, (1 + draws, 1))
     scores = 0.5 + slope * np.sqrt(nats) + noise * rng.standard_normal((1 + draws, 1))
-    return Line(nats, scores, np.full_like(nats, surprise))
+    return MethodCurve(nats, scores, np.full_like(nats, surprise))
 
 
 def test_row_0_counts_each_prompt_once_and_a_draw_counts_as_many():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import memory
-from bench.memory import STATUS, Shape, bench_memory, table
+from bench.memory import STATUS, BaseShape, bench_memory, table
 from mixer.cli import main
 from mixer.errors import InvalidValue, Unsupported
 
@@ -16,7 +16,7 @@ linux = pytest.mark.skipif(not STATUS.exists(), reason="memory is read from /pro
 
 
 def test_the_default_shape_is_that_of_qwen2_5_1_5b():
-    config = Shape().config()
+    config = BaseShape().config()
     assert (config.hidden_size, config.intermediate_size, config.num_hidden_layers) == (1536, 8960, 28)
     assert (config.num_attention_heads, config.num_key_value_heads, config.vocab_size) == (12, 2, 151936)
     assert config.tie_word_embeddings
@@ -40,16 +40,16 @@ def test_the_report_of_a_small_model_adds_up(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(("layers", "hidden"), [(0, 1536), (2, 100), (2, 0), (-1, 256)])
 def test_shapes_that_cannot_be_are_refused(layers: int, hidden: int):
     with pytest.raises(InvalidValue, match="layers"):
-        Shape(layers, hidden)
+        BaseShape(layers, hidden)
 
 
 @pytest.mark.parametrize(("anchors", "moves"), [(0, 1), (3, 1), (2, 0)])
 def test_counts_that_cannot_be_are_refused(anchors: int, moves: int):
     with pytest.raises(InvalidValue, match="anchors and"):
-        bench_memory(Shape(1, 256, 8192), anchors, moves)
+        bench_memory(BaseShape(1, 256, 8192), anchors, moves)
 
 
 def test_where_memory_cannot_be_read_the_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(memory, "STATUS", tmp_path / "none")
     with pytest.raises(Unsupported, match="Linux"):
-        bench_memory(Shape(1, 256, 8192))
+        bench_memory(BaseShape(1, 256, 8192))

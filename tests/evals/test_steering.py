@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from bench.steering_study.matched import at, resampled
-from bench.steering_study.methods import Arm, Written
+from bench.steering_study.methods import Method, Written
 from bench.steering_study.written import ARMS, SLIDERS, _kept, measure, prompts_for
 from mixer.cli import main
 from mixer.judges.linear import load_judges
 from mixer.measure.control import held_out_prompts
 from mixer.training.data import split_of
 from mixer.training.labels import TOXICITY
-from mixer.training.reward_head import Bench, HeadConfig, calibrate_teacher, train_head
+from mixer.training.reward_head import HeadConfig, HeadTraining, calibrate_teacher, train_head
 from mixer.training.reward_model import TeacherConfig, train_teacher
 
 CONFIG = HeadConfig(rank=2, texts=24, a_text=4, epochs=2, rows=64)
@@ -86,7 +86,7 @@ def test_what_was_written_otherwise_is_not_kept(tmp_path: Path):
 def test_the_arms_are_those_of_the_protocol():
     names = ["RAD", "ARM distilled", "ARM on responses", "ARM fused", "random W", "LoRA", "LoRA + ARM"]
     assert [arm.name for arm in ARMS] == names and len(SLIDERS) == 8 and SLIDERS[0] == 0
-    assert replace(ARMS[1], name="ARM fused", fused=True) == ARMS[3] and ARMS[5] == Arm("LoRA", None, True)
+    assert replace(ARMS[1], name="ARM fused", fused=True) == ARMS[3] and ARMS[5] == Method("LoRA", None, True)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def trained(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     anchors = shutil.copytree(tiny / "anchors", tmp_path / "anchors")
     monkeypatch.setattr("mixer.resources.BASE", tiny / "base")
     monkeypatch.setattr("mixer.resources.ANCHORS", anchors)
-    bench = Bench(tiny / "base", anchors, None, tmp_path / "work", CONFIG)
+    bench = HeadTraining(tiny / "base", anchors, None, tmp_path / "work", CONFIG)
     train_teacher(tiny / "base", "humor", None, bench.teacher_folder("humor"), TeacherConfig(minutes=0.02))
     calibrate_teacher("humor", bench)
     train_head("humor", bench, anchors)
@@ -121,6 +121,6 @@ def test_the_command_measures_all_arms_and_goes_on_where_it_was_cut(
     def never(*args):
         raise AssertionError("what was written is written again")
 
-    monkeypatch.setattr("bench.steering_study.methods.Hand.write", never)
+    monkeypatch.setattr("bench.steering_study.methods.Writer.write", never)
     assert main(["evaluate", "steering", "humor", *words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == report

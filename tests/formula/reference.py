@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mixer.formula.bind import Bound, Branch
+from mixer.formula.bind import BoundFormula, Branch
 
 ROUNDING = 2.0**-22  # a few of float32's
 
@@ -41,7 +41,7 @@ class Reference:
         margin: how far the nearest jump was, less what float32 may lose on the way there.
     """
 
-    def __init__(self, bound: Bound, logprobs: Mapping[Branch, np.ndarray], scores: Any = None) -> None:
+    def __init__(self, bound: BoundFormula, logprobs: Mapping[Branch, np.ndarray], scores: Any = None) -> None:
         self.bound, self.scores, self.judged = bound, scores, True
         self.logprobs = {branch: np.asarray(table, np.float64) for branch, table in logprobs.items()}
         self.shape = next(iter(self.logprobs.values())).shape

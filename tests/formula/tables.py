@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 from mixer.decoding.evaluate import evaluate
-from mixer.formula.bind import Bound, Branch, bind
-from mixer.formula.compile import make_plan
+from mixer.formula.bind import BoundFormula, Branch, bind
+from mixer.formula.compile import compile_formula
 from mixer.formula.tree import Expr, Formula
 from tests.formula.trees import VOCABULARY
 
 
-def bound(formula: str | Expr | Formula) -> Bound:
+def bound(formula: str | Expr | Formula) -> BoundFormula:
     """A formula whose names are known; one that is no text is not checked."""
     if isinstance(formula, str):
-        return make_plan(formula, VOCABULARY).bound
+        return compile_formula(formula, VOCABULARY).bound
     return bind(formula if isinstance(formula, Formula) else Formula(formula), VOCABULARY)
 
 
 def tables(
-    formulas: Iterable[Bound], size: int = 12, seed: int = 0, spread: float = 2.0, rows: int | None = None
+    formulas: Iterable[BoundFormula], size: int = 12, seed: int = 0, spread: float = 2.0, rows: int | None = None
 ) -> dict[Branch, Tensor]:
     """Random log-probabilities `(size,)`, or `(rows, size)`, for every branch of these formulas: the same for a branch
     wherever it occurs."""

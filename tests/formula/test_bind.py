@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer.errors import FormulaError
-from mixer.formula.bind import BASE, MOST_BRANCHES, SLIDERS, Bound, Branch, Opinion, bind
+from mixer.formula.bind import BASE, MOST_BRANCHES, SLIDERS, BoundFormula, Branch, JudgeGoal, bind
 from mixer.formula.parser import parse
 from mixer.formula.tree import Expr, Formula, Term
 from mixer.values.mix import COEFFICIENT_LIMIT, Mix, Setting
@@ -17,7 +17,7 @@ from tests.formula.test_parse import TECHNIQUES, place
 from tests.formula.trees import NAMES, VOCABULARY, formulas, patient, terms
 
 
-def bound(text: str) -> Bound:
+def bound(text: str) -> BoundFormula:
     return bind(parse(text), VOCABULARY)
 
 
@@ -140,11 +140,11 @@ def test_judges_go_by_their_names_and_by_what_their_poles_are_called():
     text = "base + judge(politeness) + judge(polite) + strength(rude)*formal + judge(toxic) + judge(nontoxic)"
     found = {str(node): opinion for node, opinion in bound(text).opinions.items()}
     assert found == {
-        "judge(politeness)": Opinion("politeness"),
-        "judge(polite)": Opinion("politeness"),
-        "strength(rude)": Opinion("politeness", 0.0),
-        "judge(toxic)": Opinion("toxicity"),
-        "judge(nontoxic)": Opinion("toxicity", 0.0),
+        "judge(politeness)": JudgeGoal("politeness"),
+        "judge(polite)": JudgeGoal("politeness"),
+        "strength(rude)": JudgeGoal("politeness", 0.0),
+        "judge(toxic)": JudgeGoal("toxicity"),
+        "judge(nontoxic)": JudgeGoal("toxicity", 0.0),
     }
 
 

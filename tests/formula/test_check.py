@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mixer.errors import FormulaError
 from mixer.formula import functions as fn
-from mixer.formula.analysis import Examiner
+from mixer.formula.analysis import Analyzer
 from mixer.formula.check import Report, check
 from mixer.formula.parser import parse
 from mixer.formula.tree import Expr, Formula, Neg, Number, Part, Product, Quotient, Ref, Sum, Term
@@ -45,7 +45,7 @@ def test_sound_formulas_are_sound_and_say_the_same_as_trees_and_as_text(formula:
 @patient
 @given(formulas(depth=3, strength=False))
 def test_the_weights_of_the_summands_add_up(formula: Formula):
-    found, examiner = check(formula), Examiner(formula)
+    found, examiner = check(formula), Analyzer(formula)
     examiner.whole("formula")
     weights = [examiner.facts(summand.node).weight.point for summand in found.summands]
     factors = [summand.factor for summand in found.summands]

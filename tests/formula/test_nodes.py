@@ -93,7 +93,7 @@ def test_operators_build_the_tree_that_the_text_does():
         (term("only", prompt=""), '[only] @ ""'),
         (term("a", prompt='Say "hi"\n', only=True), '[a] @ only("Say \\"hi\\"\\n")'),
         (term("base", model="big one"), '[base, model="big one"]'),
-        (fn.Judge("my-judge", k=7, goal=0.25, over=A - B), 'judge("my-judge", k=7, goal=0.25, over=a - b)'),
+        (fn.JudgeCall("my-judge", k=7, goal=0.25, over=A - B), 'judge("my-judge", k=7, goal=0.25, over=a - b)'),
         (fn.Top(A, k=-1, t=0.5), "top(a, k=-1, t=0.5)"),
         (fn.SelfDebias(A, B, -1.0), "selfdebias(a, b, -1)"),
         (fn.Union((A, Ref("x") + B)), "union(a, x + b)"),

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 
 from mixer.formula import functions as fn
-from mixer.formula.bind import Opinion, Vocabulary
+from mixer.formula.bind import JudgeGoal, Vocabulary
 from mixer.formula.lexer import LONGEST
 from mixer.formula.parser import MOST_NODES
 from mixer.formula.tree import Expr, Formula, Neg, Number, Part, Product, Quotient, Ref, Sum, Term, is_name
@@ -26,7 +26,7 @@ VOCABULARY = Vocabulary(
     attributes={name: Attribute(name, None, None, labels) for name, labels in POLES.items()},
     judges=(*POLES, "toxicity"),
     rewards=("politeness",),
-    labels={"toxic": Opinion("toxicity"), "nontoxic": Opinion("toxicity", 0.0)},
+    labels={"toxic": JudgeGoal("toxicity"), "nontoxic": JudgeGoal("toxicity", 0.0)},
 )
 NAMES = ("sliders", "base", "formality", "humor.negative", "polite", "rude", "negative")
 OPINIONS = ("politeness", "rude", "nontoxic")
@@ -198,7 +198,7 @@ class _Grower:
         goal, over = self.draw(st.one_of(st.just(1.0), shares)), None
         if depth > 0 and self.draw(st.booleans()):
             over = self.distribution(depth - 1, True)
-        return fn.Judge(self.draw(st.sampled_from(self.opinions)), self.draw(st.integers(1, 60)), goal, over)
+        return fn.JudgeCall(self.draw(st.sampled_from(self.opinions)), self.draw(st.integers(1, 60)), goal, over)
 
     def any(self, depth: int) -> Expr:
         """A vector of any weight."""
@@ -260,8 +260,8 @@ def expressions(depth: int = 5, defined: Sequence[str] = ()) -> st.SearchStrateg
     leaves = [st.builds(Number, sizes), st.builds(Term, parts), st.builds(Term, parts, texts), only]
     leaves += [names.filter(is_name).map(lambda name: Term((Part(1.0, name),))), st.just(fn.Uniform())]
     leaves += [st.sampled_from(defined).map(Ref)] if defined else []
-    judge = st.builds(fn.Judge, texts, st.integers(-9, 10**6), signed)
-    leaves += [judge, st.builds(fn.Strength, texts), st.builds(fn.Reward, texts)]
+    judge = st.builds(fn.JudgeCall, texts, st.integers(-9, 10**6), signed)
+    leaves += [judge, st.builds(fn.Strength, texts), st.builds(fn.RewardCall, texts)]
     leaves += [st.builds(fn.Ban, st.lists(texts, min_size=1, max_size=3).map(tuple))]
 
     def larger(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
@@ -276,7 +276,7 @@ def expressions(depth: int = 5, defined: Sequence[str] = ()) -> st.SearchStrateg
             st.builds(fn.KLMask, inner, inner, signed),
             st.builds(fn.SelfDebias, inner, inner, signed),
             st.builds(fn.Supersede, inner, inner),
-            st.builds(fn.Judge, texts, over=inner),
+            st.builds(fn.JudgeCall, texts, over=inner),
         )
 
     return st.recursive(st.one_of(leaves), larger, max_leaves=2**depth)

@@ -13,9 +13,9 @@ import torch
 from transformers import LlamaConfig
 
 from mixer.kernels.sampling import draw
-from mixer.kernels.steering import find, push, steer
-from mixer.model.cpu_backend import CHUNK, NativeNetwork
-from mixer.model.folding import Folder
+from mixer.kernels.steering import find_likely, limit_to_budget, steer_row
+from mixer.model.cpu_backend import CHUNK, CpuBackend
+from mixer.model.folding import WeightFolder
 from tests.native.parts import CONFIGS, SHAPE, VOCAB, make_model, random_parts
 
 DEEP = 1024  # bytes on either side
@@ -61,7 +61,7 @@ class Fences:
         )
 
 
-def fenced(network: NativeNetwork) -> Fences:
+def fenced(network: CpuBackend) -> Fences:
     """Put fences around all that the compiled forward pass is given."""
     fences = Fences()
     network._live_weights, network._small, network._lora, network._cache, network._work, network._call = (
@@ -78,7 +78,7 @@ def fenced(network: NativeNetwork) -> Fences:
 def test_a_forward_pass_stays_inside_its_arrays(kind: str, threads: int):
     model = make_model(MODELS[kind])
     parts = random_parts(model, 3)
-    network = NativeNetwork(model, parts, rows=ROWS, threads=threads)
+    network = CpuBackend(model, parts, rows=ROWS, threads=threads)
     heads = [
         (torch.ones(rank, model.config.hidden_size) / 9, torch.ones(model.config.hidden_size, rank)) for rank in (3, 4)
     ]
@@ -96,7 +96,7 @@ def test_a_forward_pass_stays_inside_its_arrays(kind: str, threads: int):
         got.append(network.forward(ids[:count], range(count), [0] * count, range(count)))
     assert fences.stand
     assert torch.isfinite(torch.cat(got)).all() and torch.isfinite(network.states).all()
-    alone = NativeNetwork(model, parts, rows=1, threads=1)
+    alone = CpuBackend(model, parts, rows=1, threads=1)
     alone.put_heads(heads)
     alone.gate[0], alone.lift[0] = MIX, (0.1, -0.2)
     assert torch.equal(got[0], alone.forward(ids, [0] * full, range(full), range(full)))
@@ -105,9 +105,9 @@ def test_a_forward_pass_stays_inside_its_arrays(kind: str, threads: int):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_fold_stays_inside_its_arrays(dtype: torch.dtype):
     model = make_model(MODELS["two panels"], dtype)
-    network, fences = NativeNetwork(model, random_parts(model, 3), rows=1, threads=1), Fences()
+    network, fences = CpuBackend(model, random_parts(model, 3), rows=1, threads=1), Fences()
     weights, lora = fences.around_all(network._weights), fences.around_all(network._lora)
-    folder = Folder(weights, lora, [(0, 1), (1, 3), (3, 6)], keep=True)
+    folder = WeightFolder(weights, lora, [(0, 1), (1, 3), (3, 6)], keep=True)
     folder.fold(MIX)
     folder._deltas = {group: fences.around(delta) for group, delta in folder._deltas.items()}
     folder._folded = {group: fences.around(part) for group, part in folder._folded.items()}
@@ -165,10 +165,10 @@ def test_steering_stays_inside_its_arrays(size: int, reach: int):
                 fences, most = Fences(), min(reach, size)
                 logits, plain, origin = (fences.around(spread * floats(size)) for _ in range(3))
                 tokens, logprobs = fences.around(np.zeros(most, np.int64)), fences.around(floats(most))
-                count = find(plain, 0.8, most, 1e-3, tokens, logprobs)
+                count = find_likely(plain, 0.8, most, 1e-3, tokens, logprobs)
                 assert 1 <= count <= most
                 bias = fences.around(floats(count))
-                after, _ = push(logits, origin, apart, 0.8, tokens[:count], logprobs[:count], bias, 0.3, cut)
+                after, _ = limit_to_budget(logits, origin, apart, 0.8, tokens[:count], logprobs[:count], bias, 0.3, cut)
                 stack = fences.around_all(
                     (
                         floats(depth),
@@ -183,6 +183,6 @@ def test_steering_stays_inside_its_arrays(size: int, reach: int):
                         np.zeros(heads),
                     )
                 )
-                steered, nats = steer(logits, plain, origin, apart, 0.8, most, 1e-3, 0.3, cut, *stack)
+                steered, nats = steer_row(logits, plain, origin, apart, 0.8, most, 1e-3, 0.3, cut, *stack)
                 assert fences.stand
                 assert not np.isnan(after).any() and not np.isnan(steered).any() and np.isfinite(nats)

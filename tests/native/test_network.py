@@ -22,9 +22,9 @@ from transformers import (
 from mixer.adapters.low_rank import LowRank
 from mixer.adapters.peft import AnchorSet
 from mixer.kernels.simd import WIDTH
-from mixer.model.cpu_backend import NativeNetwork, unsupported
+from mixer.model.cpu_backend import CpuBackend, unsupported
 from mixer.model.model import Model
-from mixer.model.torch_backend import TorchNetwork
+from mixer.model.torch_backend import TorchBackend
 from tests.factory import byte_tokenizer
 from tests.native.parts import CONFIGS, SHAPE, VOCAB, make_model, merged, plain_logits, random_parts
 
@@ -45,7 +45,7 @@ def mistral(**options: Any) -> MistralConfig:
 
 
 def logits(model: PreTrainedModel, parts: list[dict[str, LowRank]], mix: tuple[float, ...]) -> torch.Tensor:
-    network = NativeNetwork(model, parts, rows=1, threads=1)
+    network = CpuBackend(model, parts, rows=1, threads=1)
     network.reserve(1, len(IDS))
     network.gate[0] = mix
     return network.forward(IDS, [0] * len(IDS), range(len(IDS)), range(len(IDS)))
@@ -193,16 +193,16 @@ def test_an_adapter_where_it_has_no_place_is_refused_with_a_reason():
 def test_a_model_falls_back_to_its_own_code_and_says_why(config: PretrainedConfig):
     lm = make_model(config)
     model = Model(lm, byte_tokenizer(), AnchorSet({}, (), ()))
-    assert isinstance(model.network, TorchNetwork) and model.slow_because
+    assert isinstance(model.network, TorchBackend) and model.slow_because
     expected = plain_logits(lm, IDS[:30])[-1]
     assert torch.allclose(model.logits(IDS[:30], ()), expected, atol=1e-5, rtol=0)
 
 
 def test_a_model_that_fits_says_nothing():
     model = Model(make_model("qwen"), byte_tokenizer(), AnchorSet({}, (), ()))
-    assert isinstance(model.network, NativeNetwork) and model.slow_because is None
+    assert isinstance(model.network, CpuBackend) and model.slow_because is None
     asked = Model(make_model("qwen"), byte_tokenizer(), AnchorSet({}, (), ()), native=False)
-    assert isinstance(asked.network, TorchNetwork) and asked.slow_because
+    assert isinstance(asked.network, TorchBackend) and asked.slow_because
 
 
 def test_ends_that_a_model_names_but_has_no_token_for_are_none():
@@ -216,7 +216,7 @@ def test_ends_that_a_model_names_but_has_no_token_for_are_none():
 def test_a_call_makes_the_room_that_it_needs(threads: int):
     model = make_model("qwen")
     parts = random_parts(model, 3)
-    network = NativeNetwork(model, parts, rows=9, threads=threads)
+    network = CpuBackend(model, parts, rows=9, threads=threads)
     network.gate[5] = MIX
     assert (network.rows, network.columns) == (1, 64)
     got = [network.forward(IDS[:60], [5] * 60, range(60), range(60))]
@@ -227,12 +227,12 @@ def test_a_call_makes_the_room_that_it_needs(threads: int):
 
 
 def test_a_call_without_tokens_gives_no_logits():
-    network = NativeNetwork(make_model("llama"), [], rows=1)
+    network = CpuBackend(make_model("llama"), [], rows=1)
     assert network.forward([], [], [], []).shape == (0, VOCAB)
 
 
 def test_cleared_room_is_given_back():
-    network = NativeNetwork(make_model("llama"), [], rows=9, threads=2)
+    network = CpuBackend(make_model("llama"), [], rows=9, threads=2)
     network.reserve(9, 500)
     network.forward([1, 2], [8, 8], [0, 1], [1])
     watched = weakref.ref(network._cache.keys)
@@ -243,7 +243,7 @@ def test_cleared_room_is_given_back():
 @pytest.mark.parametrize("length", [1, 9, 63, 64, 65, 128])
 def test_a_snapshot_takes_no_more_room_than_its_tokens(length: int):
     model = make_model("llama")
-    network = NativeNetwork(model, [], rows=2, threads=1)
+    network = CpuBackend(model, [], rows=2, threads=1)
     expected = network.forward(IDS[:129], [0] * 129, range(129), range(129))
     snapshot = network.snapshot(0, length)
     assert (

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer.kernels.steering import CLOSE, push
-from mixer.rewards.reference import divergence, kappa
+from mixer.kernels.steering import CLOSE, limit_to_budget
+from mixer.rewards.reference import budget_share, divergence
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -22,7 +22,7 @@ def spend(logits: torch.Tensor, bias: torch.Tensor, budget: float, some: int, cu
     logprobs = torch.log_softmax(logits, -1)[:some]
     tokens = torch.arange(some)
     own = (tokens.numpy(), logprobs.numpy(), bias[:some].numpy())
-    after, nats = push(logits.numpy(), logits.numpy(), False, 1.0, *own, budget, cut)
+    after, nats = limit_to_budget(logits.numpy(), logits.numpy(), False, 1.0, *own, budget, cut)
     return torch.log_softmax(torch.from_numpy(after), -1), nats
 
 
@@ -40,7 +40,7 @@ def test_a_share_fills_its_budget_and_never_exceeds_it(
     true = float(divergence(before, torch.where(before > -torch.inf, after.double() - before, 0.0)))
     assert abs(true - nats) < 1e-5 + 1e-4 * nats
     assert nats <= budget
-    share = float(kappa(before, bias, budget))
+    share = float(budget_share(before, bias, budget))
     assert (share == 1 or nats >= budget * (1 - 2 * CLOSE) - 1e-5) or float(divergence(before, bias)) <= budget + 1e-4
     expected = torch.log_softmax(before + share * bias, -1)
     assert torch.allclose(after.exp(), expected.exp().float(), atol=2e-3) or budget < 1e-3
@@ -51,11 +51,11 @@ def test_what_steered_already_shares_the_budget(seed: int, count: int, budget: f
     origin, bias = drawn(seed, count), drawn(seed + 2, count)
     logits = origin + drawn(seed + 1, count, spread)
     tokens, none = np.arange(count), np.zeros(count, np.float32)
-    after, nats = push(logits.numpy(), origin.numpy(), True, heat, tokens, none, bias.numpy(), budget, False)
+    after, nats = limit_to_budget(logits.numpy(), origin.numpy(), True, heat, tokens, none, bias.numpy(), budget, False)
     before, found = (torch.log_softmax(one / heat, -1) for one in (origin, torch.from_numpy(after)))
     whole = torch.log_softmax(logits / heat + bias, -1)
     assert nats <= budget and abs(float(divergence(before, found.double() - before)) - nats) < 1e-4 + 1e-4 * nats
-    expected = torch.log_softmax(before + float(kappa(before, whole - before, budget)) * (whole - before), -1)
+    expected = torch.log_softmax(before + float(budget_share(before, whole - before, budget)) * (whole - before), -1)
     assert torch.allclose(found.exp(), expected.exp().float(), atol=2e-3) or budget < 1e-3
 
 
@@ -68,7 +68,7 @@ def test_a_budget_of_nothing_and_none_at_all():
 def test_what_is_cut_off_cannot_be_half_cut_off():
     origin, none = np.zeros(4, np.float32), np.zeros(0, np.float32)
     logits = np.array([0, 0, 0, -np.inf], np.float32)
-    whole, nats = push(logits, origin, True, 1.0, np.zeros(0, np.int64), none, none, 1.0, False)
+    whole, nats = limit_to_budget(logits, origin, True, 1.0, np.zeros(0, np.int64), none, none, 1.0, False)
     assert np.isneginf(whole[3]) and abs(nats - np.log(4 / 3)) < 1e-6
-    kept, nats = push(logits, origin, True, 1.0, np.zeros(0, np.int64), none, none, 0.1, False)
+    kept, nats = limit_to_budget(logits, origin, True, 1.0, np.zeros(0, np.int64), none, none, 0.1, False)
     assert kept.tolist() == origin.tolist() and nats == 0

@@ -14,8 +14,8 @@ import pytest
 import torch
 from numba import njit
 
-from mixer.kernels.threads import PLACES, Team, await_call, begin, current, finish, still, take, wait_until_done
-from mixer.model.cpu_backend import NativeNetwork
+from mixer.kernels.threads import PLACES, ThreadTeam, await_call, begin, current, finish, still, take, wait_until_done
+from mixer.model.cpu_backend import CpuBackend
 from tests.native.parts import VOCAB, make_model, random_parts
 
 THREADS = [1, 2, 3, 5]
@@ -69,7 +69,7 @@ def expected(x: np.ndarray, rounds: int) -> np.ndarray:
     return x
 
 
-def call(team: Team, arguments: tuple[np.ndarray, ...], rounds: int, parts: int) -> bool:
+def call(team: ThreadTeam, arguments: tuple[np.ndarray, ...], rounds: int, parts: int) -> bool:
     """Make a call; whether its result is right."""
     x, _, counts = arguments
     wanted = expected(x.copy(), rounds)
@@ -90,19 +90,19 @@ def soon(happened: Callable[[], bool]) -> bool:
 
 @pytest.mark.parametrize("threads", THREADS)
 def test_thousands_of_tiny_calls_in_a_row_are_all_right(threads: int):
-    team, arguments, rng = Team(threads, run), arrays(24), random.Random(threads)
+    team, arguments, rng = ThreadTeam(threads, run), arrays(24), random.Random(threads)
     assert all(call(team, arguments, rng.randint(1, 4), rng.randint(1, 2 * threads)) for _ in range(1500))
 
 
 @pytest.mark.parametrize("threads", THREADS)
 def test_calls_with_much_to_do_are_right(threads: int):
-    team, arguments = Team(threads, run), arrays(20_000)
+    team, arguments = ThreadTeam(threads, run), arrays(20_000)
     assert all(call(team, arguments, 3, parts) for parts in (1, threads, 3 * threads))
 
 
 @pytest.mark.parametrize("threads", THREADS)
 def test_helpers_may_sleep_or_be_awake_when_others_arrays_are_handed_out(threads: int):
-    team, rng = Team(threads, run), random.Random(threads)
+    team, rng = ThreadTeam(threads, run), random.Random(threads)
     known = [arrays(size) for size in (7, 24, 400)]
     for turn in range(150):
         if rng.random() < 0.2:
@@ -135,7 +135,7 @@ def test_a_helper_that_was_put_aside_knows_that_its_call_is_over():
 
 
 def test_arrays_go_once_others_are_handed_out():
-    team, former = Team(3, run), arrays(50)
+    team, former = ThreadTeam(3, run), arrays(50)
     assert call(team, former, 2, 3)
     watched = [weakref.ref(array) for array in former]
     former = arrays(60)
@@ -145,10 +145,10 @@ def test_arrays_go_once_others_are_handed_out():
 
 def test_threads_and_arrays_go_with_their_team():
     before = set(threading.enumerate())
-    teams = [(Team(4, run), arrays(50)) for _ in range(3)]
+    teams = [(ThreadTeam(4, run), arrays(50)) for _ in range(3)]
     assert all(call(team, own, 2, 4) for team, own in teams)
     time.sleep(0.004)
-    teams.append((Team(4, run), arrays(50)))  # one that never worked
+    teams.append((ThreadTeam(4, run), arrays(50)))  # one that never worked
     watched = [weakref.ref(array) for _, own in teams for array in own]
     assert len(set(threading.enumerate()) - before) == 12
     teams.clear()
@@ -158,7 +158,7 @@ def test_threads_and_arrays_go_with_their_team():
 
 def test_a_team_of_one_has_no_thread():
     before = threading.active_count()
-    team = Team(1, run)
+    team = ThreadTeam(1, run)
     assert call(team, arrays(9), 2, 1) and threading.active_count() == before
 
 
@@ -172,7 +172,7 @@ def test_a_thread_that_hogs_the_interpreter_stops_nobody():
     other = threading.Thread(target=hog, daemon=True)
     other.start()
     try:
-        team = Team(3, run)
+        team = ThreadTeam(3, run)
         assert all(call(team, arrays(30 + turn // 5), 2, 3) for turn in range(25))
     finally:
         done = True
@@ -183,7 +183,7 @@ def test_teams_of_many_desks_work_side_by_side():
     results: list[bool] = []
 
     def work(seed: int) -> None:
-        team, arguments, rng = Team(2, run), arrays(40), random.Random(seed)
+        team, arguments, rng = ThreadTeam(2, run), arrays(40), random.Random(seed)
         results.append(all(call(team, arguments, rng.randint(1, 3), 2) for _ in range(200)))
 
     callers = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
@@ -194,7 +194,7 @@ def test_teams_of_many_desks_work_side_by_side():
     assert results == [True] * 3
 
 
-def walk(network: NativeNetwork) -> list[torch.Tensor]:
+def walk(network: CpuBackend) -> list[torch.Tensor]:
     """Logits of two rows while room grows, is given back, and sleeps lie between."""
     rng, results = random.Random(3), []
     for turn in range(3):
@@ -214,14 +214,14 @@ def walk(network: NativeNetwork) -> list[torch.Tensor]:
 def test_a_network_gives_the_same_bits_with_any_number_of_threads():
     lm = make_model("qwen")
     parts = random_parts(lm, 2)
-    first, *others = (walk(NativeNetwork(lm, parts, rows=9, threads=threads)) for threads in THREADS)
+    first, *others = (walk(CpuBackend(lm, parts, rows=9, threads=threads)) for threads in THREADS)
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_a_network_s_threads_go_with_it():
     before, lm = set(threading.enumerate()), make_model("llama")
-    network = NativeNetwork(lm, random_parts(lm, 1), rows=3, threads=3)
+    network = CpuBackend(lm, random_parts(lm, 1), rows=3, threads=3)
     network.forward([1, 2], [0, 0], [0, 1], [1])
     watched = weakref.ref(network._work.x)
     del network

@@ -11,7 +11,7 @@ from mixer import Desk
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.errors import FormulaError, Unsupported
 from mixer.rewards.files import save_reward
-from mixer.rewards.heads import Calibration, Reward, RewardHead, Trunk, likely
+from mixer.rewards.heads import HeadCalibration, Reward, RewardHead, Trunk, likely
 from tests.factory import make_base, make_desk_folders
 from tests.scheduler.conftest import PROMPTS, params, trace
 
@@ -21,7 +21,7 @@ HIDDEN = 32
 def make_reward(folder: Path, attribute: str, fingerprint: str, trunk: Trunk | None = None, size: int = HIDDEN) -> None:
     generator = torch.Generator().manual_seed(5)
     down, up, weight = (torch.randn(shape, generator=generator) for shape in ((3, size), (size, 3), (size,)))
-    calibration = Calibration(0.7, 2.0, {0.1: 0.5, 0.5: 1.5}, {0.1: 0.4, 0.5: 1.2})
+    calibration = HeadCalibration(0.7, 2.0, {0.1: 0.5, 0.5: 1.5}, {0.1: 0.4, 0.5: 1.2})
     reward = Reward(attribute, RewardHead(down, up, weight, 0.1, trunk), calibration)
     save_reward(reward, folder / attribute / "reward", fingerprint, {})
 

@@ -19,7 +19,7 @@ from mixer.adapters.fingerprint import base_fingerprint
 from mixer.adapters.peft import load_anchors
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.training.anchor import AnchorConfig, load_base, portable_name, train_anchor, train_anchors
-from mixer.training.rows import Row, Task, batches, mean_loglikelihoods, row, score_rows
+from mixer.training.rows import Example, TrainingText, batches, mean_loglikelihoods, score_rows, training_text
 from tests.factory import make_base
 
 CONFIG = AnchorConfig(rank=2, epochs=3, lr=2e-2, batch_tokens=512)
@@ -133,7 +133,10 @@ lengths = st.lists(st.integers(2, 40), min_size=1, max_size=30)
 
 @given(lengths, st.integers(40, 200), st.integers(0, 5))
 def test_batches_hold_every_task_once_within_their_size(sizes: list[int], most: int, seed: int):
-    tasks = [Task(Row((i,) * size, 1), Row((i,) * 2, 1) if i % 2 else None) for i, size in enumerate(sizes)]
+    tasks = [
+        Example(TrainingText((i,) * size, 1), TrainingText((i,) * 2, 1) if i % 2 else None)
+        for i, size in enumerate(sizes)
+    ]
     made = list(batches(tasks, most, np.random.default_rng(seed)))
     assert sorted(t.own.ids for batch in made for t in batch) == sorted(t.own.ids for t in tasks)
     for batch in made:
@@ -143,7 +146,7 @@ def test_batches_hold_every_task_once_within_their_size(sizes: list[int], most: 
 
 def test_padding_changes_nothing_and_the_opening_does_not_count(base: Path):
     model, tokenizer = load_base(base, "cpu")
-    rows = [row("One text", tokenizer, "One"), row("Another text that is longer", tokenizer)]
+    rows = [training_text("One text", tokenizer, "One"), training_text("Another text that is longer", tokenizer)]
     alone = [score_rows(model, [r])[0] for r in rows]
     assert score_rows(model, rows) == pytest.approx(alone, abs=1e-4)
     assert rows[0].start == 4 and rows[1].start == 1

@@ -22,8 +22,8 @@ from mixer.training.anchor import load_base
 from mixer.training.labels import Labelled
 from mixer.training.prefix_samples import CANDIDATES, LIKELY, MixedBase, Places, collect
 from mixer.training.reward_head import (
-    Bench,
     HeadConfig,
+    HeadTraining,
     calibrate,
     calibrate_scores,
     calibrate_teacher,
@@ -149,7 +149,9 @@ def test_a_head_is_trained_from_end_to_end(tiny: Path, tmp_path: Path):
             opening = f"T {i} says"
             pair = {"opening": opening, "positive": opening + " aaab" * 3, "negative": opening + " zzzy" * 3}
             file.write(json.dumps(pair) + "\n")
-    bench = Bench(tiny / "base", tiny / "anchors", tmp_path, tmp_path / "work", replace(CONFIG, texts=24, epochs=3))
+    bench = HeadTraining(
+        tiny / "base", tiny / "anchors", tmp_path, tmp_path / "work", replace(CONFIG, texts=24, epochs=3)
+    )
     with pytest.raises(BadArtifact, match="--kind rad"):
         train_head("humor", bench, tmp_path / "out")
     folder = tmp_path / "work" / "humor"

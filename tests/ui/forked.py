@@ -14,8 +14,8 @@ from typing import Any
 
 from mixer import Desk, SamplingParams, Steering
 from mixer.ui.controls.stage import Frame
-from mixer.ui.live.browsers import Live
-from mixer.ui.live.zero_gpu import Frames, Zero
+from mixer.ui.live.browsers import BrowserSession
+from mixer.ui.live.zero_gpu import Frames, ZeroGpu
 from mixer.ui.state.controls import DeckValue
 from mixer.ui.state.formula_text import Recipe
 
@@ -70,12 +70,12 @@ def params(tokens: int) -> SamplingParams:
 
 def main() -> dict[str, Any]:
     desk = Desk.load(strict=False)
-    zero = Zero(desk, workers, slots=2)
+    zero = ZeroGpu(desk, workers, slots=2)
     told: dict[str, Any] = {}
     names = list(desk.attributes)
 
     # Moves that are made here while the other process writes.
-    live, parts, value = Live(), [], DeckValue(1, {names[0]: 1.0})
+    live, parts, value = BrowserSession(), [], DeckValue(1, {names[0]: 1.0})
     for frame in zero.run(live, PROMPT, value, "keep", params(60), RATE):
         parts.append(text(frame))
         if live.value.seq == 1 and parts[-1]:
@@ -98,21 +98,23 @@ def main() -> dict[str, Any]:
     told["gone"] = {"busy": live.busy, "free": zero.board.free}
 
     # Two at once, each under its own moves, and a third that finds no slot.
-    ones = [Live(), Live()]
+    ones = [BrowserSession(), BrowserSession()]
     takes = [zero.run(one, PROMPT, DeckValue(), "keep", params(40), RATE) for one in ones]
     last = [next(take) for take in takes]
     for at, one in enumerate(ones):
         one.steer(DeckValue(1, {names[at]: 1.0}), desk.mix({names[at]: 1.0}))
-    told["third"] = [frame.error for frame in zero.run(Live(), PROMPT, DeckValue(), "keep", params(4))]
+    told["third"] = [frame.error for frame in zero.run(BrowserSession(), PROMPT, DeckValue(), "keep", params(4))]
     for at, take in enumerate(takes):
         for frame in take:
             last[at] = frame
     told["two"] = [[label for label, _ in frame.mix][-1] for frame in last]
 
     # What is wrong is said in a sentence, and programs get the very text.
-    *_, frame = zero.run(Live(), "", DeckValue(), "keep", params(4))
+    *_, frame = zero.run(BrowserSession(), "", DeckValue(), "keep", params(4))
     told["empty"] = frame.error
-    *_, frame = zero.run(Live(), PROMPT, DeckValue(), "keep", params(4), recipe=Recipe("2*sliders", "2*sliders"))
+    *_, frame = zero.run(
+        BrowserSession(), PROMPT, DeckValue(), "keep", params(4), recipe=Recipe("2*sliders", "2*sliders")
+    )
     told["formula"] = [frame.state, frame.formula]
     told["program"] = zero.text(PROMPT, value, params(12), "1.5*sliders - 0.5*base")
     told["free"] = zero.board.free

@@ -9,14 +9,14 @@ from mixer import Desk
 from mixer.errors import MixerError
 from mixer.files.csv_table import read_table
 from mixer.ui.panels.batch import MOST_CHARACTERS, MOST_ROWS, read_sheet, run
-from mixer.ui.state.page_state import State
+from mixer.ui.state.page_state import PageState
 from mixer.ui.state.request import request
 
-STATE = State(prompt="Once", positions={"humor": 0.5}, tokens=12, seed=3)
+STATE = PageState(prompt="Once", positions={"humor": 0.5}, tokens=12, seed=3)
 FILE = "prompt,humor,tokens\nThe door,,\nThe door,-0.5,9\nA,9,\n,,\n"
 
 
-def frames(desk: Desk, text: str, state: State = STATE) -> list[dict[str, Any]]:
+def frames(desk: Desk, text: str, state: PageState = STATE) -> list[dict[str, Any]]:
     return list(run(desk, read_sheet({"state": state.json(), "text": text}, desk), threading.Event()))
 
 
@@ -27,8 +27,8 @@ def test_a_row_is_written_as_the_page_would_write_it(desk: Desk) -> None:
     table = read_table(last["csv"], "prompt")
     texts = [row[table.columns.index("text")] for row in table.rows]
     states = [
-        State(prompt="The door", positions={"humor": 0.5}, tokens=12, seed=3),
-        State(prompt="The door", positions={"humor": -0.5}, tokens=9, seed=3),
+        PageState(prompt="The door", positions={"humor": 0.5}, tokens=12, seed=3),
+        PageState(prompt="The door", positions={"humor": -0.5}, tokens=9, seed=3),
     ]
     assert texts[:2] == [desk.generate_batch([request(desk, state)[0]])[0].text for state in states]
     assert table.rows[2][-1].startswith("Row 4, column humor: position is 9")
@@ -37,7 +37,7 @@ def test_a_row_is_written_as_the_page_would_write_it(desk: Desk) -> None:
 
 
 def test_what_a_row_leaves_empty_is_as_on_the_page(desk: Desk) -> None:
-    state = State("Once", "2*sliders - base", {"poetry": 1.0}, tokens=8, seed=9)
+    state = PageState("Once", "2*sliders - base", {"poetry": 1.0}, tokens=8, seed=9)
     *_, last = frames(desk, "prompt,seed\n,9", state)
     table = read_table(last["csv"], "prompt")
     assert table.rows[0][1] == desk.generate_batch([request(desk, state)[0]])[0].text

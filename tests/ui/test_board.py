@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mixer import Mix, Steering
 from mixer.errors import Busy
-from mixer.ui.live.shared_slots import Board, News
+from mixer.ui.live.shared_slots import SharedSlots, SlotState
 from mixer.ui.state.controls import LIMIT, MAX_SEQ, DeckValue
 
 NAMES, HEADS = ("calm", "dry", "warm"), ("calm", "toxic")
@@ -36,19 +36,19 @@ def values(draw: st.DrawFn) -> DeckValue:
 
 @given(value=values(), stopped=st.booleans())
 def test_what_is_posted_is_what_is_read(value: DeckValue, stopped: bool) -> None:
-    board = Board(NAMES, HEADS, slots=2)
+    board = SharedSlots(NAMES, HEADS, slots=2)
     line = board.open()
-    assert board.read(line.address) == News(DeckValue(), False)
+    assert board.read(line.address) == SlotState(DeckValue(), False)
     line.apply(value, Mix())
-    assert board.read(line.address) == News(value, False)
+    assert board.read(line.address) == SlotState(value, False)
     if stopped:
         line.stop()
     line.apply(value, Mix())  # a move after the stop does not take it back
-    assert board.read(line.address) == News(value, stopped)
+    assert board.read(line.address) == SlotState(value, stopped)
 
 
 def test_half_a_write_is_never_taken() -> None:
-    board, done = Board(NAMES, HEADS, slots=1), threading.Event()
+    board, done = SharedSlots(NAMES, HEADS, slots=1), threading.Event()
     line = board.open()
     whole = [
         DeckValue(seq, dict.fromkeys(NAMES, position), Steering(dict.fromkeys(HEADS, position), budget=abs(position)))
@@ -72,14 +72,14 @@ def test_half_a_write_is_never_taken() -> None:
 
 @given(at=st.integers(0, 4 + 8 * 13 - 1), flip=st.integers(1, 255))
 def test_a_damaged_slot_is_not_taken(at: int, flip: int) -> None:
-    board = Board(NAMES, HEADS, slots=1)
+    board = SharedSlots(NAMES, HEADS, slots=1)
     line = board.open()
     board._memory[at] ^= flip
     assert board.read(line.address) is None
 
 
 def test_slots_are_used_anew_and_an_old_ticket_only_hears_that_its_take_is_over() -> None:
-    board = Board(NAMES, HEADS, slots=2)
+    board = SharedSlots(NAMES, HEADS, slots=2)
     first, second = board.open(), board.open()
     with pytest.raises(Busy):
         board.open()
@@ -93,9 +93,9 @@ def test_slots_are_used_anew_and_an_old_ticket_only_hears_that_its_take_is_over(
     first.apply(DeckValue(9, {"warm": 1.0}), Mix())
     first.stop()
     first.close()
-    assert board.read(first.address) == News(DeckValue(), True)
-    assert board.read(third.address) == News(value, False)
-    assert board.read(second.address) == News(DeckValue(), False)
+    assert board.read(first.address) == SlotState(DeckValue(), True)
+    assert board.read(third.address) == SlotState(value, False)
+    assert board.read(second.address) == SlotState(DeckValue(), False)
     for line in (second, third):
         line.close()
     assert board.free == 2

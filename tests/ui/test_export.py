@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 from mixer import Desk, MixerError, load_mix
 from mixer.files.mix_file import load_steering
 from mixer.ui.panels.export import read_wish, write
-from mixer.ui.state.page_state import State
+from mixer.ui.state.page_state import PageState
 
-STATE = State(positions={"poetry": 0.8, "formality": -0.4}).json()
+STATE = PageState(positions={"poetry": 0.8, "formality": -0.4}).json()
 
 
 @pytest.mark.parametrize(

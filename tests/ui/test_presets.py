@@ -10,7 +10,7 @@ from mixer.ui.controls.formula_box import answer
 from mixer.ui.page import OPENING
 from mixer.ui.state import presets as ui
 from mixer.ui.state.link import read_query, write_query
-from mixer.ui.state.page_state import State
+from mixer.ui.state.page_state import PageState
 
 
 def test_every_preset_is_a_state_of_the_shipped_desk_and_the_page_opens_with_one(desk: Desk) -> None:
@@ -32,6 +32,6 @@ def test_presets_that_the_desk_cannot_run_are_left_out(
     )
     monkeypatch.setattr(ui, "load_presets", lambda: load_presets(path))
     (two,) = ui.presets(desk)
-    assert two.state == State(formula="2*sliders - base", positions={"humor": 1.5})
+    assert two.state == PageState(formula="2*sliders - base", positions={"humor": 1.5})
     path.write_text("nothing")
     assert ui.presets(desk) == []

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mixer import Desk, SamplingParams, Steering
 from mixer.resources import BASE
-from mixer.ui.live.browsers import LATER, Live, Registry, Take
+from mixer.ui.live.browsers import LATER, BrowserSession, BrowserSessions, Take
 from mixer.ui.state.controls import REST, DeckValue
 
 
@@ -18,7 +18,7 @@ def take_of(desk: Desk) -> Take:
     return Take(desk.session("The door", params=params), desk.session("The door", params=params))
 
 
-def steer(desk: Desk, live: Live, seq: int, position: float) -> bool:
+def steer(desk: Desk, live: BrowserSession, seq: int, position: float) -> bool:
     positions = {next(iter(desk.attributes)): position}
     return live.steer(DeckValue(seq, positions), desk.mix(positions))
 
@@ -26,7 +26,7 @@ def steer(desk: Desk, live: Live, seq: int, position: float) -> bool:
 @settings(max_examples=30)
 @given(moves=st.lists(st.tuples(st.integers(1, 30), st.sampled_from([-1.0, -0.5, 0.5, 1.0])), max_size=12))
 def test_an_older_move_never_overwrites_a_newer_one(desk: Desk, moves: list[tuple[int, float]]) -> None:
-    live, take, rest = Live(), take_of(desk), desk.mix()
+    live, take, rest = BrowserSession(), take_of(desk), desk.mix()
     live.begin(take, DeckValue(), rest)
     newest, expected = 0, rest
     for seq, position in moves:
@@ -39,7 +39,7 @@ def test_an_older_move_never_overwrites_a_newer_one(desk: Desk, moves: list[tupl
 
 
 def test_rewards_steer_the_running_take_and_what_cannot_be_waits_for_the_next(desk: Desk) -> None:
-    live, take, rest = Live(), take_of(desk), desk.mix()
+    live, take, rest = BrowserSession(), take_of(desk), desk.mix()
     live.begin(take, DeckValue(), rest)
     asked = Steering({desk.rewards[0]: 0.5}, {desk.rewards[-1]: 0.1})
     assert live.steer(DeckValue(1, {}, asked), rest)
@@ -52,7 +52,7 @@ def test_rewards_steer_the_running_take_and_what_cannot_be_waits_for_the_next(de
 
 
 def test_a_formula_that_no_reward_can_read_says_so_and_the_take_goes_on(desk: Desk) -> None:
-    live, take = Live(), take_of(desk)
+    live, take = BrowserSession(), take_of(desk)
     desk.add_model("twin", os.environ.get("MIXER_BASE") or BASE)
     take.mix = desk.session("The door", formula="[base, model=twin]")
     live.begin(take, DeckValue(), desk.mix())
@@ -63,7 +63,7 @@ def test_a_formula_that_no_reward_can_read_says_so_and_the_take_goes_on(desk: De
 
 
 def test_a_move_that_arrives_before_its_take_is_not_lost(desk: Desk) -> None:
-    live, take = Live(), take_of(desk)
+    live, take = BrowserSession(), take_of(desk)
     steer(desk, live, 5, 0.5)
     newer = live.begin(take, DeckValue(3), desk.mix())
     assert newer is not None
@@ -73,7 +73,7 @@ def test_a_move_that_arrives_before_its_take_is_not_lost(desk: Desk) -> None:
 
 
 def test_two_browser_sessions_never_share_a_mix(desk: Desk) -> None:
-    registry = Registry()
+    registry = BrowserSessions()
     takes = {key: take_of(desk) for key in "ab"}
     for key, take in takes.items():
         registry.live(key).begin(take, DeckValue(), desk.mix())
@@ -82,7 +82,7 @@ def test_two_browser_sessions_never_share_a_mix(desk: Desk) -> None:
 
 
 def test_a_second_take_stops_the_first_and_dropping_frees_the_rows(desk: Desk) -> None:
-    registry = Registry()
+    registry = BrowserSessions()
     live = registry.live("a")
     first, second = take_of(desk), take_of(desk)
     live.begin(first, DeckValue(), desk.mix())
@@ -98,7 +98,7 @@ def test_a_second_take_stops_the_first_and_dropping_frees_the_rows(desk: Desk) -
 
 
 def test_invented_session_names_are_forgotten_but_running_ones_are_kept(desk: Desk) -> None:
-    registry = Registry(capacity=5)
+    registry = BrowserSessions(capacity=5)
     registry.live("running").begin(take_of(desk), DeckValue(), desk.mix())
     for name in map(str, range(50)):
         registry.live(name)

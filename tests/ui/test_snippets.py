@@ -14,11 +14,11 @@ from hypothesis import given
 from mixer import Desk, SamplingParams
 from mixer.cli import main
 from mixer.ui.state import snippets
-from mixer.ui.state.page_state import State
+from mixer.ui.state.page_state import PageState
 from mixer.values.steering import Steering
 from tests.ui.test_state import states
 
-STATE = State(
+STATE = PageState(
     'She said: "It\'s $HOME, `now`\\n"\nand then',
     'sliders - 0.5*[base] @ "a \\"quoted\\" \'word\'"',
     {"formality": -0.6, "poetry": 0.25},
@@ -30,7 +30,7 @@ STATE = State(
 shipped = pytest.mark.skipif("MIXER_BASE" in os.environ, reason="the snippets load the shipped desk")
 
 
-def written(desk: Desk, state: State) -> str:
+def written(desk: Desk, state: PageState) -> str:
     params = SamplingParams(
         max_new_tokens=state.tokens, min_new_tokens=state.tokens // 2, temperature=state.temperature, seed=state.seed
     )
@@ -39,9 +39,11 @@ def written(desk: Desk, state: State) -> str:
 
 
 @shipped
-@pytest.mark.parametrize("state", [STATE, State("-- Dear", positions={"humor": 1.0}, tokens=8)], ids=["full", "plain"])
+@pytest.mark.parametrize(
+    "state", [STATE, PageState("-- Dear", positions={"humor": 1.0}, tokens=8)], ids=["full", "plain"]
+)
 def test_the_python_and_the_command_write_what_the_page_writes(
-    desk: Desk, state: State, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    desk: Desk, state: PageState, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     text = written(desk, state)
     path = tmp_path / "snippet.py"
@@ -55,11 +57,11 @@ def test_the_python_and_the_command_write_what_the_page_writes(
 
 
 def test_what_else_was_loaded_is_loaded_in_the_code_too() -> None:
-    origin = snippets.Origin(
+    origin = snippets.DeskSource(
         {"base": "some one's/base", "device_map": "auto"},
         [("model", "big", "a/b", ""), ("judge", "kind", "c", "LABEL_1"), ("reward", "rad", "d", "")],
     )
-    python = snippets.python(State(), origin)
+    python = snippets.python(PageState(), origin)
     for line in (
         """desk = Desk.load(base="some one's/base", device_map='auto')""",
         "desk.add_model('big', 'a/b')",
@@ -67,7 +69,7 @@ def test_what_else_was_loaded_is_loaded_in_the_code_too() -> None:
         "desk.add_reward('rad', 'd')",
     ):
         assert f"{line}\n" in python
-    words = shlex.split(snippets.shell(State(), origin))
+    words = shlex.split(snippets.shell(PageState(), origin))
     assert words[4:9] == [
         "--base=some one's/base",
         "--device-map=auto",
@@ -78,7 +80,7 @@ def test_what_else_was_loaded_is_loaded_in_the_code_too() -> None:
 
 
 @given(states)
-def test_any_state_is_one_program_one_command_and_one_request(state: State) -> None:
+def test_any_state_is_one_program_one_command_and_one_request(state: PageState) -> None:
     compile(snippets.python(state), "snippet", "exec")
     words = shlex.split(snippets.shell(state))
     assert words[-1] == state.prompt
@@ -89,7 +91,7 @@ def test_any_state_is_one_program_one_command_and_one_request(state: State) -> N
 
 
 def test_a_fresh_seed_is_left_to_whoever_runs_it() -> None:
-    state = State(seed=5, fresh=True)
+    state = PageState(seed=5, fresh=True)
     assert "seed=None" in snippets.python(state)
     assert "--seed" not in snippets.shell(state)
     assert snippets.request(state)[4] is None

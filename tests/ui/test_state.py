@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mixer.errors import MixerError
 from mixer.ui.state.controls import LIMIT, MODES, MOST_TOKENS
 from mixer.ui.state.link import MOST_PARTS, read_query, write_query
-from mixer.ui.state.page_state import State, read_state
+from mixer.ui.state.page_state import PageState, read_state
 from mixer.values.steering import REST, Steering
 
 NAMES = ("formality", "humor", "seed", "r.x", "__odd", "p", "a b&c=d")  # some of them mean something in a link
@@ -30,7 +30,7 @@ def steerings(draw: st.DrawFn) -> Steering:
 
 
 states = st.builds(
-    State,
+    PageState,
     prompt=text,
     formula=text,
     positions=st.dictionaries(st.sampled_from(NAMES), position),
@@ -49,22 +49,22 @@ json = st.recursive(
     max_leaves=8,
 )
 keys = st.sampled_from(
-    [*NAMES, *State().json(), *"vpftn", "r.humor", "aim.toxicity", "s.p", "s.humor", "rate", "__theme"]
+    [*NAMES, *PageState().json(), *"vpftn", "r.humor", "aim.toxicity", "s.p", "s.humor", "rate", "__theme"]
 )
 
 
 @given(states)
-def test_a_link_brings_back_the_very_state(state: State) -> None:
+def test_a_link_brings_back_the_very_state(state: PageState) -> None:
     assert read_query(write_query(state), NAMES, HEADS) == (state, [])
 
 
 @given(states)
-def test_what_the_browser_keeps_brings_back_the_very_state(state: State) -> None:
+def test_what_the_browser_keeps_brings_back_the_very_state(state: PageState) -> None:
     assert read_state(state.json(), NAMES, HEADS) == state
 
 
 @given(states, st.lists(st.tuples(keys, st.text(max_size=20) | st.floats().map(str))))
-def test_whatever_a_link_says_is_read_or_left_out_in_words(state: State, parts: list[tuple[str, str]]) -> None:
+def test_whatever_a_link_says_is_read_or_left_out_in_words(state: PageState, parts: list[tuple[str, str]]) -> None:
     from urllib.parse import urlencode
 
     answer = read_query(urlencode([("v", "1"), *parts], errors="replace"), NAMES, HEADS)
@@ -77,10 +77,10 @@ def test_whatever_a_link_says_is_read_or_left_out_in_words(state: State, parts: 
 @given(st.text(max_size=200))
 def test_any_text_is_a_query(query: str) -> None:
     answer = read_query(query, NAMES, HEADS)
-    assert answer is None or isinstance(answer[0], State)
+    assert answer is None or isinstance(answer[0], PageState)
 
 
-@given(json | st.fixed_dictionaries({}, optional=dict.fromkeys(State().json(), json)))
+@given(json | st.fixed_dictionaries({}, optional=dict.fromkeys(PageState().json(), json)))
 def test_any_json_is_a_state_or_is_refused_in_words(posted: Any) -> None:
     try:
         state = read_state(posted, NAMES, HEADS)
@@ -92,13 +92,15 @@ def test_any_json_is_a_state_or_is_refused_in_words(posted: Any) -> None:
 
 def test_a_link_can_be_read_by_a_person() -> None:
     steering = Steering({"sentiment": 0.8}, {"toxicity": 0.1}, budget=None, whole=True)
-    state = State("Dear neighbour,", "base + formal", {"formality": 0.6}, steering, seed=3, temperature=1.0, fresh=True)
+    state = PageState(
+        "Dear neighbour,", "base + formal", {"formality": 0.6}, steering, seed=3, temperature=1.0, fresh=True
+    )
     assert write_query(state) == (
         "v=1&p=Dear+neighbour%2C&formality=0.6&r.sentiment=0.8&aim.toxicity=0.1&budget=none&whole=1"
         "&f=base+%2B+formal&t=1&seed=3&fresh=1"
     )
-    assert write_query(State("Hi")) == "v=1&p=Hi"
-    assert "s.seed=1" in write_query(State(positions={"seed": 1.0}))
+    assert write_query(PageState("Hi")) == "v=1&p=Hi"
+    assert "s.seed=1" in write_query(PageState(positions={"seed": 1.0}))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_what_is_wrong_is_left_out_by_itself(part: str, sentence: str) -> None:
     query = "?formality=0.5&" + part + ("" if part.startswith("v") else "&v=1")
     answer = read_query(query, ("formality", "humor"), ("humor", "toxicity"))
     assert answer is not None
-    assert answer[0] == State(positions={"formality": 0.5})
+    assert answer[0] == PageState(positions={"formality": 0.5})
     (note,) = answer[1]
     assert sentence in note
 
@@ -146,14 +148,14 @@ def test_a_query_without_a_version_holds_no_state(query: str) -> None:
 
 
 def test_the_servers_own_parts_are_passed_over_and_too_many_parts_are_not_read() -> None:
-    assert read_query("__theme=dark&v=1&p=x", (), ()) == (State("x"), [])
+    assert read_query("__theme=dark&v=1&p=x", (), ()) == (PageState("x"), [])
     answer = read_query("v=1" + "&p=x" * MOST_PARTS, (), ())
     assert answer is not None
-    assert answer[0] == State() and "more than" in answer[1][0]
+    assert answer[0] == PageState() and "more than" in answer[1][0]
 
 
 def test_all_at_rest_steers_nothing_and_a_budget_alone_counts() -> None:
-    assert State().steers is REST
-    tight = replace(State(), steering=Steering(budget=0.5))
+    assert PageState().steers is REST
+    tight = replace(PageState(), steering=Steering(budget=0.5))
     assert tight.steers == Steering(budget=0.5)
     assert not math.isnan(tight.temperature)

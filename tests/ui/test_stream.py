@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from mixer import Desk, SamplingParams, Steering
 from mixer.errors import MixerError
 from mixer.ui.controls.stage import Frame
-from mixer.ui.live.browsers import Live
-from mixer.ui.live.stream import Measure, run, shortened
+from mixer.ui.live.browsers import BrowserSession
+from mixer.ui.live.stream import TextMeter, run, shortened
 from mixer.ui.state.controls import DeckValue, describe, options
 from mixer.ui.state.formula_text import Recipe, recipe
 
@@ -25,14 +25,14 @@ def text(frame: Frame) -> str:
     return "".join(part for _, part in frame.mix)
 
 
-def move(desk: Desk, live: Live, seq: int, position: float) -> None:
+def move(desk: Desk, live: BrowserSession, seq: int, position: float) -> None:
     positions = {next(iter(desk.attributes)): position}
     assert live.steer(DeckValue(seq, positions), desk.mix(positions))
 
 
 def test_the_last_frame_holds_both_whole_texts(desk: Desk) -> None:
     positions = {next(iter(desk.attributes)): 0.5}
-    *_, last = run(desk, Live(), PROMPT, DeckValue(1, positions), "keep", params())
+    *_, last = run(desk, BrowserSession(), PROMPT, DeckValue(1, positions), "keep", params())
     assert last.state == "done"
     assert last.base == desk.generate(PROMPT, params=params()).text
     assert text(last) == desk.generate(PROMPT, mix=desk.mix(positions), params=params()).text
@@ -42,12 +42,12 @@ def test_the_last_frame_holds_both_whole_texts(desk: Desk) -> None:
 
 
 def test_with_every_slider_at_rest_both_texts_are_the_same(desk: Desk) -> None:
-    *_, last = run(desk, Live(), PROMPT, DeckValue(), "keep", params())
+    *_, last = run(desk, BrowserSession(), PROMPT, DeckValue(), "keep", params())
     assert text(last) == last.base != ""
 
 
 def test_a_move_takes_effect_without_a_restart_and_is_marked(desk: Desk) -> None:
-    live = Live()
+    live = BrowserSession()
     before = ""
     last = Frame()
     for frame in run(desk, live, PROMPT, DeckValue(), "keep", params(60)):
@@ -62,7 +62,7 @@ def test_a_move_takes_effect_without_a_restart_and_is_marked(desk: Desk) -> None
 
 
 def test_a_reward_acts_on_the_next_token_and_is_marked_and_measured(desk: Desk) -> None:
-    live, before, last = Live(), "", Frame()
+    live, before, last = BrowserSession(), "", Frame()
     head, steering = desk.rewards[0], Steering({desk.rewards[0]: 1.0}, {desk.rewards[-1]: 0.0}, budget=0.5)
     for frame in run(desk, live, PROMPT, DeckValue(), "keep", params(60)):
         if not before and text(frame):
@@ -82,13 +82,13 @@ def test_a_reward_acts_on_the_next_token_and_is_marked_and_measured(desk: Desk) 
 def test_a_take_begins_with_the_rewards_and_may_count_the_whole(desk: Desk) -> None:
     positions = {next(iter(desk.attributes)): 1.5}
     steering = Steering({desk.rewards[0]: 1.0}, budget=0.2, whole=True)
-    *_, last = run(desk, Live(), PROMPT, DeckValue(1, positions, steering), "keep", params())
+    *_, last = run(desk, BrowserSession(), PROMPT, DeckValue(1, positions, steering), "keep", params())
     assert text(last) == desk.generate(PROMPT, desk.mix(positions), params(), steering=steering).text
     assert last.nats is not None and 0 < last.nats <= 0.2
 
 
 def test_restart_begins_the_text_again_under_the_new_mix(desk: Desk) -> None:
-    live = Live()
+    live = BrowserSession()
     positions = {next(iter(desk.attributes)): 1.0}
     moved = False
     last = Frame()
@@ -102,7 +102,7 @@ def test_restart_begins_the_text_again_under_the_new_mix(desk: Desk) -> None:
 
 
 def test_stop_ends_the_take_and_keeps_the_text(desk: Desk) -> None:
-    live = Live()
+    live = BrowserSession()
     last = Frame()
     for frame in run(desk, live, PROMPT, DeckValue(), "keep", params(400)):
         if text(frame):
@@ -114,7 +114,7 @@ def test_stop_ends_the_take_and_keeps_the_text(desk: Desk) -> None:
 
 
 def test_closing_the_generator_frees_the_rows(desk: Desk) -> None:
-    live = Live()
+    live = BrowserSession()
     frames = run(desk, live, PROMPT, DeckValue(), "keep", params(400))
     next(frames)
     assert live.busy
@@ -129,7 +129,7 @@ def by(desk: Desk, formula: str) -> Recipe:
 def test_a_formula_writes_the_mix_and_the_base_stays_the_base(desk: Desk) -> None:
     name = next(iter(desk.attributes))
     formula = f"1.5*sliders - 0.5*[{name}]"
-    *_, last = run(desk, Live(), PROMPT, DeckValue(1, {name: 0.5}), "keep", params(), 0, by(desk, formula))
+    *_, last = run(desk, BrowserSession(), PROMPT, DeckValue(1, {name: 0.5}), "keep", params(), 0, by(desk, formula))
     written = desk.generate(PROMPT, mix=desk.mix({name: 0.5}), params=params(), formula=formula)
     assert (last.state, text(last)) == ("done", written.text)
     assert last.base == desk.generate(PROMPT, params=params()).text
@@ -138,7 +138,7 @@ def test_a_formula_writes_the_mix_and_the_base_stays_the_base(desk: Desk) -> Non
 
 
 def test_sliders_that_do_not_act_leave_no_mark_in_the_text(desk: Desk) -> None:
-    live, name, moved, last = Live(), next(iter(desk.attributes)), False, Frame()
+    live, name, moved, last = BrowserSession(), next(iter(desk.attributes)), False, Frame()
     for frame in run(desk, live, PROMPT, DeckValue(), "keep", params(), 0, by(desk, f"2*base - {name}")):
         if not moved and text(frame):
             move(desk, live, 1, 1.0)
@@ -153,7 +153,7 @@ def test_what_a_ban_takes_back_leaves_the_frame(desk: Desk) -> None:
     plain = desk.generate(PROMPT, params=params(40)).text
     word = next(word for word in plain.split() if len(word) > 3 and word.isalpha())
     formula = f'sliders + ban("{word}")'
-    *_, last = run(desk, Live(), PROMPT, DeckValue(), "keep", params(40), 0, by(desk, formula))
+    *_, last = run(desk, BrowserSession(), PROMPT, DeckValue(), "keep", params(40), 0, by(desk, formula))
     assert text(last) == desk.generate(PROMPT, params=params(40), formula=formula).text != plain
     assert word not in text(last)
 
@@ -166,7 +166,7 @@ def test_shortening_takes_characters_off_the_end(pieces: list[tuple[str, str]], 
 
 
 def test_a_formula_that_fails_while_it_writes_names_the_place(desk: Desk) -> None:
-    live, name = Live(), next(iter(desk.attributes))
+    live, name = BrowserSession(), next(iter(desk.attributes))
     formula = f"indicator(base - {name}) * base - 0.5*base"
     *_, last = run(desk, live, PROMPT, DeckValue(), "keep", params(), 0, by(desk, formula))
     assert (last.state, live.busy) == ("error", False)
@@ -177,7 +177,7 @@ def test_a_formula_that_fails_while_it_writes_names_the_place(desk: Desk) -> Non
 
 @pytest.mark.parametrize("prompt", ["", "   \n", "word " * 20_000])
 def test_a_prompt_that_cannot_be_used_is_answered_in_a_sentence(desk: Desk, prompt: str) -> None:
-    live = Live()
+    live = BrowserSession()
     *_, last = run(desk, live, prompt, DeckValue(), "keep", params())
     assert last.state == "error"
     assert "prompt" in last.error
@@ -198,7 +198,7 @@ def test_no_seed_draws_a_fresh_one() -> None:
 
 
 def test_a_short_text_is_not_measured_and_a_long_one_is() -> None:
-    measure = Measure(lambda text: {"length": float(len(text))})
+    measure = TextMeter(lambda text: {"length": float(len(text))})
     assert measure("short", now=True) == {}
     assert measure("a text of some length", now=True) == {"length": 21.0}
     assert measure("a text of some length") == {}

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from mixer import Desk
 from mixer.errors import MixerError
 from mixer.files.csv_table import read_table
-from mixer.ui.panels.sweep import Question, read_question, run, stops
-from mixer.ui.state.page_state import State, read_state
+from mixer.ui.panels.sweep import SweepQuestion, read_question, run, stops
+from mixer.ui.state.page_state import PageState, read_state
 from mixer.ui.state.request import request
 
 
 def posted(desk: Desk, **changes: Any) -> dict[str, Any]:
-    state = State(prompt="The door was", tokens=30, seed=11).json()
+    state = PageState(prompt="The door was", tokens=30, seed=11).json()
     name = next(iter(desk.attributes))
     return {"state": state, "part": "position", "name": name, "low": -1.5, "high": 1.5, "tokens": 10} | changes
 
 
-def frames(desk: Desk, question: Question) -> list[dict[str, Any]]:
+def frames(desk: Desk, question: SweepQuestion) -> list[dict[str, Any]]:
     return list(run(desk, question, threading.Event()))
 
 
@@ -66,7 +66,7 @@ def test_every_card_is_the_text_that_the_page_writes_there(desk: Desk) -> None:
 
 @pytest.mark.parametrize("formula", ["[0.7*formal + 0.3*polite]", "2*sliders - base", "[sliders + 0.3*polite]"])
 def test_a_formula_goes_along_with_the_slider(desk: Desk, formula: str) -> None:
-    state = State(prompt="The door was", formula=formula, positions={"formality": 0.7, "politeness": 0.3}).json()
+    state = PageState(prompt="The door was", formula=formula, positions={"formality": 0.7, "politeness": 0.3}).json()
     *_, last = frames(desk, read_question(posted(desk, state=state, name="formality", tokens=6), desk))
     check_cards(desk, last)
     assert len({card["text"] for card in last["cards"]}) > 1
@@ -74,7 +74,7 @@ def test_a_formula_goes_along_with_the_slider(desk: Desk, formula: str) -> None:
 
 def test_a_reward_is_swept_and_loses_its_level(desk: Desk) -> None:
     head = desk.rewards[0]
-    state = {**State(prompt="The door was", positions={"humor": 0.5}).json(), "levels": {head: 0.3}}
+    state = {**PageState(prompt="The door was", positions={"humor": 0.5}).json(), "levels": {head: 0.3}}
     question = read_question(posted(desk, state=state, part="reward", name=head, low=-1, high=1, tokens=8), desk)
     *_, last = frames(desk, question)
     check_cards(desk, last)
@@ -112,7 +112,7 @@ def test_cards_grow_and_a_flag_ends_them(desk: Desk) -> None:
 
 
 def test_a_fresh_seed_is_drawn_once(desk: Desk) -> None:
-    state = {**State(prompt="A").json(), "fresh": True}
+    state = {**PageState(prompt="A").json(), "fresh": True}
     question = read_question(posted(desk, state=state), desk)
     states = [question.at(desk, stop) for stop in question.stops]
     assert len({one.seed for one in states}) == 1 and not any(one.fresh for one in states)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from mixer import Desk
 from mixer.ui.controls.tools import LONGEST_LINK, _tell, _visit
 from mixer.ui.state.link import read_query, write_query
-from mixer.ui.state.page_state import State
+from mixer.ui.state.page_state import PageState
 from tests.ui.test_state import json as any_json
 
 
@@ -22,7 +22,7 @@ def test_whatever_is_posted_is_answered_in_words(desk: Desk, posted: Any) -> Non
 
 
 def test_a_link_that_was_told_is_read_on_the_next_visit(desk: Desk) -> None:
-    state = State("Dear", positions={next(iter(desk.attributes)): 0.5})
+    state = PageState("Dear", positions={next(iter(desk.attributes)): 0.5})
     told = _tell(desk)({**state.json(), "address": "http://here/"})
     assert told["Link"] == f"http://here/?{write_query(state)}"
     assert _visit(desk)(told["Link"].removeprefix("http://here/")) == {"state": state.json(), "notes": []}
@@ -33,6 +33,6 @@ def test_a_link_that_was_told_is_read_on_the_next_visit(desk: Desk) -> None:
 
 @pytest.mark.parametrize("letters", [10, LONGEST_LINK])
 def test_a_prompt_too_long_for_a_link_is_said_so_and_still_runs_as_code(desk: Desk, letters: int) -> None:
-    told = _tell(desk)(State("x" * letters).json())
+    told = _tell(desk)(PageState("x" * letters).json())
     assert ("Link" in told) == (letters < LONGEST_LINK) == ("note" not in told)
     assert told["Python"] and told["curl"]

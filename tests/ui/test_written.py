@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mixer import Desk, SamplingParams, Steering
 from mixer.errors import MixerError, Unsupported
-from mixer.ui.live.browsers import Live
+from mixer.ui.live.browsers import BrowserSession
 from mixer.ui.live.stream import run
 from mixer.ui.state.controls import DeckValue
 from mixer.ui.state.segments import read_written, write_written
@@ -43,7 +43,7 @@ def test_a_text_without_tokens_was_written_under_nothing(desk: Desk) -> None:
 
 def test_only_the_last_frame_of_a_take_says_it(desk: Desk) -> None:
     params = SamplingParams(max_new_tokens=8, seed=7)
-    take = run(desk, Live(), PROMPT, DeckValue(1, {"formality": 0.5}), "keep", params)
+    take = run(desk, BrowserSession(), PROMPT, DeckValue(1, {"formality": 0.5}), "keep", params)
     *frames, last = [frame.json()["written"] for frame in take]
     assert not any(frames)
     (segment,), _, formula = read_written(json.loads(json.dumps(last)), desk)

@@ -11,8 +11,8 @@ import gradio as gr
 import pytest
 
 from mixer import Desk, SamplingParams
-from mixer.ui.live.browsers import Live
-from mixer.ui.live.zero_gpu import LONGEST, Zero, _seconds, wanted
+from mixer.ui.live.browsers import BrowserSession
+from mixer.ui.live.zero_gpu import LONGEST, ZeroGpu, _seconds, wanted
 from mixer.ui.state.controls import DeckValue, describe
 from mixer.ui.state.formula_text import Recipe
 
@@ -77,8 +77,8 @@ def test_a_gpu_that_is_not_to_be_had_is_an_error_on_the_stage(desk: Desk) -> Non
 
         return away
 
-    zero = Zero(desk, none, slots=1)
-    (frame,) = zero.run(Live(), "The door", DeckValue(), "keep", SamplingParams())
+    zero = ZeroGpu(desk, none, slots=1)
+    (frame,) = zero.run(BrowserSession(), "The door", DeckValue(), "keep", SamplingParams())
     assert (frame.state, frame.error) == ("error", "No GPU was available")
     assert zero.board.free == 1
 

@@ -13,7 +13,7 @@ import gradio as gr
 
 from mixer.formula.bind import Vocabulary
 from mixer.ui.state.controls import LIMIT, STEP
-from mixer.ui.state.page_state import State
+from mixer.ui.state.page_state import PageState
 from mixer.ui.web import script
 from mixer.values.steering import BUDGET
 
@@ -21,14 +21,14 @@ BUDGETS = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  
 
 
 def component(
-    vocabulary: Vocabulary, state: State | None = None, scales: Mapping[str, Sequence[float]] | None = None
+    vocabulary: Vocabulary, state: PageState | None = None, scales: Mapping[str, Sequence[float]] | None = None
 ) -> gr.HTML:
     """The deck for any number of attributes and rewards; a reward without anchors has a card of its own.
 
     Args:
         scales: of each attribute the scores that decoupled sliders ask for at -1, 0 and 1; None where none can be.
     """
-    state = state or State()
+    state = state or PageState()
     rewards = vocabulary.rewards
     controls = [
         _control(a.name, a.labels, a.description, True, a.name in rewards) for a in vocabulary.attributes.values()

@@ -1,7 +1,6 @@
 """The formula box: one component with the text, what is wrong with it or what it comes to, and names to put in.
 
-Its looks and its behavior under the hand are in assets/web/formula.css and assets/web/formula.js, which ask `look` about
-every text; how text and sliders belong together is in `formula`.
+Looks and behavior are in assets/web/formula.css and assets/web/formula.js, which ask `look` about every text; how text and sliders belong together is in `formula`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from mixer.ui.web import script
 if TYPE_CHECKING:
     from mixer.desk import Desk
     from mixer.formula.check import Summand
-    from mixer.formula.compile import Plan
+    from mixer.formula.compile import CompiledFormula
 
 _TEMPLATE = """
 <section class="formula" aria-labelledby="formula-label">
@@ -94,7 +93,7 @@ def gist(desk: Desk, text: str) -> dict[str, str]:
     return {"title": found.get("title", ""), "tie": found.get("tie", "sliders")}
 
 
-def _figures(plan: Plan) -> dict[str, Any]:
+def _figures(plan: CompiledFormula) -> dict[str, Any]:
     report = plan.report
     return {
         "weight": "S depends on the text" if report.weight is None else f"S = {report.weight:.4g}".replace("-", "−"),

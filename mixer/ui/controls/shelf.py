@@ -11,9 +11,9 @@ from mixer.ui.web import script
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
-    from mixer.ui.live.browsers import Registry
+    from mixer.ui.live.browsers import BrowserSessions
 
-Panel = Callable[["Desk", "Registry"], None]
+Panel = Callable[["Desk", "BrowserSessions"], None]
 
 _TAB = (
     '<button type="button" role="tab" id="tab-{name}" aria-controls="shelf-{name}" data-panel="{name}">{title}</button>'
@@ -21,7 +21,7 @@ _TAB = (
 _TEMPLATE = '<div class="tabs" role="tablist" aria-label="More tools">{tabs}</div>'
 
 
-def shelf(desk: Desk, registry: Registry, panels: Mapping[str, Panel]) -> None:
+def shelf(desk: Desk, registry: BrowserSessions, panels: Mapping[str, Panel]) -> None:
     """A tab for each of the panels, given by title; the panel of `Paint` is the element `shelf-paint`."""
     names = {title: title.lower() for title in panels}
     tabs = "".join(_TAB.format(name=name, title=title) for title, name in names.items())

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from mixer.ui.state.page_state import State
+from mixer.ui.state.page_state import PageState
 from mixer.ui.web import script
 
 Phase = Literal["idle", "running", "done", "stopped", "error"]
@@ -99,7 +99,7 @@ _TEMPLATE = (
 STATUS = '<div class="status-line" aria-label="Figures of the last run"><span>ready</span></div>'
 
 
-def component(state: State, title: str = "", tie: str = "sliders") -> gr.HTML:
+def component(state: PageState, title: str = "", tie: str = "sliders") -> gr.HTML:
     """The two panes, headed by what a new page would write by: its state, and its formula as in `Recipe`.
 
     Their value is a frame.

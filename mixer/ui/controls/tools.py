@@ -14,11 +14,11 @@ import gradio as gr
 
 from mixer.errors import MixerError
 from mixer.ui.state import snippets
-from mixer.ui.state.decouple import LEFT_OUT, calibration, settled
+from mixer.ui.state.decouple import LEFT_OUT, calibration, without_decouple
 from mixer.ui.state.link import read_query, write_query
-from mixer.ui.state.page_state import State, read_state
+from mixer.ui.state.page_state import PageState, read_state
 from mixer.ui.state.presets import Choice
-from mixer.ui.state.snippets import SHIPPED, Origin
+from mixer.ui.state.snippets import SHIPPED, DeskSource
 from mixer.ui.web import script
 from mixer.values.steering import BUDGET
 
@@ -71,7 +71,7 @@ _TEMPLATE = f"""
 """
 
 
-def component(desk: Desk, known: Sequence[Choice], state: State, origin: Origin) -> gr.HTML:
+def component(desk: Desk, known: Sequence[Choice], state: PageState, origin: DeskSource) -> gr.HTML:
     """The tools of a page that opens with `state`; their value is the state that the other controls are to take."""
     return gr.HTML(
         value=state.json(),  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
@@ -100,12 +100,12 @@ def _visit(desk: Desk) -> Callable[[Any], dict[str, Any] | None]:
     return visit
 
 
-def _tell(desk: Desk, origin: Origin = SHIPPED) -> Callable[[Any], dict[str, str]]:
+def _tell(desk: Desk, origin: DeskSource = SHIPPED) -> Callable[[Any], dict[str, str]]:
     def tell(posted: Any) -> dict[str, str]:
         """A state as a link and as code, for a page at this address."""
         try:
             state = read_state(posted, desk.attributes, desk.rewards)
-            plain = settled(desk, state)
+            plain = without_decouple(desk, state)
         except MixerError as error:
             return {"refused": str(error)}
         address = posted.get("address")

@@ -1,7 +1,7 @@
-"""Who is streaming: one `Live` per browser session, holding its newest move and its running take.
+"""Who is streaming: one `BrowserSession` per browser session, holding its newest move and its running take.
 
 The engine's sessions live here and not in the page's state, which Gradio copies and sends about. Two browser sessions
-never share a `Live`. Knows nothing of Gradio.
+never share a `BrowserSession`. Knows nothing of Gradio.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ RECENT = 10  # tokens that the meter of the budget looks back on
 CAPACITY = 1000  # a client may invent as many session names as it likes; the oldest idle ones are forgotten
 
 
-class Running(Protocol):
-    """What a `Live` steers: a take of this process, or a line to one that another process writes."""
+class RunningTake(Protocol):
+    """What a `BrowserSession` steers: a take of this process, or a line to one that another process writes."""
 
     def note(self, value: DeckValue, mix: Mix) -> None: ...
     def apply(self, value: DeckValue, mix: Mix) -> None: ...
@@ -76,13 +76,13 @@ class Take:
         self.mix.close()
 
 
-class Live:
+class BrowserSession:
     """One browser session's part of the desk; every method may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._value = DeckValue()
-        self._take: Running | None = None
+        self._take: RunningTake | None = None
         self._jobs: dict[str, threading.Event] = {}
 
     @property
@@ -104,7 +104,7 @@ class Live:
                 self._take.apply(value, mix)
             return True
 
-    def begin(self, take: Running, value: DeckValue, mix: Mix) -> DeckValue | None:
+    def begin(self, take: RunningTake, value: DeckValue, mix: Mix) -> DeckValue | None:
         """Makes `take` the one that sliders steer; a take still running is stopped.
 
         Returns:
@@ -120,13 +120,13 @@ class Live:
             self._value = value
             return None
 
-    def follow(self, take: Running, value: DeckValue, mix: Mix) -> None:
+    def follow(self, take: RunningTake, value: DeckValue, mix: Mix) -> None:
         """Moves a take that began with an older deck value."""
         with self._lock:
             if self._take is take and value.seq >= self._value.seq:
                 take.apply(value, mix)
 
-    def end(self, take: Running) -> None:
+    def end(self, take: RunningTake) -> None:
         """Gives the take's rows back."""
         with self._lock:
             if self._take is take:
@@ -176,30 +176,30 @@ def _steer(session: Session, steering: Steering) -> str:
     return ""
 
 
-class Registry:
+class BrowserSessions:
     """All browser sessions, by the name that Gradio gives each."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._lives: OrderedDict[str, Live] = OrderedDict()
+        self._lives: OrderedDict[str, BrowserSession] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._lives)
 
-    def __iter__(self) -> Iterator[Live]:
+    def __iter__(self) -> Iterator[BrowserSession]:
         with self._lock:
             return iter(list(self._lives.values()))
 
-    def live(self, key: str) -> Live:
+    def live(self, key: str) -> BrowserSession:
         """The browser session of that name, new or known."""
         with self._lock:
-            live = self._lives.setdefault(key, Live())
+            live = self._lives.setdefault(key, BrowserSession())
             self._lives.move_to_end(key)
             self._forget(keep=live)
             return live
 
-    def find(self, key: str) -> Live | None:
+    def find(self, key: str) -> BrowserSession | None:
         with self._lock:
             return self._lives.get(key)
 
@@ -210,7 +210,7 @@ class Registry:
         if live is not None:
             live.close()
 
-    def _forget(self, keep: Live) -> None:
+    def _forget(self, keep: BrowserSession) -> None:
         excess = len(self._lives) - self._capacity
         if excess > 0:
             idle = [name for name, live in self._lives.items() if not live.busy and live is not keep]

@@ -1,6 +1,6 @@
 """Where the sliders of takes that other processes write stand: fixed slots in memory that forked processes share.
 
-This process holds a `Line` to each such take and posts every move to its slot; the process that writes it reads the
+This process holds a `RemoteTake` to each such take and posts every move to its slot; the process that writes it reads the
 slot as often as it likes. Slots are numbers under a checksum: what is read halfway through a write is not taken. A
 slot that is used anew has another ticket, so that a process late to leave never sees the moves of the next one. Knows
 neither Gradio nor a running text.
@@ -31,14 +31,14 @@ Address = tuple[int, int]  # a slot and the ticket for it
 
 
 @dataclass(frozen=True)
-class News:
+class SlotState:
     """What a slot says: where the sliders stand, and whether the take is to end."""
 
     value: DeckValue
     stopped: bool
 
 
-class Board:
+class SharedSlots:
     """The slots of one desk; make it before any process is forked.
 
     Args:
@@ -61,7 +61,7 @@ class Board:
         """How many slots nobody holds."""
         return len(self._free)
 
-    def open(self) -> Line:
+    def open(self) -> RemoteTake:
         """A line to a take that another process is about to write.
 
         Raises:
@@ -71,11 +71,11 @@ class Board:
             if not self._free:
                 raise Busy("As many texts are being written as there is room for.", "Try again in a moment.")
             self._tickets += 1
-            line = Line(self, (self._free.pop(), self._tickets))
-        self._write(line.address, News(DeckValue(), False))
+            line = RemoteTake(self, (self._free.pop(), self._tickets))
+        self._write(line.address, SlotState(DeckValue(), False))
         return line
 
-    def read(self, address: Address) -> News | None:
+    def read(self, address: Address) -> SlotState | None:
         """What is to be known of a take; None in the middle of a write. With an old ticket, that it is to end."""
         slot, ticket = address
         data = bytes(self._memory[slot * self._size : (slot + 1) * self._size])
@@ -83,7 +83,7 @@ class Board:
             return None
         found, stopped, seq, budget, whole, decouple, *rest = self._form.unpack_from(data, SUM.size)
         if found != ticket:
-            return News(DeckValue(), True)
+            return SlotState(DeckValue(), True)
         positions = dict(zip(self._names, rest, strict=False))
         rewards = dict(zip(self._heads, rest[len(self._names) :], strict=False))
         levels = dict(zip(self._heads, rest[len(self._names) + len(self._heads) :], strict=True))
@@ -94,9 +94,9 @@ class Board:
             bool(whole),
         )
         moved = {name: position for name, position in positions.items() if position}
-        return News(DeckValue(int(seq), moved, steering, bool(decouple)), bool(stopped))
+        return SlotState(DeckValue(int(seq), moved, steering, bool(decouple)), bool(stopped))
 
-    def post(self, address: Address, news: News) -> None:
+    def post(self, address: Address, news: SlotState) -> None:
         """Says it to the process that writes the take, if it is still this take's slot."""
         with self._lock:
             if self._ticket(address[0]) == address[1]:
@@ -106,13 +106,13 @@ class Board:
         """Ends the take, and lets the slot be used anew."""
         with self._lock:
             if self._ticket(address[0]) == address[1]:
-                self._write((address[0], 0), News(DeckValue(), True))
+                self._write((address[0], 0), SlotState(DeckValue(), True))
                 self._free.append(address[0])
 
     def _ticket(self, slot: int) -> int:
         return int(self._form.unpack_from(self._memory, slot * self._size + SUM.size)[0])
 
-    def _write(self, address: Address, news: News) -> None:
+    def _write(self, address: Address, news: SlotState) -> None:
         slot, ticket = address
         value, steering = news.value, news.value.steering
         budget = math.nan if steering.budget is None else steering.budget
@@ -124,12 +124,12 @@ class Board:
         self._memory[slot * self._size : (slot + 1) * self._size] = SUM.pack(zlib.crc32(data)) + data
 
 
-class Line:
+class RemoteTake:
     """This process's end of a take that another one writes; what a `Live` steers in place of a `Take`."""
 
-    def __init__(self, board: Board, address: Address) -> None:
+    def __init__(self, board: SharedSlots, address: Address) -> None:
         self._board = board
-        self._news = News(DeckValue(), False)
+        self._news = SlotState(DeckValue(), False)
         self.address = address
 
     def note(self, value: DeckValue, mix: Mix) -> None:
@@ -138,12 +138,12 @@ class Line:
 
     def apply(self, value: DeckValue, mix: Mix) -> None:
         """Says that the sliders moved; the other process makes the mix of them itself."""
-        self._news = News(value, self._news.stopped)
+        self._news = SlotState(value, self._news.stopped)
         self._board.post(self.address, self._news)
 
     def stop(self) -> None:
         """Ends the take at its next token."""
-        self._news = News(self._news.value, True)
+        self._news = SlotState(self._news.value, True)
         self._board.post(self.address, self._news)
 
     def close(self) -> None:

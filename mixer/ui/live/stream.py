@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mixer.errors import FormulaError, MixerError
 from mixer.ui.controls.stage import Frame
-from mixer.ui.live.browsers import Live, Take
+from mixer.ui.live.browsers import BrowserSession, Take
 from mixer.ui.live.pace import Pace, Tempo
 from mixer.ui.state.controls import DeckValue
-from mixer.ui.state.decouple import mixed
+from mixer.ui.state.decouple import mix_of
 from mixer.ui.state.formula_text import Recipe, place
 from mixer.ui.state.segments import write_written
 from mixer.values.sampling import SamplingParams
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 def run(
     desk: Desk,
-    live: Live,
+    live: BrowserSession,
     prompt: str,
     value: DeckValue,
     mode: Literal["keep", "refill", "restart"],
@@ -71,22 +71,22 @@ def run(
 
 
 def _begin(
-    desk: Desk, live: Live, prompt: str, value: DeckValue, mode: Any, params: SamplingParams, recipe: Recipe
+    desk: Desk, live: BrowserSession, prompt: str, value: DeckValue, mode: Any, params: SamplingParams, recipe: Recipe
 ) -> Take:
-    mix = mixed(desk, value)
+    mix = mix_of(desk, value)
     steered = desk.session(
         prompt, mix=mix, params=params, on_mix_change=mode, formula=recipe.formula, steering=value.steering
     )
     take = Take(base=desk.session(prompt, params=params), mix=steered, follows=recipe.tie != "none")
     newer = live.begin(take, value, mix)
     if newer is not None:
-        live.follow(take, newer, mixed(desk, newer))
+        live.follow(take, newer, mix_of(desk, newer))
     return take
 
 
 def _write(desk: Desk, take: Take, frame: Frame, tempo: Tempo, formula: str | None) -> Iterator[Frame]:
     pace = Pace()
-    measure = Measure(desk.scores)
+    measure = TextMeter(desk.scores)
     urgent = True  # the first token is shown at once, and so is the first one after a slider moved
     for _, step in desk.lockstep(take.base, take.mix):
         if step is not None:
@@ -158,7 +158,7 @@ def figures(take: Take, seed: int | None) -> dict[str, Any]:
     }
 
 
-class Measure:
+class TextMeter:
     """The judges' scores of a growing text, as often as they are cheap."""
 
     def __init__(self, scores: Callable[[str], Mapping[str, float]]) -> None:

@@ -1,6 +1,6 @@
 """Takes written on a ZeroGPU Space, where only processes forked for the purpose have a GPU.
 
-`spaces` forks them, hands orders over and brings frames back; moves and stops travel through a `Board`. The other
+`spaces` forks them, hands orders over and brings frames back; moves and stops travel through a `SharedSlots`. The other
 process runs `stream.run` as it is, on the desk that it inherits. Nothing may be computed with the model in this one,
 and nothing compiled by torch. Elsewhere this file is not used.
 """
@@ -19,10 +19,10 @@ import gradio as gr
 from mixer.errors import InvalidValue, MixerError
 from mixer.ui.controls.stage import Frame
 from mixer.ui.live import stream
-from mixer.ui.live.browsers import Live
-from mixer.ui.live.shared_slots import SLOTS, Address, Board
+from mixer.ui.live.browsers import BrowserSession
+from mixer.ui.live.shared_slots import SLOTS, Address, SharedSlots
 from mixer.ui.state.controls import DeckValue
-from mixer.ui.state.decouple import mixed
+from mixer.ui.state.decouple import mix_of
 from mixer.ui.state.formula_text import Recipe
 from mixer.values.sampling import SamplingParams
 
@@ -55,7 +55,7 @@ def _seconds(address: Address, prompt: str, mode: Any, params: SamplingParams, r
     return min(LONGEST, STARTS_IN + round(params.max_new_tokens / speed))
 
 
-class Zero:
+class ZeroGpu:
     """Writes the takes of a desk in other processes.
 
     Args:
@@ -64,12 +64,12 @@ class Zero:
 
     def __init__(self, desk: Desk, decorate: Decorator, slots: int = SLOTS) -> None:
         self._desk = desk
-        self.board = Board(desk.attributes, desk.rewards, slots)
+        self.board = SharedSlots(desk.attributes, desk.rewards, slots)
         self._away = decorate(self._write)
 
     def run(
         self,
-        live: Live,
+        live: BrowserSession,
         prompt: str,
         value: DeckValue,
         mode: Any,
@@ -85,9 +85,9 @@ class Zero:
             yield Frame(state="error", prompt=prompt, error=str(error))
             return
         try:
-            newer = live.begin(line, value, mixed(self._desk, value))
+            newer = live.begin(line, value, mix_of(self._desk, value))
             if newer is not None:
-                live.follow(line, newer, mixed(self._desk, newer))
+                live.follow(line, newer, mix_of(self._desk, newer))
             frames = self._away(line.address, prompt, mode, params, rate, recipe)
             with closing(frames):
                 try:
@@ -110,7 +110,7 @@ class Zero:
         """
         if formula is not None:
             self._desk.formula(formula)  # what is wrong is said before a GPU is asked for
-        *_, last = self.run(Live(), prompt, value, "keep", params, recipe=Recipe(formula))
+        *_, last = self.run(BrowserSession(), prompt, value, "keep", params, recipe=Recipe(formula))
         if last.state != "done":
             raise InvalidValue(last.error or "The text was not finished.", "")
         return "".join(part for _, part in last.mix)
@@ -119,7 +119,7 @@ class Zero:
         self, address: Address, prompt: str, mode: Any, params: SamplingParams, rate: float, recipe: Recipe
     ) -> Frames:
         """Runs in the other process."""
-        live, done = Live(), threading.Event()
+        live, done = BrowserSession(), threading.Event()
         while (news := self.board.read(address)) is None:
             done.wait(LOOK_EVERY)
         watch = threading.Thread(target=self._watch, args=(address, live, done), daemon=True)
@@ -131,11 +131,11 @@ class Zero:
             done.set()
             watch.join()
 
-    def _watch(self, address: Address, live: Live, done: threading.Event) -> None:
+    def _watch(self, address: Address, live: BrowserSession, done: threading.Event) -> None:
         """Takes moves over from the board until the take is done."""
         while not done.wait(LOOK_EVERY):
             news = self.board.read(address)
             if news is not None and news.stopped:
                 live.stop()  # again and again: the take may not have begun
             elif news is not None and news.value.seq > live.value.seq:
-                live.steer(news.value, mixed(self._desk, news.value))
+                live.steer(news.value, mix_of(self._desk, news.value))

@@ -1,7 +1,7 @@
 """The batch: a CSV in, a CSV out. The browser reads the file and saves the answer, and nothing stays on the server.
 
-What columns mean is in `mixer.tasks.batch_csv`; what a row leaves empty is as the page stands at the moment of Run. Looks and
-behavior are in assets/web/batch.css and assets/web/batch.js.
+What columns mean is in `mixer.tasks.batch_csv`; what a row leaves empty is as the page stands at the moment of Run. Looks
+and behavior are in assets/web/batch.css and assets/web/batch.js.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import gradio as gr
 from mixer.errors import Busy, InvalidValue
 from mixer.ui.live.pace import Pace
 from mixer.ui.panels import job as work
-from mixer.ui.state.controls import LIMIT, MOST_TOKENS, least, read_text
+from mixer.ui.state.controls import LIMIT, MOST_TOKENS, fewest_tokens, read_text
 from mixer.ui.state.page_state import read_state
 from mixer.ui.state.request import request
 from mixer.ui.web import script
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
-    from mixer.tasks.batch_csv import Sheet
-    from mixer.ui.live.browsers import Registry
+    from mixer.tasks.batch_csv import BatchTable
+    from mixer.ui.live.browsers import BrowserSessions
 
 MOST_ROWS = 200
 MOST_CHARACTERS = 1_000_000
@@ -65,14 +65,14 @@ _TEMPLATE = """
 """
 
 
-def read_sheet(posted: object, desk: Desk) -> Sheet:
+def read_sheet(posted: object, desk: Desk) -> BatchTable:
     """What a client posted, checked: `{"state", "text"}`, the text being that of a CSV file.
 
     Raises:
         MixerError: it is not as the panel sends it, or the file cannot be read at all.
     """
     from mixer.files.csv_table import read_table
-    from mixer.tasks.batch_csv import PROMPT, Bounds, Sheet
+    from mixer.tasks.batch_csv import PROMPT, BatchTable, Bounds
 
     if not isinstance(posted, Mapping):
         raise InvalidValue("The batch is not an object.", "Send {state, text}.")
@@ -83,10 +83,10 @@ def read_sheet(posted: object, desk: Desk) -> Sheet:
     default, _ = request(desk, state)
     if state.fresh or state.seed is None:
         default = replace(default, params=replace(default.params, seed=None))  # one for each row
-    return Sheet(desk, table, default, Bounds(LIMIT, MOST_TOKENS, MOST_HEAT, least))
+    return BatchTable(desk, table, default, Bounds(LIMIT, MOST_TOKENS, MOST_HEAT, fewest_tokens))
 
 
-def run(desk: Desk, sheet: Sheet, flag: threading.Event) -> Iterator[dict[str, Any]]:
+def run(desk: Desk, sheet: BatchTable, flag: threading.Event) -> Iterator[dict[str, Any]]:
     """Frames of one batch, until it is done or the flag is set; closing the iterator gives the rows back.
 
     A frame is {state, done, total, share, wrong, notes, rows}, the last few rows being {row, prompt, text, error}; the
@@ -110,7 +110,7 @@ def run(desk: Desk, sheet: Sheet, flag: threading.Event) -> Iterator[dict[str, A
     yield _frame(sheet, last) | found | {"csv": sheet.text() if sheet.done else ""}
 
 
-def _frame(sheet: Sheet, state: str) -> dict[str, Any]:
+def _frame(sheet: BatchTable, state: str) -> dict[str, Any]:
     jobs = sheet.jobs
     front = (
         max((place for place, job in enumerate(jobs) if job.written), default=-1) if state == "running" else len(jobs)
@@ -135,7 +135,7 @@ def _frame(sheet: Sheet, state: str) -> dict[str, Any]:
     }
 
 
-def panel(desk: Desk, registry: Registry) -> None:
+def panel(desk: Desk, registry: BrowserSessions) -> None:
     """The batch in its tab."""
     from mixer.tasks.batch_csv import sample
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from mixer.errors import InvalidValue, MixerError, Unsupported
-from mixer.ui.state.decouple import mixed
-from mixer.ui.state.page_state import State, read_state
+from mixer.ui.state.decouple import mix_of
+from mixer.ui.state.page_state import PageState, read_state
 from mixer.ui.web import script
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
-    from mixer.ui.live.browsers import Registry
+    from mixer.ui.live.browsers import BrowserSessions
 
 KINDS = ("mix", "adapter", "merged")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -51,16 +51,16 @@ _TEMPLATE = """
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExportRequest:
     """What a client asks for: the state to export, as one of `KINDS`; `rank` None is exact."""
 
-    state: State
+    state: PageState
     kind: str
     rank: int | None
     dtype: str
 
 
-def read_wish(posted: object, desk: Desk) -> Wish:
+def read_wish(posted: object, desk: Desk) -> ExportRequest:
     """What a client posted, checked: `{state, kind, rank, dtype}`.
 
     Raises:
@@ -75,10 +75,10 @@ def read_wish(posted: object, desk: Desk) -> Wish:
         raise InvalidValue("There is no such precision.", f"Choose one of {', '.join(DTYPES)}.")
     if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= MOST_RANK):
         raise InvalidValue(f"The rank must be a whole number from 1 to {MOST_RANK}.", "Leave it empty for exact.")
-    return Wish(read_state(posted.get("state"), desk.attributes, desk.rewards), kind, rank, dtype)
+    return ExportRequest(read_state(posted.get("state"), desk.attributes, desk.rewards), kind, rank, dtype)
 
 
-def write(desk: Desk, wish: Wish, folder: Path) -> tuple[Path, str]:
+def write(desk: Desk, wish: ExportRequest, folder: Path) -> tuple[Path, str]:
     """Writes the file, in a folder of the caller's; its path and what to know of it, in a sentence or two.
 
     Raises:
@@ -88,8 +88,8 @@ def write(desk: Desk, wish: Wish, folder: Path) -> tuple[Path, str]:
     from mixer.files.mix_file import save_mix
 
     state = wish.state
-    mix = mixed(desk, state)
-    left = "" if state.formula == State().formula else " The formula is not in it."
+    mix = mix_of(desk, state)
+    left = "" if state.formula == PageState().formula else " The formula is not in it."
     if wish.kind == "mix":
         path = save_mix(mix, folder / "mix.yaml", state.steers)
         return path, f"The mix, as a file for --mix.{left}"
@@ -111,7 +111,7 @@ def write(desk: Desk, wish: Wish, folder: Path) -> tuple[Path, str]:
     return path, about
 
 
-def panel(desk: Desk, registry: Registry) -> None:
+def panel(desk: Desk, registry: BrowserSessions) -> None:
     """The form, and the button that downloads what it made."""
     form = gr.HTML(
         value={},  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from mixer.errors import MixerError
-from mixer.ui.live.browsers import Registry
+from mixer.ui.live.browsers import BrowserSessions
 from mixer.ui.live.stream import FAULT
 from mixer.ui.state.controls import MAX_SEQ
 
@@ -23,7 +23,7 @@ Work = Callable[[Any, threading.Event], Iterator[dict[str, Any]]]
 log = logging.getLogger(__name__)
 
 
-def wire(box: gr.HTML, registry: Registry, name: str, work: Work, at_once: int) -> None:
+def wire(box: gr.HTML, registry: BrowserSessions, name: str, work: Work, at_once: int) -> None:
     """Has a panel's component run `work` on `submit`, and end it on `stop`.
 
     Frames bear the `seq` of the value that they answer; errors end in a frame {state: "error", error}.

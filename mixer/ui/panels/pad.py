@@ -15,7 +15,7 @@ from mixer.ui.web import script
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
-    from mixer.ui.live.browsers import Registry
+    from mixer.ui.live.browsers import BrowserSessions
 
 _TEMPLATE = """
 <div class="pad-panel">
@@ -53,7 +53,7 @@ _TEMPLATE = """
 """
 
 
-def panel(desk: Desk, registry: Registry) -> None:
+def panel(desk: Desk, registry: BrowserSessions) -> None:
     """The pad and the radar, in the tab that is open."""
     attributes = desk.vocabulary.attributes.values()
     gr.HTML(

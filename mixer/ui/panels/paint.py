@@ -23,7 +23,7 @@ from mixer.ui.web import script
 if TYPE_CHECKING:
     from mixer.desk import Desk
     from mixer.tasks.effects import Effects
-    from mixer.ui.live.browsers import Registry
+    from mixer.ui.live.browsers import BrowserSessions
 
 FULL = 2.0  # nats that have the full color
 AT_ONCE = 2
@@ -62,13 +62,13 @@ def run(desk: Desk, posted: object, flag: threading.Event) -> Iterator[dict[str,
     Raises:
         MixerError: it is not as the page sends it, or cannot be replayed.
     """
-    from mixer.tasks.effects import Study
+    from mixer.tasks.effects import EffectReplays
 
     prompt = posted.get("prompt") if isinstance(posted, Mapping) else None
     if not isinstance(posted, Mapping) or not isinstance(prompt, str):
         raise InvalidValue("The text has no prompt.", "Send {prompt, written}.")
     segments, params, formula = read_written(posted.get("written"), desk)
-    study = Study(desk, prompt.encode("utf-8", "replace").decode(), segments, params, formula)
+    study = EffectReplays(desk, prompt.encode("utf-8", "replace").decode(), segments, params, formula)
     pace = Pace(work.FRAMES)
     with closing(study.run()) as shares:
         for share in shares:
@@ -114,7 +114,7 @@ def _finite(nats: float) -> float | None:
     return round(nats, 4) + 0.0 if math.isfinite(nats) else None
 
 
-def panel(desk: Desk, registry: Registry) -> None:
+def panel(desk: Desk, registry: BrowserSessions) -> None:
     """The painting in its tab."""
     box = gr.HTML(
         html_template=_TEMPLATE,

@@ -19,15 +19,15 @@ from mixer.ui.live.pace import Pace
 from mixer.ui.panels import job as work
 from mixer.ui.state.controls import LIMIT, describe, options
 from mixer.ui.state.formula_text import rewrite
-from mixer.ui.state.page_state import State, read_state
+from mixer.ui.state.page_state import PageState, read_state
 from mixer.ui.state.request import request
 from mixer.ui.web import script
 from mixer.values.bounds import bounded
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
-    from mixer.tasks.batch import Job
-    from mixer.ui.live.browsers import Registry
+    from mixer.tasks.batch import BatchText
+    from mixer.ui.live.browsers import BrowserSessions
 
 STOPS = 7
 TOKENS = 48
@@ -66,7 +66,7 @@ _TEMPLATE = """
 
 
 @dataclass(frozen=True)
-class Question:
+class SweepQuestion:
     """What a sweep is asked for.
 
     Attributes:
@@ -79,9 +79,9 @@ class Question:
     part: str
     name: str
     stops: tuple[float, ...]
-    state: State
+    state: PageState
 
-    def at(self, desk: Desk, stop: float) -> State:
+    def at(self, desk: Desk, stop: float) -> PageState:
         """The page's state with the slider there; a formula that is one with the sliders moves with them."""
         state = self.state
         if self.part == "reward":
@@ -92,7 +92,7 @@ class Question:
         return replace(state, positions=moved, formula=formula)
 
 
-def read_question(posted: object, desk: Desk) -> Question:
+def read_question(posted: object, desk: Desk) -> SweepQuestion:
     """What a client posted, checked: `{"state", "part", "name", "low", "high", "tokens"}`; a fresh seed is drawn.
 
     Raises:
@@ -119,7 +119,7 @@ def read_question(posted: object, desk: Desk) -> Question:
     if found.positions is not None:
         state = replace(state, positions=found.positions)
     state = replace(state, seed=asked.params.seed, fresh=False)
-    return Question(part, str(name), stops(low, high), state)
+    return SweepQuestion(part, str(name), stops(low, high), state)
 
 
 def stops(low: float, high: float) -> tuple[float, ...]:
@@ -127,7 +127,7 @@ def stops(low: float, high: float) -> tuple[float, ...]:
     return tuple(round(low + (high - low) * step / (STOPS - 1), 2) + 0.0 for step in range(STOPS))
 
 
-def run(desk: Desk, question: Question, flag: threading.Event) -> Iterator[dict[str, Any]]:
+def run(desk: Desk, question: SweepQuestion, flag: threading.Event) -> Iterator[dict[str, Any]]:
     """Frames of one sweep, until it is done or the flag is set; closing the iterator gives the rows back.
 
     A frame is {state, part, name, prompt, seed, cards}, each card {position, text, score}; the last one also has the
@@ -136,12 +136,15 @@ def run(desk: Desk, question: Question, flag: threading.Event) -> Iterator[dict[
     Raises:
         MixerError: one of the texts cannot be written.
     """
-    from mixer.tasks.batch import Job, write
+    from mixer.tasks.batch import BatchText, write
     from mixer.values.request import Request
 
     states = [question.at(desk, stop) for stop in question.stops]
     asked, found = request(desk, question.state)
-    jobs = [*(Job(request(desk, state)[0]) for state in states), Job(Request(asked.prompt, params=asked.params))]
+    jobs = [
+        *(BatchText(request(desk, state)[0]) for state in states),
+        BatchText(Request(asked.prompt, params=asked.params)),
+    ]
     frame: dict[str, Any] = {"part": question.part, "name": question.name, "prompt": asked.prompt}
     frame |= {"seed": asked.params.seed, "state": "running"}
     pace = Pace(work.FRAMES)
@@ -163,11 +166,11 @@ def run(desk: Desk, question: Question, flag: threading.Event) -> Iterator[dict[
     yield frame | {"cards": cards, "base": jobs[-1].text, "title": found.title, "csv": table(question, jobs)}
 
 
-def _card(question: Question, stop: float, job: Job) -> dict[str, Any]:
+def _card(question: SweepQuestion, stop: float, job: BatchText) -> dict[str, Any]:
     return {"position": stop, "text": job.text, "score": job.scores.get(question.name)}
 
 
-def table(question: Question, jobs: Sequence[Job]) -> str:
+def table(question: SweepQuestion, jobs: Sequence[BatchText]) -> str:
     """The whole texts as CSV; what was measured is on the slider's scale, -1 to 1."""
     from mixer.files.csv_table import write_table
 
@@ -180,7 +183,7 @@ def table(question: Question, jobs: Sequence[Job]) -> str:
     return write_table(["attribute", "asked", "measured", "text"], rows)
 
 
-def panel(desk: Desk, registry: Registry) -> None:
+def panel(desk: Desk, registry: BrowserSessions) -> None:
     """The sweep in its tab."""
     sliders = [("position", name) for name in desk.attributes] + [("reward", name) for name in desk.rewards]
     box = gr.HTML(

@@ -210,6 +210,6 @@ def _position(name: str, value: object) -> float:
     return float(value)
 
 
-def least(tokens: int) -> int:
+def fewest_tokens(tokens: int) -> int:
     """Fewest tokens of a text on the page: one that ends after a sentence leaves nothing to steer."""
     return tokens // 2

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 from mixer.errors import Unsupported
 
 if TYPE_CHECKING:
-    from mixer.adapters.calibration import Calibration
+    from mixer.adapters.calibration import SliderCalibration
     from mixer.desk import Desk
-    from mixer.ui.state.page_state import State
+    from mixer.ui.state.page_state import PageState
     from mixer.values.mix import Mix
 
 LEFT_OUT = "decouple=1 was left out of the link: the anchors of this desk were not calibrated."
@@ -29,12 +29,12 @@ class Sliders(Protocol):
     def decouple(self) -> bool: ...
 
 
-def calibration(desk: Desk) -> Calibration | None:
+def calibration(desk: Desk) -> SliderCalibration | None:
     """What decouples the sliders of this desk; None if its anchors were not measured."""
     return desk.anchor_set.calibration
 
 
-def places(desk: Desk, sliders: Sliders) -> Mapping[str, float]:
+def positions_of(desk: Desk, sliders: Sliders) -> Mapping[str, float]:
     """The positions that the sliders come to.
 
     Raises:
@@ -49,14 +49,14 @@ def places(desk: Desk, sliders: Sliders) -> Mapping[str, float]:
     return known.positions(sliders.positions)
 
 
-def mixed(desk: Desk, sliders: Sliders) -> Mix:
-    """The mix that the sliders come to; raises as `places`."""
-    return desk.mix(places(desk, sliders))
+def mix_of(desk: Desk, sliders: Sliders) -> Mix:
+    """The mix that the sliders come to; raises as `positions_of`."""
+    return desk.mix(positions_of(desk, sliders))
 
 
-def settled(desk: Desk, state: State) -> State:
+def without_decouple(desk: Desk, state: PageState) -> PageState:
     """The same state by positions alone: writes the same text, and needs no calibration."""
-    return replace(state, positions=places(desk, state), decouple=False)
+    return replace(state, positions=positions_of(desk, state), decouple=False)
 
 
 def scales(desk: Desk) -> dict[str, list[float]] | None:

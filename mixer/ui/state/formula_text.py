@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mixer.errors import FormulaError
-from mixer.formula.bind import Bound, Vocabulary
+from mixer.formula.bind import BoundFormula, Vocabulary
 from mixer.formula.lexer import tokenize
 from mixer.formula.tree import Formula, Term, named, number
 from mixer.ui.state.controls import LIMIT
@@ -40,7 +40,7 @@ class Recipe:
     positions: Mapping[str, float] | None = None
 
 
-def recipe(bound: Bound, vocabulary: Vocabulary) -> Recipe:
+def recipe(bound: BoundFormula, vocabulary: Vocabulary) -> Recipe:
     """What a formula asks of the page."""
     positions = positions_of(bound.formula, vocabulary)
     if positions is not None:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlencode
 from mixer.errors import InvalidValue, MixerError
 from mixer.formula.lexer import LONGEST
 from mixer.ui.state.controls import FASTEST, options, read_positions, read_steering, read_text
-from mixer.ui.state.page_state import State, _mode
+from mixer.ui.state.page_state import PageState, _mode
 from mixer.values.bounds import bounded
 from mixer.values.steering import BUDGET
 
@@ -29,9 +29,9 @@ SETTINGS = {"t": "temperature", "n": "tokens", "seed": "seed", "rate": "rate"}
 KEYS = {"v", "p", "f", "mode", "budget", "whole", "fresh", "decouple", *SETTINGS}
 
 
-def write_query(state: State) -> str:
+def write_query(state: PageState) -> str:
     """The state as the query of a link, without a question mark; `read_query` reads it back."""
-    new, steering = State(), state.steering
+    new, steering = PageState(), state.steering
     parts = [("v", VERSION), ("p", state.prompt)]
     for name, position in sorted(state.positions.items()):
         parts.append(
@@ -58,7 +58,7 @@ def write_query(state: State) -> str:
     return urlencode(parts)
 
 
-def read_query(query: str, names: Collection[str], heads: Collection[str]) -> tuple[State, list[str]] | None:
+def read_query(query: str, names: Collection[str], heads: Collection[str]) -> tuple[PageState, list[str]] | None:
     """The state that a link asks for, and a sentence for each of its parts that was left out.
 
     None where the query holds no state: it has no `v`, whatever else it says to the server.
@@ -66,13 +66,13 @@ def read_query(query: str, names: Collection[str], heads: Collection[str]) -> tu
     try:
         parts = parse_qsl(query.removeprefix("?"), keep_blank_values=True, max_num_fields=MOST_PARTS)
     except ValueError:
-        return State(), [f"The link has more than {MOST_PARTS} parts, so none of it was read."]
+        return PageState(), [f"The link has more than {MOST_PARTS} parts, so none of it was read."]
     found, notes = dict(reversed(parts)), []
     if "v" not in found:
         return None
     if found.pop("v") != VERSION:
         notes.append("The link is of another version than this page, which took from it what it understood.")
-    state = State()
+    state = PageState()
     for key, text in reversed(found.items()):
         if key.startswith("__"):
             continue  # the server's own, such as __theme
@@ -83,7 +83,7 @@ def read_query(query: str, names: Collection[str], heads: Collection[str]) -> tu
     return state, notes
 
 
-def _part(state: State, key: str, text: str, names: Collection[str], heads: Collection[str]) -> State:
+def _part(state: PageState, key: str, text: str, names: Collection[str], heads: Collection[str]) -> PageState:
     """The state with one part of a link in it."""
     if key == "p":
         return replace(state, prompt=read_text("The prompt", text, MOST_LETTERS))
@@ -115,7 +115,7 @@ def _part(state: State, key: str, text: str, names: Collection[str], heads: Coll
     return replace(state, positions=MappingProxyType({**state.positions, **added}))
 
 
-def _setting(state: State, key: str, text: str) -> State:
+def _setting(state: PageState, key: str, text: str) -> PageState:
     if key == "seed" and text == "none":
         return replace(state, seed=None)
     number = _read(text)

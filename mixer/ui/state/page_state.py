@@ -23,7 +23,7 @@ from mixer.values.steering import BUDGET, REST, Steering
 
 
 @dataclass(frozen=True)
-class State:
+class PageState:
     """Where every control of the page stands.
 
     Attributes:
@@ -77,7 +77,7 @@ class State:
         }
 
 
-def read_state(posted: object, names: Collection[str], heads: Collection[str]) -> State:
+def read_state(posted: object, names: Collection[str], heads: Collection[str]) -> PageState:
     """A state as the browser sends it, checked; what is missing is as in a new page.
 
     Raises:
@@ -86,13 +86,13 @@ def read_state(posted: object, names: Collection[str], heads: Collection[str]) -
     """
     if not isinstance(posted, Mapping):
         raise InvalidValue("The state is not an object.", "Send one as the page does.")
-    new = State()
+    new = PageState()
     whole = {**new.json(), **posted}
     prompt, fresh = whole["prompt"], whole["fresh"]
     if not isinstance(fresh, bool):
         raise InvalidValue("Whether to draw a new seed is not true or false.", "Leave it out.")
     params = options(whole["tokens"], whole["temperature"], 0 if whole["seed"] is None else whole["seed"])
-    return State(
+    return PageState(
         read_text("The prompt", prompt),
         read_box({"text": whole["formula"]}).text,
         read_positions(whole["positions"], names),

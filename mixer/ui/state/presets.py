@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mixer.errors import FormulaError, MixerError
 from mixer.files.presets import load_presets
 from mixer.ui.state.controls import LIMIT
-from mixer.ui.state.page_state import State
+from mixer.ui.state.page_state import PageState
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
@@ -28,7 +28,7 @@ class Choice:
     """
 
     name: str
-    state: State
+    state: PageState
     about: str
     credit: str
 
@@ -47,6 +47,6 @@ def presets(desk: Desk) -> list[Choice]:
         except FormulaError:
             continue  # it names what is not loaded here
         settings = {name: max(-LIMIT, min(LIMIT, x)) for name, x in preset.settings.items() if name in desk.attributes}
-        state = State(preset.prompt or State().prompt, preset.formula, settings)
+        state = PageState(preset.prompt or PageState().prompt, preset.formula, settings)
         found.append(Choice(preset.name, state, preset.about, preset.credit))
     return found

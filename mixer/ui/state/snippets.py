@@ -10,13 +10,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mixer.ui.state.controls import least
-from mixer.ui.state.page_state import State
+from mixer.ui.state.controls import fewest_tokens
+from mixer.ui.state.page_state import PageState
 from mixer.values.steering import MOST_NATS, REST
 
 
 @dataclass(frozen=True)
-class Origin:
+class DeskSource:
     """What a desk was loaded from, where that is not the shipped one alone.
 
     Attributes:
@@ -28,20 +28,20 @@ class Origin:
     added: Sequence[tuple[str, str, str, str]] = ()
 
 
-SHIPPED = Origin()
+SHIPPED = DeskSource()
 
 
-def python(state: State, origin: Origin = SHIPPED) -> str:
+def python(state: PageState, origin: DeskSource = SHIPPED) -> str:
     """A program that prints the text."""
     steering, seed = state.steers, None if state.fresh else state.seed
     lines = [
         f"{state.prompt!r},",
         f"desk.mix({dict(state.positions)!r})," if state.positions else "desk.mix(),",
-        f"SamplingParams(max_new_tokens={state.tokens}, min_new_tokens={least(state.tokens)}, "
+        f"SamplingParams(max_new_tokens={state.tokens}, min_new_tokens={fewest_tokens(state.tokens)}, "
         f"temperature={state.temperature!r}, seed={seed!r}),",
     ]
     names = "Desk, SamplingParams"
-    if state.formula != State().formula:
+    if state.formula != PageState().formula:
         lines.append(f"formula={state.formula!r},")
     if steering != REST:
         names += ", Steering"
@@ -54,7 +54,7 @@ def python(state: State, origin: Origin = SHIPPED) -> str:
     return f"from mixer import {names}\n\n{loaded}output = desk.generate(\n{body}\n)\nprint(output.text)\n"
 
 
-def shell(state: State, origin: Origin = SHIPPED) -> str:
+def shell(state: PageState, origin: DeskSource = SHIPPED) -> str:
     """A command that prints the text."""
     steering = state.steers
     asked = [(name.replace("_", "-"), value) for name, value in origin.load.items()]
@@ -65,9 +65,9 @@ def shell(state: State, origin: Origin = SHIPPED) -> str:
     asked += [("aim", f"{name}={level!r}") for name, level in steering.levels.items()]
     if steering != REST:
         asked.append(("budget", "none" if steering.budget is None else repr(steering.budget)))
-    if state.formula != State().formula:
+    if state.formula != PageState().formula:
         asked.append(("formula", state.formula))
-    asked += [("max-new-tokens", str(state.tokens)), ("min-new-tokens", str(least(state.tokens)))]
+    asked += [("max-new-tokens", str(state.tokens)), ("min-new-tokens", str(fewest_tokens(state.tokens)))]
     asked.append(("temperature", repr(state.temperature)))
     if state.seed is not None and not state.fresh:
         asked.append(("seed", str(state.seed)))
@@ -76,7 +76,7 @@ def shell(state: State, origin: Origin = SHIPPED) -> str:
     return f"python -m mixer generate {' '.join(words)} -- {shlex.quote(state.prompt)}\n"
 
 
-def curl(state: State, address: str) -> str:
+def curl(state: PageState, address: str) -> str:
     """A request to the server at this address, whose last line of answer holds the text."""
     where = shlex.quote(f"{address.rstrip('/')}/gradio_api/call/generate")
     body = shlex.quote(json.dumps({"data": request(state)}, ensure_ascii=False))
@@ -84,7 +84,7 @@ def curl(state: State, address: str) -> str:
     return f"{ask} |\n  sed 's/.*: *\"//; s/\".*//' | xargs -I ID curl -sN {where}/ID\n"
 
 
-def request(state: State) -> list[object]:
+def request(state: PageState) -> list[object]:
     """What the endpoint `generate` takes, in its order; it knows no budget without a limit, and gets the largest."""
     steering = state.steers
     return [
@@ -93,11 +93,11 @@ def request(state: State) -> list[object]:
         state.tokens,
         state.temperature,
         None if state.fresh else state.seed,
-        None if state.formula == State().formula else state.formula,
+        None if state.formula == PageState().formula else state.formula,
         dict(steering.positions),
         dict(steering.levels),
         None if steering == REST else MOST_NATS if steering.budget is None else steering.budget,
         steering.whole,
-        least(state.tokens),
+        fewest_tokens(state.tokens),
         state.decouple,
     ]
