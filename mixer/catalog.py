@@ -34,7 +34,7 @@ class Catalog:
     Args:
         model: the resident base with its anchors.
         judges: None where none are loaded.
-        helm: the reward heads.
+        controller: the reward heads.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class Catalog:
         model: Model,
         attributes: Mapping[str, Attribute],
         judges: Judges | None,
-        helm: RewardController,
+        controller: RewardController,
     ) -> None:
-        self._model, self._attributes, self.helm = model, attributes, helm
+        self._model, self._attributes, self.controller = model, attributes, controller
         self._judges = judges or Judges({}, Words({}, np.zeros((0, 0), np.float32)))
         self._models: dict[str, Model] = {}
 
@@ -53,7 +53,7 @@ class Catalog:
         """All names."""
         judges = self._judges
         labels = {label: JudgeGoal(*opinion) for label, opinion in judges.labels.items()}
-        return Vocabulary(self._attributes, judges.names, self.helm.names, tuple(self._models), labels)
+        return Vocabulary(self._attributes, judges.names, self.controller.names, tuple(self._models), labels)
 
     def add_model(self, name: str, source: str | Path) -> None:
         """Load another base model, on the device of the first.
@@ -74,7 +74,7 @@ class Catalog:
                 f"{source} does not share the resident base's tokenizer: {differs}.",
                 "A formula adds up probabilities token by token: use models of one family.",
             )
-        self._models[name] = Model(lm, tokenizer, AnchorSet({}, (), ()), native=own.slow_because != "not asked for")
+        self._models[name] = Model(lm, tokenizer, AnchorSet({}, (), ()), native=own.native_refusal != "not asked for")
 
     def add_judge(self, name: str, source: str | Path, label: str | int | None = None) -> None:
         """Load a `transformers` sequence classifier.
@@ -99,11 +99,11 @@ class Catalog:
         Raises:
             InvalidValue: the name is taken, or cannot be written in a formula. BadArtifact: it cannot be loaded.
         """
-        _new(name, self.helm.names)
+        _new(name, self.controller.names)
         model = self._model
-        self.helm.models[name] = load_rad(model.lm, Path(folder), native=model.slow_because != "not asked for")
+        self.controller.models[name] = load_rad(model.lm, Path(folder), native=model.native_refusal != "not asked for")
 
-    def readings(self, rows: Iterable[Branch], prompt: str) -> list[BranchPrompt]:
+    def branch_prompts(self, rows: Iterable[Branch], prompt: str) -> list[BranchPrompt]:
         """What each distinct branch reads before a text with this prompt, in order.
 
         Raises:
@@ -112,10 +112,10 @@ class Catalog:
         models = {row: self._models[row.model] if row.model else self._model for row in rows}
         return [BranchPrompt(row, model, tuple(encode_branch(model, row, prompt))) for row, model in models.items()]
 
-    def reader(self, prompt: str, prompt_ids: Sequence[int], token_ids: Sequence[int], state: Tensor) -> TextOpinions:
+    def opinions(self, prompt: str, prompt_ids: Sequence[int], token_ids: Sequence[int], state: Tensor) -> TextOpinions:
         """What judges and rewards make of a text that has these tokens, and its voice this state, `(D,)`."""
         tokenizer = self._model.backend_tokenizer
-        return TextOpinions(self._judges, tokenizer, prompt, prompt_ids, token_ids, self.helm, state)
+        return TextOpinions(self._judges, tokenizer, prompt, prompt_ids, token_ids, self.controller, state)
 
 
 def _new(name: str, taken: Iterable[str]) -> None:

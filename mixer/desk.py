@@ -82,16 +82,16 @@ class Desk:
         rewards: Mapping[str, Reward] | None = None,
     ) -> None:
         self._model, self._judges = model, judges
-        self._fold = AutoFold(model.network, SCRATCH)
+        self._fold = AutoFold(model.backend, SCRATCH)
         self._scheduler = Scheduler(model, fold=self._fold if auto_fold and not is_quantized(model.lm) else None)
         self.anchor_set = anchors
         self.attributes: Mapping[str, Attribute] = MappingProxyType(dict(anchors.attributes))
         self.anchors, self.context, self.name = model.anchors, model.context, name
         self.quantized = is_quantized(model.lm)
         self.problems = tuple(problems)
-        helm = RewardController(rewards or {}, model.embedding)
-        model.network.put_heads([(reward.head.down, reward.head.up) for reward in helm.heads.values()])
-        self._catalog = Catalog(model, self.attributes, judges, helm)
+        controller = RewardController(rewards or {}, model.embedding)
+        model.backend.put_heads([(reward.head.down, reward.head.up) for reward in controller.heads.values()])
+        self._catalog = Catalog(model, self.attributes, judges, controller)
 
     @classmethod
     def load(
@@ -234,7 +234,7 @@ class Desk:
     @property
     def rewards(self) -> tuple[str, ...]:
         """The rewards that may steer: heads beside the anchors, and what `add_reward` loaded."""
-        return self._catalog.helm.names
+        return self._catalog.controller.names
 
     def logprobs(
         self, prompt: str, mix: Mix | None = None, formula: str | None = None, steering: Steering | None = None
@@ -298,7 +298,13 @@ class Desk:
     def _parts(self, prompt: str, bound: BoundFormula, rows: Sequence[Branch]):
         """What every session of this desk is made of."""
         catalog = self._catalog
-        return self._scheduler.run, bound, catalog.readings(rows, prompt), partial(catalog.reader, prompt), catalog.helm
+        return (
+            self._scheduler.run,
+            bound,
+            catalog.branch_prompts(rows, prompt),
+            partial(catalog.opinions, prompt),
+            catalog.controller,
+        )
 
     def _bound(self, formula: str | None) -> BoundFormula:
         return SLIDERS if formula is None else self.formula(formula).bound
@@ -363,18 +369,18 @@ class Desk:
         coefficients = mix.coefficients(self.anchors)
         with self._model.lock:
             self._fold.by_hand = True
-            self._model.network.fold(coefficients)
+            self._model.backend.fold(coefficients)
 
     def unfold(self) -> None:
         """Go back to the base's own weights."""
         with self._model.lock:
             self._fold.by_hand = False
-            self._model.network.fold((0.0,) * len(self.anchors))
+            self._model.backend.fold((0.0,) * len(self.anchors))
 
     @property
     def folded(self) -> Mix | None:
         """The mix that is folded into the weights, by hand or because it pays."""
-        coefficients = dict(zip(self.anchors, self._model.network.gate.folded, strict=True))
+        coefficients = dict(zip(self.anchors, self._model.backend.gate.folded, strict=True))
         return Mix(raw=coefficients) if any(coefficients.values()) else None
 
     def scores(self, text: str) -> dict[str, float]:

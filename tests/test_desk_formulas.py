@@ -32,14 +32,14 @@ class Terms:
 
     def __init__(self, folder: Path, desk: Desk) -> None:
         model = AutoModelForCausalLM.from_pretrained(folder / "base").double()
-        self._network = TorchBackend(model, [adapter.parts for adapter in desk.anchor_set.adapters], rows=1)
+        self._backend = TorchBackend(model, [adapter.parts for adapter in desk.anchor_set.adapters], rows=1)
         self._anchors, self._tokenizer = desk.anchors, byte_tokenizer()
         self.of = lru_cache(maxsize=None)(self._of)
 
     def _of(self, prompt: str, coefficients: tuple[float, ...]) -> np.ndarray:
         ids = self._tokenizer(prompt).input_ids
-        self._network.gate[0] = coefficients
-        logits = self._network.forward(ids, [0] * len(ids), range(len(ids)), [len(ids) - 1])[0].double()
+        self._backend.gate[0] = coefficients
+        logits = self._backend.forward(ids, [0] * len(ids), range(len(ids)), [len(ids) - 1])[0].double()
         return torch.log_softmax(logits, -1).numpy()
 
     def branch(self, branch: Branch, coefficients: tuple[float, ...]) -> np.ndarray:

@@ -72,10 +72,10 @@ def test_every_pole_makes_its_own_texts_likelier(desk: Desk):
 
 def text_logprob(desk: Desk, text: str, mix) -> float:
     model = desk._model
-    ids, network = model.encode(text), model.network
-    network.reserve(1, len(ids))
-    network.gate[0] = mix.coefficients(desk.anchors)
-    logits = network.forward(ids, [0] * len(ids), range(len(ids)), range(len(ids) - 1))
+    ids, backend = model.encode(text), model.backend
+    backend.reserve(1, len(ids))
+    backend.gate[0] = mix.coefficients(desk.anchors)
+    logits = backend.forward(ids, [0] * len(ids), range(len(ids)), range(len(ids) - 1))
     return float(torch.log_softmax(logits, dim=-1).gather(-1, torch.tensor(ids)[1:, None]).sum())
 
 

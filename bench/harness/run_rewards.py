@@ -52,13 +52,13 @@ class RewardsRunner:
         self._desk = Desk.load(base, anchors, device="cpu", dtype=dtype, auto_fold=False)
         # Every text has its full length. To bar its end would not do: it may be all that RAD's cut leaves.
         self._desk._model.eos_ids = frozenset()
-        self._helm = self._desk._catalog.helm
+        self._controller = self._desk._catalog.controller
         with tempfile.TemporaryDirectory(prefix="mixer-bench-") as folder:
             self._desk.add_reward(TREE, teacher or make_teacher(self._desk, Path(folder)))
-        rad: Any = self._helm.models[TREE]
+        rad: Any = self._controller.models[TREE]
         self._both = Both(rad)
-        self._helm.models[SEQUENTIAL], self._helm.models[BOTH] = Sequential(rad), self._both
-        self._apart = Apart(self._helm.heads, self._desk._model.embedding.float())
+        self._controller.models[SEQUENTIAL], self._controller.models[BOTH] = Sequential(rad), self._both
+        self._apart = Apart(self._controller.heads, self._desk._model.embedding.float())
 
     def facts(self) -> dict[str, Any]:
         """Versions and sizes."""
@@ -67,7 +67,7 @@ class RewardsRunner:
         return {
             "torch": torch.__version__,
             "context": desk.context,
-            "heads": list(self._helm.heads),
+            "heads": list(self._controller.heads),
             "vocab": vocab,
             "size": size,
         }
@@ -121,7 +121,7 @@ class RewardsRunner:
         params = SamplingParams(max_new_tokens=tokens, seed=seed)
         session = self._desk.session(prompt, params=params, draft="off", steering=Steering(**steering))
         if apart:
-            session.helm = self._apart
+            session.controller = self._apart
         return session
 
     @staticmethod
@@ -136,11 +136,11 @@ class RewardsRunner:
         `mixer.rewards.heads` defines them."""
         model = self._desk._model
         with model.lock:
-            model.network.reserve(1, len(ids))
+            model.backend.reserve(1, len(ids))
             wanted = range(len(ids) - last, len(ids))
-            logits = model.network.forward(ids, [SCRATCH] * len(ids), range(len(ids)), wanted)
-            states = model.network.states
-        rewards = [self._helm.heads[name] for name in steering.positions]
+            logits = model.backend.forward(ids, [SCRATCH] * len(ids), range(len(ids)), wanted)
+            states = model.backend.states
+        rewards = [self._controller.heads[name] for name in steering.positions]
         positions = list(steering.positions.values())
         if fused or steering.fused:
             strengths = [r.fused_strength(position, SPENT) for r, position in zip(rewards, positions, strict=True)]
@@ -172,16 +172,16 @@ class Apart(RewardController):
         self,
         logits: Tensor,
         state: Tensor,
-        course: PreparedSteering,
+        prepared: PreparedSteering,
         temperature: float = 1.0,
         ids: Sequence[int] = (),
         plain: Tensor | None = None,
         origin: Tensor | None = None,
     ) -> SteeredLogits:
         """See `RewardController`; knows no clip and no budget."""
-        for name in course.own:
+        for name in prepared.own:
             rewards = self.heads[name].head.rewards(state, self._embedding)
-            logits = logits + self.heads[name].fused_strength(course.steering.positions[name], SPENT) * rewards
+            logits = logits + self.heads[name].fused_strength(prepared.steering.positions[name], SPENT) * rewards
         return SteeredLogits(logits)
 
 

@@ -38,15 +38,15 @@ class OneByOne:
 
     def __enter__(self) -> OneByOne:
         self._model.lock.acquire()
-        network = self._model.network
-        network.reserve(1 + len(self._prompts), max(map(len, self._prompts.values())) + self._tokens)
+        backend = self._model.backend
+        backend.reserve(1 + len(self._prompts), max(map(len, self._prompts.values())) + self._tokens)
         for row, branch in enumerate(self._prompts, 1):
-            network.gate[row] = branch.under(Mix()).coefficients(self._model.anchors)
+            backend.gate[row] = branch.under(Mix()).coefficients(self._model.anchors)
         return self
 
     def __exit__(self, *_: object) -> None:
         for row in range(1, 1 + len(self._prompts)):
-            self._model.network.gate[row] = None
+            self._model.backend.gate[row] = None
         self._model.lock.release()
 
     def logprobs(self, before: int, new: list[int]) -> Tensor:
@@ -58,7 +58,7 @@ class OneByOne:
         for row, (branch, prompt) in enumerate(self._prompts.items(), 1):
             ids, at = (new, len(prompt) + before) if new else (prompt, 0)
             wanted = range(len(new)) if new else [len(prompt) - 1]
-            logits = self._model.network.forward(ids, [row] * len(ids), range(at, at + len(ids)), wanted)
+            logits = self._model.backend.forward(ids, [row] * len(ids), range(at, at + len(ids)), wanted)
             found[branch] = torch.log_softmax(logits[:, : self._model.vocab], dim=-1)
         return evaluate(self.bound, found)
 

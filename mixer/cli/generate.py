@@ -91,7 +91,7 @@ def generate(options: argparse.Namespace) -> dict:
             "acceptance": stats.acceptance,
             "nats": stats.nats,
             "most_nats": stats.most_nats,
-            "readings": dict(levels),
+            "branch_prompts": dict(levels),
             "seed": session.seed,
         },
     }

@@ -66,12 +66,12 @@ Value = Weighted | Tensor | float  # a distribution or bias; a mask, perhaps tim
 
 
 @torch.no_grad()
-def evaluate(bound: BoundFormula, logprobs: Mapping[Branch, Tensor], reader: OpinionReader | None = None) -> Tensor:
+def evaluate(bound: BoundFormula, logprobs: Mapping[Branch, Tensor], opinions: OpinionReader | None = None) -> Tensor:
     """The next-token distribution of a formula.
 
     Args:
         logprobs: of every branch in `bound.rows`, normalized, `(V,)`, or `(n, V)` for n positions of one text.
-        reader: for a formula that reads the text; it knows one position, and `logprobs` are `(V,)` then.
+        opinions: for a formula that reads the text; it knows one position, and `logprobs` are `(V,)` then.
 
     Returns:
         `(V,)` or `(n, V)` float32, normalized. On a CPU a position has the same bits alone and among others.
@@ -80,16 +80,16 @@ def evaluate(bound: BoundFormula, logprobs: Mapping[Branch, Tensor], reader: Opi
         FormulaError: weights add up to 0 or less for some token, no token is left, or one that was cut off would become
             infinitely likely.
     """
-    if bound.needs_reader and (reader is None or next(iter(logprobs.values())).ndim != 1):
-        raise ValueError("a formula that reads the text takes a reader and one position at a time")
-    return _Evaluation(bound, logprobs, reader).normalized(bound.formula.result)
+    if bound.needs_opinions and (opinions is None or next(iter(logprobs.values())).ndim != 1):
+        raise ValueError("a formula that reads the text takes a opinions and one position at a time")
+    return _Evaluation(bound, logprobs, opinions).normalized(bound.formula.result)
 
 
 @torch.no_grad()
-def without_opinions(bound: BoundFormula, logprobs: Mapping[Branch, Tensor], reader: OpinionReader | None) -> Tensor:
+def without_opinions(bound: BoundFormula, logprobs: Mapping[Branch, Tensor], opinions: OpinionReader | None) -> Tensor:
     """What a formula is before its judges and rewards, `(V,)`; its first term where that is nothing."""
     try:
-        return _Evaluation(bound, logprobs, reader, judged=False).normalized(bound.formula.result)
+        return _Evaluation(bound, logprobs, opinions, judged=False).normalized(bound.formula.result)
     except FormulaError:
         return logprobs[bound.rows[0]].float()
 
@@ -98,9 +98,13 @@ class _Evaluation:
     """One evaluation, in which equal expressions are computed once. Without `judged`, judges have nothing to say."""
 
     def __init__(
-        self, bound: BoundFormula, logprobs: Mapping[Branch, Tensor], reader: OpinionReader | None, judged: bool = True
+        self,
+        bound: BoundFormula,
+        logprobs: Mapping[Branch, Tensor],
+        opinions: OpinionReader | None,
+        judged: bool = True,
     ) -> None:
-        self._bound, self._logprobs, self._reader, self._judged = bound, logprobs, reader, judged
+        self._bound, self._logprobs, self._opinions, self._judged = bound, logprobs, opinions, judged
         self._formula = bound.formula
         self._known: dict[int, Value] = {}
 
@@ -188,8 +192,8 @@ class _Evaluation:
                 return _bias(self._rewarded(node) if self._judged else torch.zeros_like(self._any))
             case fn.Strength():
                 opinion = self._bound.opinions[node]
-                assert self._reader is not None
-                return self._reader.strength(opinion.judge, opinion.goal)
+                assert self._opinions is not None
+                return self._opinions.strength(opinion.judge, opinion.goal)
             case fn.Ban():
                 return _bias(torch.zeros_like(self._any))
             case _:
@@ -207,22 +211,22 @@ class _Evaluation:
         tokens = likeliest.indices[likeliest.values > -torch.inf]
         opinion = self._bound.opinions[node]
         goal = node.goal * opinion.goal + (1 - node.goal) * (1 - opinion.goal)
-        assert self._reader is not None
-        after, before = self._reader.candidates(opinion.judge, goal, tokens.tolist())
+        assert self._opinions is not None
+        after, before = self._opinions.candidates(opinion.judge, goal, tokens.tolist())
         return torch.zeros_like(over).scatter(0, tokens, after.to(over) - before)
 
     def _rewarded(self, node: fn.RewardCall) -> Tensor:
         """The advantages of the likely tokens, 0 for all others, `(V,)`: a head knows nothing of unlikely ones."""
         over, opinion = self._unjudged, self._bound.opinions[node]
         tokens = likely(over).nonzero()[:, 0]
-        assert self._reader is not None
-        values = self._reader.advantages(opinion.judge, opinion.goal, tokens, over[tokens])
+        assert self._opinions is not None
+        values = self._opinions.advantages(opinion.judge, opinion.goal, tokens, over[tokens])
         return torch.zeros_like(over).scatter(0, tokens, values.to(over))
 
     @cached_property
     def _unjudged(self) -> Tensor:
         """See `without_opinions`."""
-        return without_opinions(self._bound, self._logprobs, self._reader)
+        return without_opinions(self._bound, self._logprobs, self._opinions)
 
     @property
     def _any(self) -> Tensor:

@@ -24,7 +24,7 @@ class TextOpinions:
     Args:
         prompt, prompt_ids: what comes before the text, and is read with it.
         token_ids: the text's.
-        helm: reward heads.
+        controller: reward heads.
         state: the model's at the text's end, `(D,)`.
     """
 
@@ -35,11 +35,11 @@ class TextOpinions:
         prompt: str,
         prompt_ids: Sequence[int],
         token_ids: Sequence[int],
-        helm: RewardController,
+        controller: RewardController,
         state: Tensor,
     ) -> None:
         self._judges, self._tokenizer = judges, tokenizer
-        self._helm, self._state = helm, state
+        self._controller, self._state = controller, state
         self._prompt, self._prompt_ids, self._token_ids = prompt, prompt_ids, token_ids
         self._tail = list(token_ids[-TAIL:])
 
@@ -58,7 +58,7 @@ class TextOpinions:
     def advantages(self, head: str, goal: float, tokens: Tensor, logprobs: Tensor) -> Tensor:
         """What a reward makes of these next tokens, `(k,)`: see `RewardController.advantages`."""
         ids = [*self._prompt_ids, *self._token_ids]
-        return (2 * goal - 1) * self._helm.advantages(head, self._state, ids, tokens, logprobs)
+        return (2 * goal - 1) * self._controller.advantages(head, self._state, ids, tokens, logprobs)
 
     @cached_property
     def _text(self) -> str:

@@ -18,17 +18,17 @@ def first_logprobs(session: Session) -> Tensor:
     Raises:
         FormulaError: the formula's weights come to nothing here.
     """
-    bound, course = session.bound, session.helm.course(session.steering)
+    bound, prepared = session.bound, session.controller.prepare(session.steering)
     logprobs, states = {}, {}
-    for reading in session.readings:
-        fused = course.strengths if reading.branch == bound.voice else None
-        logits, state = reading.model.read(reading.prompt_ids, reading.under(session.mix)[1], fused)
-        logprobs[reading.branch] = torch.log_softmax(logits[: session.vocab], dim=-1)
-        states[reading.branch] = state
+    for branch_prompt in session.branch_prompts:
+        fused = prepared.strengths if branch_prompt.branch == bound.voice else None
+        logits, state = branch_prompt.model.read(branch_prompt.prompt_ids, branch_prompt.under(session.mix)[1], fused)
+        logprobs[branch_prompt.branch] = torch.log_softmax(logits[: session.vocab], dim=-1)
+        states[branch_prompt.branch] = state
     state = states.get(bound.voice, NOTHING) if bound.voice else NOTHING
-    reader = session.reader((), state)
+    reader = session.opinions((), state)
     value = evaluate(bound, logprobs, reader)
     plain = without_opinions(bound, logprobs, reader) if bound.opinions else None
-    origin = logprobs[BASE] if course.steering.whole else None
-    steered = session.helm.steer(value, state, course, 1.0, session.prompt_ids, plain, origin).logits
+    origin = logprobs[BASE] if prepared.steering.whole else None
+    steered = session.controller.steer(value, state, prepared, 1.0, session.prompt_ids, plain, origin).logits
     return value if steered is value else torch.log_softmax(steered, dim=-1)

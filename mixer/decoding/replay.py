@@ -43,9 +43,9 @@ class Replay(Session):
         params: SamplingParams,
         run: Callable[[Session], Iterator[tuple[Step | None, ...]]],
         bound: BoundFormula,
-        readings: Sequence[BranchPrompt],
-        reader: Callable[[Sequence[int], Sequence[int], Tensor], OpinionReader],
-        helm: RewardController,
+        branch_prompts: Sequence[BranchPrompt],
+        opinions: Callable[[Sequence[int], Sequence[int], Tensor], OpinionReader],
+        controller: RewardController,
     ) -> None:
         self._script = [segment for segment in segments if segment.token_ids]
         self._tokens = [token for segment in self._script for token in segment.token_ids]
@@ -64,9 +64,9 @@ class Replay(Session):
             "keep",
             run,
             replace(bound, bans=(), draft=None),  # its words have passed the bans
-            readings,
-            reader,
-            helm,
+            branch_prompts,
+            opinions,
+            controller,
             first.steering,
         )
         for token in self._tokens:

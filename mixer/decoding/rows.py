@@ -41,7 +41,7 @@ class Row:
         strengths: of fused heads, `(H,)`; empty before the first round, since another text may have left its own.
     """
 
-    reading: BranchPrompt
+    branch_prompt: BranchPrompt
     row: int
     mix: Mix | None = None
     strengths: tuple[float, ...] | None = ()
@@ -52,7 +52,7 @@ class Row:
     @property
     def key(self) -> str:
         """What its keys and values depend on besides the tokens."""
-        return f"{self.reading.branch.model or ''}:{self.mix.key if self.mix else ''}"
+        return f"{self.branch_prompt.branch.model or ''}:{self.mix.key if self.mix else ''}"
 
     def begin(self, tokens: int) -> None:
         """A round of a text of so many tokens; its last token is read in this round."""
@@ -61,11 +61,11 @@ class Row:
 
     def last(self, tokens: int) -> int:
         """Position of a text's last token, the prompt's if there is none."""
-        return len(self.reading.prompt_ids) + tokens - 1
+        return len(self.branch_prompt.prompt_ids) + tokens - 1
 
     def ids(self, tokens: Sequence[int], start: int, stop: int) -> list[int]:
         """The row's tokens from `start` to `stop`, where the text's are `tokens`."""
-        prompt = self.reading.prompt_ids
+        prompt = self.branch_prompt.prompt_ids
         return [*prompt[start:stop], *tokens[max(0, start - len(prompt)) : max(0, stop - len(prompt))]]
 
 
@@ -80,13 +80,13 @@ class RowGroup:
 
     def __init__(self, session: Session, rows: Sequence[int]) -> None:
         self.session = session
-        self.lines = [Row(reading, row) for reading, row in zip(session.readings, rows, strict=True)]
+        self.rows_ = [Row(branch_prompt, row) for branch_prompt, row in zip(session.branch_prompts, rows, strict=True)]
         self.last_row = max(rows)
         speculation = session.speculation
         self._drafted = self._of(speculation.draft) if speculation and speculation.draft else []
         self._targeted = self._of(session.bound)
-        self._origin = next((line for line in self.lines if line.reading.branch == BASE), None)
-        self._heard = next((line for line in self._targeted if line.reading.branch == session.bound.voice), None)
+        self._origin = next((row_ for row_ in self.rows_ if row_.branch_prompt.branch == BASE), None)
+        self._heard = next((row_ for row_ in self._targeted if row_.branch_prompt.branch == session.bound.voice), None)
         self.step: Step | None = None
         self.error: Exception | None = None
         self._underway = False
@@ -99,7 +99,7 @@ class RowGroup:
 
     def _of(self, bound: BoundFormula) -> list[Row]:
         """The rows of a formula."""
-        return [line for line in self.lines if line.reading.branch in bound.rows]
+        return [row_ for row_ in self.rows_ if row_.branch_prompt.branch in bound.rows]
 
     @property
     def ready(self) -> bool:
@@ -131,15 +131,15 @@ class RowGroup:
             return
         session = self.session
         reread = session.turn(self._write_gates)
-        for line in self.lines:
-            if reread and line.reading.branch.follows:
-                line.filled = 0
-            line.begin(len(session.token_ids))
-            if line.filled == 0:
-                known, snapshot = prefixes.find(line.key, [*line.reading.prompt_ids, *session.token_ids])
+        for row_ in self.rows_:
+            if reread and row_.branch_prompt.branch.follows:
+                row_.filled = 0
+            row_.begin(len(session.token_ids))
+            if row_.filled == 0:
+                known, snapshot = prefixes.find(row_.key, [*row_.branch_prompt.prompt_ids, *session.token_ids])
                 if known:
-                    line.filled = min(known, line.last(len(session.token_ids)))
-                    line.reading.model.network.restore(line.row, snapshot, line.filled)
+                    row_.filled = min(known, row_.last(len(session.token_ids)))
+                    row_.branch_prompt.model.backend.restore(row_.row, snapshot, row_.filled)
         self._guess, self._drawn, self._length, self._seconds, self._steered = [], [], 0, 0.0, {}
         self._guess += session.script(len(session.token_ids), SCRIPTED)[:-1]  # the last one needs no reading
         if session.speculation and session.token_ids:  # the first token is wanted soon
@@ -150,14 +150,14 @@ class RowGroup:
         self._underway = True
 
     def _write_gates(self, wanted: Sequence[tuple[Mix, tuple[float, ...]]]) -> None:
-        for line, (mix, coefficients) in zip(self.lines, wanted, strict=True):
-            if line.mix is not mix:
-                line.mix = mix
-                line.reading.model.network.gate[line.row] = coefficients
-            strengths = self.session.course.strengths if line is self._heard else None
-            if line.strengths != strengths:
-                line.strengths = strengths
-                line.reading.model.network.lift[line.row] = strengths
+        for row_, (mix, coefficients) in zip(self.rows_, wanted, strict=True):
+            if row_.mix is not mix:
+                row_.mix = mix
+                row_.branch_prompt.model.backend.gate[row_.row] = coefficients
+            strengths = self.session.prepared.strengths if row_ is self._heard else None
+            if row_.strengths != strengths:
+                row_.strengths = strengths
+                row_.branch_prompt.model.backend.head_gate[row_.row] = strengths
 
     @property
     def drafting(self) -> bool:
@@ -175,7 +175,7 @@ class RowGroup:
         """The rows that it takes to go on."""
         if self.drafting:
             return self._drafted
-        origin = self._origin if self.session.course.steering.whole else None
+        origin = self._origin if self.session.prepared.steering.whole else None
         return [*self._targeted, origin] if origin and origin not in self._targeted else self._targeted
 
     @property
@@ -186,8 +186,8 @@ class RowGroup:
     def pending(self) -> list[tuple[Row, int]]:
         """Rows that are still to be read, and up to where."""
         tokens = len(self.session.token_ids) + len(self._guess)
-        stops = [(line, len(line.reading.prompt_ids) + tokens) for line in self._active]
-        return [(line, stop) for line, stop in stops if line.filled < stop]
+        stops = [(row_, len(row_.branch_prompt.prompt_ids) + tokens) for row_ in self._active]
+        return [(row_, stop) for row_, stop in stops if row_.filled < stop]
 
     def passed(self, seconds: float) -> None:
         """A pass that brought these rows on took so long."""
@@ -208,7 +208,7 @@ class RowGroup:
         """
         session = self.session
         done = len(self._guess) if self.drafting else len(self._drawn)
-        reads = self._bound.needs_reader or bool(session.course.models)
+        reads = self._bound.needs_opinions or bool(session.prepared.models)
         last = done if self.drafting or reads else len(self._guess)
         try:
             values = self._evaluated(done, last)
@@ -236,40 +236,40 @@ class RowGroup:
         bound = self._bound
         if isinstance(bound.formula.result, Term):  # its one row says it
             return self._active[0].logits[first : last + 1]
-        rows = {line.reading.branch: line.logits[first : last + 1] for line in self._active}
+        rows = {row_.branch_prompt.branch: row_.logits[first : last + 1] for row_ in self._active}
         if first < last:
             logprobs = {branch: torch.log_softmax(torch.stack(logits), -1) for branch, logits in rows.items()}
             return [*evaluate(bound, logprobs)]
-        return [evaluate(bound, self._logprobs(first), self._reader(first) if bound.needs_reader else None)]
+        return [evaluate(bound, self._logprobs(first), self._opinions(first) if bound.needs_opinions else None)]
 
     def _logprobs(self, place: int) -> dict[Branch, Tensor]:
         """Of every active row after so many guesses, `(V,)` each."""
-        return {line.reading.branch: torch.log_softmax(line.logits[place], -1) for line in self._active}
+        return {row_.branch_prompt.branch: torch.log_softmax(row_.logits[place], -1) for row_ in self._active}
 
-    def _reader(self, place: int) -> OpinionReader:
+    def _opinions(self, place: int) -> OpinionReader:
         """Who reads the text with so many guesses."""
         tokens = self.tokens[: len(self.session.token_ids) + place]
         voice = self._bound.voice
-        state = next((line.states[place] for line in self._active if line.reading.branch == voice), NOTHING)
-        return self.session.reader(tokens, state)
+        state = next((row_.states[place] for row_ in self._active if row_.branch_prompt.branch == voice), NOTHING)
+        return self.session.opinions(tokens, state)
 
     @property
     def _steers(self) -> bool:
         """Whether there is anything that steers, or that a budget limits."""
-        course, steering = self.session.course, self.session.course.steering
-        return course.moves or (steering.budget is not None and (steering.whole or bool(self.session.bound.opinions)))
+        prepared, steering = self.session.prepared, self.session.prepared.steering
+        return prepared.moves or (steering.budget is not None and (steering.whole or bool(self.session.bound.opinions)))
 
     def _steer(self, logits: Tensor, place: int) -> SteeredLogits:
         """What the session's steering makes of the logits after so many guesses."""
         session = self.session
-        course, bound = session.course, session.bound
-        plain = without_opinions(bound, self._logprobs(place), self._reader(place)) if bound.opinions else None
+        prepared, bound = session.prepared, session.bound
+        plain = without_opinions(bound, self._logprobs(place), self._opinions(place)) if bound.opinions else None
         if plain is not None:
             plain = plain.masked_fill(logits == -torch.inf, -torch.inf)
-        origin = self._origin.logits[place] if course.steering.whole and self._origin else None
+        origin = self._origin.logits[place] if prepared.steering.whole and self._origin else None
         state = self._heard.states[place] if self._heard else NOTHING
-        ids = [*session.prompt_ids, *self.tokens[: len(session.token_ids) + place]] if course.models else ()
-        return session.helm.steer(logits, state, course, session.params.temperature, ids, plain, origin)
+        ids = [*session.prompt_ids, *self.tokens[: len(session.token_ids) + place]] if prepared.models else ()
+        return session.controller.steer(logits, state, prepared, session.params.temperature, ids, plain, origin)
 
     def receive(self, drawn: Sequence[tuple[int, float]]) -> bool:
         """Take what was drawn from `values`; whether there is more to draw without a further pass."""
@@ -292,9 +292,9 @@ class RowGroup:
     def _finish(self) -> None:
         """End the round: what was drawn is the text's next, and rows hold no guess that failed."""
         accepted = sum(drawn.guessed for drawn in self._drawn)
-        for line in self.lines:
-            line.filled = min(line.filled, line.last(len(self.session.token_ids)) + 1 + accepted)
-            line.logits, line.states = [], []
+        for row_ in self.rows_:
+            row_.filled = min(row_.filled, row_.last(len(self.session.token_ids)) + 1 + accepted)
+            row_.logits, row_.states = [], []
         if self.session.speculation and self.session.token_ids:
             self.session.speculation.saw(len(self._guess), accepted, self._seconds)
         self._ahead.extend(self._drawn)

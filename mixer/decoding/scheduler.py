@@ -1,6 +1,6 @@
 """Who computes when: sessions of all users as rows of one batch, admitted and retired at any step.
 
-Nobody owns the loop. Whoever waits for a step and finds no one computing computes one tick: a single forward pass that
+Nobody owns the loop. Whoever waits for a step and finds no one computing computes one step_: a single forward pass that
 brings the next token of every session that is waiting, and a piece of every prompt that is being read. So a session
 never runs ahead of its reader, and a slider move acts on the very next token.
 
@@ -28,16 +28,16 @@ from mixer.model.model import MOST_ROWS, SCRATCH, Model
 from mixer.model.prefix_cache import PrefixCache
 
 MOST_TOKENS = 64 * 1024  # in all rows together, each counted as long as the longest
-MOST_WAITING = 256  # parties in the queue
+MOST_WAITING = 256  # locksteps in the queue
 PREFIX_TOKENS = 8 * 1024
-GATHER_SECONDS = 0.001  # how long a tick waits for sessions that are about to ask
+GATHER_SECONDS = 0.001  # how long a step_ waits for sessions that are about to ask
 
 
 class NeedsRows(Protocol):
     """What takes rows."""
 
     @property
-    def readings(self) -> Sequence[BranchPrompt]: ...
+    def branch_prompts(self) -> Sequence[BranchPrompt]: ...
 
 
 Rows = TypeVar("Rows", bound=NeedsRows)
@@ -48,7 +48,7 @@ class Lockstep:
     """Sessions that one reader follows together, one step each at a time."""
 
     sessions: Sequence[Session]
-    seats: list[RowGroup] = field(default_factory=list)
+    groups: list[RowGroup] = field(default_factory=list)
     waiting: bool = False
     left: bool = False
     served_at: float = field(default_factory=time.perf_counter)
@@ -57,7 +57,7 @@ class Lockstep:
     @property
     def ready(self) -> bool:
         """Whether every session has its step or has ended."""
-        return all(seat.ready for seat in self.seats)
+        return all(group.ready for group in self.groups)
 
     def about_to_ask(self, until: float) -> bool:
         """Whether it is likely to ask for steps before a time that is at hand; who has paused is not."""
@@ -76,16 +76,16 @@ class Scheduler:
     def __init__(
         self, model: Model, most_rows: int = MOST_ROWS, most_tokens: int = MOST_TOKENS, fold: AutoFold | None = None
     ) -> None:
-        self._model, self._network, self._fold = model, model.network, fold
+        self._model, self._backend, self._fold = model, model.backend, fold
         self.most_rows, self.most_tokens = most_rows, max(most_tokens, model.context)
         self.prefixes = PrefixCache(PREFIX_TOKENS)
         self._free = list(range(most_rows, SCRATCH, -1))
-        self._parties: list[Lockstep] = []
+        self._locksteps: list[Lockstep] = []
         self._queue: deque[Lockstep] = deque()
         self._turn = threading.Condition()
         self._computing = self._settling = self._unsettled = False
         self._sampler = Sampler([], ())
-        self._around = 0.0  # seconds that a tick takes besides the models' passes, lately
+        self._around = 0.0  # seconds that a step_ takes besides the models' passes, lately
 
     @property
     def rows_in_use(self) -> int:
@@ -101,39 +101,39 @@ class Scheduler:
         Raises:
             Busy: the queue is full. InvalidValue: they are more than there are rows.
         """
-        party = Lockstep(sessions)
+        lockstep = Lockstep(sessions)
         try:
-            self._enter(party)
+            self._enter(lockstep)
             while any(session.finish_reason is None for session in sessions):
-                self._advance(party)
-                errors = [seat.error for seat in party.seats if seat.error]
+                self._advance(lockstep)
+                errors = [group.error for group in lockstep.groups if group.error]
                 if errors:
                     raise errors[0]
-                steps = {id(seat.session): seat.step for seat in party.seats}
-                tick = tuple(steps.get(id(session)) for session in sessions)
-                for seat in party.seats:
-                    seat.step = None
-                if any(tick):
-                    yield tick
+                steps = {id(group.session): group.step for group in lockstep.groups}
+                step_ = tuple(steps.get(id(session)) for session in sessions)
+                for group in lockstep.groups:
+                    group.step = None
+                if any(step_):
+                    yield step_
         finally:
             for session in sessions:
                 session.close()
-            self._leave(party)
+            self._leave(lockstep)
 
-    # What follows runs under the lock of `_turn`, but for `_tick`.
+    # What follows runs under the lock of `_turn`, but for `_step`.
 
-    def _enter(self, party: Lockstep) -> None:
-        rows = sum(len(session.readings) for session in party.sessions)
+    def _enter(self, lockstep: Lockstep) -> None:
+        rows = sum(len(session.branch_prompts) for session in lockstep.sessions)
         if rows > self.most_rows:
             raise InvalidValue(
-                f"{len(party.sessions)} texts at once take {rows} rows, and this desk runs {self.most_rows}.",
+                f"{len(lockstep.sessions)} texts at once take {rows} rows, and this desk runs {self.most_rows}.",
                 "Run fewer together, or shorter formulas.",
             )
         with self._turn:
             if len(self._queue) >= MOST_WAITING:
                 raise Busy("The desk is full, and so is its queue.", "Try again in a moment.")
-            self._queue.append(party)
-            for session in party.sessions:
+            self._queue.append(lockstep)
+            for session in lockstep.sessions:
                 session.on_close = self._notify
             self._settle()
 
@@ -142,26 +142,28 @@ class Scheduler:
             self._turn.notify_all()
 
     def _admit(self) -> None:
-        """Give rows to those who wait, first come first served; a party goes in whole."""
+        """Give rows to those who wait, first come first served; a lockstep goes in whole."""
         while self._queue:
-            party = self._queue[0]
-            live = [session for session in party.sessions if session.finish_reason is None]
-            running = [seat.session for other in self._parties for seat in other.seats]
-            rows = sum(len(session.readings) for session in live)
+            lockstep = self._queue[0]
+            live = [session for session in lockstep.sessions if session.finish_reason is None]
+            running = [group.session for other in self._locksteps for group in other.groups]
+            rows = sum(len(session.branch_prompts) for session in live)
             longest = max((session.most_tokens for session in [*running, *live]), default=0)
             too_much = bool(running) and (self.rows_in_use + rows) * longest > self.most_tokens
             if too_much or rows > len(self._free):
                 return
             self._queue.popleft()
-            party.seats = [RowGroup(session, [self._free.pop() for _ in session.readings]) for session in live]
-            self._parties.append(party)
+            lockstep.groups = [
+                RowGroup(session, [self._free.pop() for _ in session.branch_prompts]) for session in live
+            ]
+            self._locksteps.append(lockstep)
 
-    def _leave(self, party: Lockstep) -> None:
+    def _leave(self, lockstep: Lockstep) -> None:
         """Waits for nobody: a reader may also be garbage that is collected in the midst of a pass, by its thread."""
         with self._turn:
-            party.left = True
-            if party in self._queue:
-                self._queue.remove(party)
+            lockstep.left = True
+            if lockstep in self._queue:
+                self._queue.remove(lockstep)
             self._settle()
 
     def _settle(self) -> None:
@@ -173,180 +175,188 @@ class Scheduler:
         try:
             while self._unsettled:
                 self._unsettled = False
-                for party in [party for party in self._parties if party.left and not self._computing]:
-                    while party.seats:
-                        self._release(party, party.seats[-1])
-                    self._parties.remove(party)
+                for lockstep in [lockstep for lockstep in self._locksteps if lockstep.left and not self._computing]:
+                    while lockstep.groups:
+                        self._release(lockstep, lockstep.groups[-1])
+                    self._locksteps.remove(lockstep)
                 self._admit()
         finally:
             self._settling = False
             self._turn.notify_all()
 
-    def _release(self, party: Lockstep, seat: RowGroup) -> None:
-        party.seats.remove(seat)
-        self._free += [line.row for line in seat.lines]
-        for line in seat.lines:
+    def _release(self, lockstep: Lockstep, group: RowGroup) -> None:
+        lockstep.groups.remove(group)
+        self._free += [row_.row for row_ in group.rows_]
+        for row_ in group.rows_:
             # Not to be waited for, since who has the model may be waiting for us; what stays then costs speed alone.
-            model = line.reading.model
+            model = row_.branch_prompt.model
             if model.lock.acquire(blocking=False):
                 try:
-                    model.network.gate[line.row] = model.network.lift[line.row] = None
+                    model.backend.gate[row_.row] = model.backend.head_gate[row_.row] = None
                     if len(self._free) == self.most_rows:
-                        model.network.clear()
+                        model.backend.clear()
                 finally:
                     model.lock.release()
 
-    def _advance(self, party: Lockstep) -> None:
-        """Return when every session of the party has its step or has ended; compute where nobody else does."""
+    def _advance(self, lockstep: Lockstep) -> None:
+        """Return when every session of the lockstep has its step or has ended; compute where nobody else does."""
         with self._turn:
-            party.thinks += 0.3 * (time.perf_counter() - party.served_at - party.thinks)
-            party.waiting = True
-            for seat in party.seats:
-                seat.serve()
+            lockstep.thinks += 0.3 * (time.perf_counter() - lockstep.served_at - lockstep.thinks)
+            lockstep.waiting = True
+            for group in lockstep.groups:
+                group.serve()
             self._turn.notify_all()
-            while not (party.seats and party.ready):
-                if all(session.finish_reason for session in party.sessions):
+            while not (lockstep.groups and lockstep.ready):
+                if all(session.finish_reason for session in lockstep.sessions):
                     break
-                if self._computing or not party.seats:
+                if self._computing or not lockstep.groups:
                     self._turn.wait()
                     continue
                 self._computing = True
                 try:
                     self._gather()
                     asking = [
-                        seat for other in self._parties if other.waiting for seat in other.seats if not seat.ready
+                        group for other in self._locksteps if other.waiting for group in other.groups if not group.ready
                     ]
                     self._turn.release()
                     try:
-                        self._tick(asking)
+                        self._step(asking)
                     finally:
                         self._turn.acquire()
                 except BaseException:
-                    party.waiting = False  # its reader gets the error and no more steps
+                    lockstep.waiting = False  # its reader gets the error and no more steps
                     raise
                 finally:
                     self._computing = False
-                    for other in [other for other in self._parties if other.waiting and other.ready]:
+                    for other in [other for other in self._locksteps if other.waiting and other.ready]:
                         other.waiting, other.served_at = False, time.perf_counter()
                     self._settle()
-            party.waiting = False
-            ended = [seat for seat in party.seats if seat.session.finish_reason and not seat.step]
+            lockstep.waiting = False
+            ended = [group for group in lockstep.groups if group.session.finish_reason and not group.step]
             if ended and not self._computing:
-                for seat in ended:
-                    self._release(party, seat)
+                for group in ended:
+                    self._release(lockstep, group)
                 self._settle()
 
     def _gather(self) -> None:
         """Wait a moment for readers that are about to ask, so that they share the pass."""
         until = time.perf_counter() + GATHER_SECONDS
-        while any(party.about_to_ask(until) for party in self._parties):
+        while any(lockstep.about_to_ask(until) for lockstep in self._locksteps):
             left = until - time.perf_counter()
             if left <= 0 or not self._turn.wait(left):
                 break
 
     @torch.inference_mode()
-    def _tick(self, seats: list[RowGroup]) -> None:
-        """One forward pass of each model: what every seat needs next, and a piece of every longer text."""
-        if not seats:  # closed while others were waited for
+    def _step(self, groups: list[RowGroup]) -> None:
+        """One forward pass of each model: what every group needs next, and a piece of every longer text."""
+        if not groups:  # closed while others were waited for
             return
         began = time.perf_counter()
-        models = {model.order: model for seat in seats for model in seat.session.models}
+        models = {model.order: model for group in groups for model in group.session.models}
         held = [models[order] for order in sorted(models)]  # always alike, so that none waits in a ring
         for model in held:
             model.lock.acquire()
         try:
-            rows = 1 + max(seat.last_row for seat in seats)
+            rows = 1 + max(group.last_row for group in groups)
             for model in held:
-                model.network.reserve(rows, max(seat.session.most_tokens for seat in seats))
-            for seat in seats:
+                model.backend.reserve(rows, max(group.session.most_tokens for group in groups))
+            for group in groups:
                 try:
-                    seat.prepare(self.prefixes)
+                    group.prepare(self.prefixes)
                 except Exception as error:
-                    seat.fail(error)
-            seats = [seat for seat in seats if not seat.ready]
-            if self._fold and seats:
-                self._fold.settle(self._shared_mix(), max(seat.session.room for seat in seats))
-            passes = sum([self._pass(model, seats) for model in held])
+                    group.fail(error)
+            groups = [group for group in groups if not group.ready]
+            if self._fold and groups:
+                self._fold.settle(self._shared_mix(), max(group.session.room for group in groups))
+            passes = sum([self._pass(model, groups) for model in held])
         finally:
             for model in held:
                 model.lock.release()
-        self._draw([seat for seat in seats if seat.read_up])
+        self._draw([group for group in groups if group.read_up])
         self._around += 0.1 * (time.perf_counter() - began - passes - self._around)
 
-    def _pass(self, model: Model, seats: list[RowGroup]) -> float:
+    def _pass(self, model: Model, groups: list[RowGroup]) -> float:
         """Bring one model's rows on; seconds in its network."""
-        pieces = [(seat, line, stop) for seat in seats for line, stop in seat.pending() if line.reading.model is model]
+        pieces = [
+            (group, row_, stop)
+            for group in groups
+            for row_, stop in group.pending()
+            if row_.branch_prompt.model is model
+        ]
         ids: list[int] = []
         rows: list[int] = []
         positions: list[int] = []
         wanted: list[int] = []
         read: list[tuple[RowGroup, Row, int, int]] = []
-        budget = model.network.chunk
-        for seat, line, stop in sorted(pieces, key=lambda piece: piece[2] - piece[1].filled):
-            count = stop - line.filled
+        budget = model.backend.chunk
+        for group, row_, stop in sorted(pieces, key=lambda piece: piece[2] - piece[1].filled):
+            count = stop - row_.filled
             if count > 1:
                 count = min(count, budget)
                 budget -= count
             if count <= 0:
                 continue
-            stop = line.filled + count
-            ids += line.ids(seat.tokens, line.filled, stop)
-            rows += [line.row] * count
-            positions += range(line.filled, stop)
-            first = max(line.filled, line.last(len(seat.session.token_ids)))  # whose logits matter
+            stop = row_.filled + count
+            ids += row_.ids(group.tokens, row_.filled, stop)
+            rows += [row_.row] * count
+            positions += range(row_.filled, stop)
+            first = max(row_.filled, row_.last(len(group.session.token_ids)))  # whose logits matter
             wanted += range(len(ids) - max(0, stop - first), len(ids))
-            read.append((seat, line, stop, max(0, stop - first)))
+            read.append((group, row_, stop, max(0, stop - first)))
         if not read:
             return 0.0
         start = time.perf_counter()
-        logits = model.network.forward(ids, rows, positions, wanted)
-        states = model.network.states
+        logits = model.backend.forward(ids, rows, positions, wanted)
+        states = model.backend.states
         seconds = time.perf_counter() - start
         if model.vocab > self._model.vocab:
             logits = logits[:, : self._model.vocab]
-        for seat in dict.fromkeys(seat for seat, *_ in read):
-            seat.passed(seconds + self._around)
+        for group in dict.fromkeys(group for group, *_ in read):
+            group.passed(seconds + self._around)
         at = 0
-        for seat, line, stop, count in read:
-            line.filled = stop
+        for group, row_, stop, count in read:
+            row_.filled = stop
             for index in range(at, at + count):  # going over a tensor itself takes long
-                line.logits.append(logits[index])
-                line.states.append(states[index])
+                row_.logits.append(logits[index])
+                row_.states.append(states[index])
             at += count
-            if count and not seat.session.token_ids:
-                self._keep_prefix(line)
+            if count and not group.session.token_ids:
+                self._keep_prefix(row_)
         return seconds
 
-    def _keep_prefix(self, line: Row) -> None:
+    def _keep_prefix(self, row_: Row) -> None:
         """Keep a prompt that was just read."""
-        prompt = line.reading.prompt_ids
-        if line.filled == len(prompt) and self.prefixes.wants(line.key, prompt):
-            self.prefixes.keep(line.key, prompt, line.reading.model.network.snapshot(line.row, len(prompt)))
+        prompt = row_.branch_prompt.prompt_ids
+        if row_.filled == len(prompt) and self.prefixes.wants(row_.key, prompt):
+            self.prefixes.keep(row_.key, prompt, row_.branch_prompt.model.backend.snapshot(row_.row, len(prompt)))
 
     def _shared_mix(self) -> tuple[float, ...] | None:
         """The coefficients that all rows in flight have at rest, `(K,)`; None where they have not the same."""
-        seats = [seat for party in list(self._parties) for seat in list(party.seats)]
+        groups = [group for lockstep in list(self._locksteps) for group in list(lockstep.groups)]
         own = {
-            self._network.gate[line.row] for seat in seats for line in seat.lines if line.reading.model is self._model
+            self._backend.gate[row_.row]
+            for group in groups
+            for row_ in group.rows_
+            if row_.branch_prompt.model is self._model
         }
-        return own.pop() if len(own) == 1 and all(seat.session.at_rest for seat in seats) else None
+        return own.pop() if len(own) == 1 and all(group.session.at_rest for group in groups) else None
 
-    def _draw(self, seats: list[RowGroup]) -> None:
+    def _draw(self, groups: list[RowGroup]) -> None:
         """Sample the tokens that can be drawn, and hand out the steps."""
-        while seats:
+        while groups:
             rows: list[tuple[RowGroup, int, Tensor]] = []
-            for seat in seats:
+            for group in groups:
                 try:
-                    rows += [(seat, before, values) for before, values in seat.values()]
+                    rows += [(group, before, values) for before, values in group.values()]
                 except Exception as error:  # its own reader's, whoever computes
-                    seat.fail(error)
-            drawn = self._sample([(seat.session, before, values) for seat, before, values in rows])
+                    group.fail(error)
+            drawn = self._sample([(group.session, before, values) for group, before, values in rows])
             own: dict[RowGroup, list[tuple[int, float]]] = {}
-            for (seat, *_), result in zip(rows, drawn, strict=True):
-                own.setdefault(seat, []).append(result)
-            seats = [seat for seat, results in own.items() if seat.receive(results)]
-            for seat in own:
-                seat.serve(fresh=True)
+            for (group, *_), result in zip(rows, drawn, strict=True):
+                own.setdefault(group, []).append(result)
+            groups = [group for group, results in own.items() if group.receive(results)]
+            for group in own:
+                group.serve(fresh=True)
 
     def _sample(self, rows: list[tuple[Session, int, Tensor]]) -> list[tuple[int, float]]:
         """A token and its log-probability for each (session, tokens before it, logits `(V,)`)."""
@@ -378,7 +388,7 @@ def in_batches(parts: Iterable[Rows], rows: int) -> Iterator[list[Rows]]:
     batch: list[Rows] = []
     size = 0
     for part in parts:
-        needs = len(part.readings)
+        needs = len(part.branch_prompts)
         if batch and size + needs > rows:
             yield batch
             batch, size = [], 0

@@ -138,10 +138,10 @@ class Session:
         finish_reason: None while it runs; `ban` where every way on leads to a banned word.
         seed: the seed in use, drawn if none was given.
         bound: the formula that it is written by.
-        readings: the formula's branches, and those of the draft.
+        branch_prompts: the formula's branches, and those of the draft.
         speculation: how tokens are guessed; None where they are not.
-        helm: the reward heads that may steer it.
-        course: the steering of this round.
+        controller: the reward heads that may steer it.
+        prepared: the steering of this round.
         vocab: tokens that may be drawn, V.
         models: what computes its branches.
         most_tokens: tokens that its longest row may come to hold.
@@ -159,9 +159,9 @@ class Session:
         on_mix_change: OnMixChange,
         run: Callable[[Session], Iterator[tuple[Step | None, ...]]],
         bound: BoundFormula,
-        readings: Sequence[BranchPrompt],
-        reader: Callable[[Sequence[int], Sequence[int], Tensor], OpinionReader],
-        helm: RewardController,
+        branch_prompts: Sequence[BranchPrompt],
+        opinions: Callable[[Sequence[int], Sequence[int], Tensor], OpinionReader],
+        controller: RewardController,
         steering: Steering = REST,
         speculation: Speculation | None = None,
     ) -> None:
@@ -171,16 +171,20 @@ class Session:
         self.prompt_ids = encode_prompt(model, prompt)
         self.seed = secrets.randbits(31) if params.seed is None else params.seed
         self.ends, self.vocab = model.eos_ids, model.vocab
-        self.bound, self.readings, self.speculation = bound, tuple(readings), speculation
-        self._model, self._run, self._reader = model, run, reader
-        self._follows = any(reading.branch.follows for reading in self.readings)
-        self._room = min(reading.model.context - len(reading.prompt_ids) for reading in self.readings)
-        self.most_tokens = max(len(r.prompt_ids) for r in self.readings) + min(params.max_new_tokens, self._room)
-        self.models = tuple({reading.model.order: reading.model for reading in self.readings}.values())
-        self._wanted = mix, tuple(reading.under(mix) for reading in self.readings)
+        self.bound, self.branch_prompts, self.speculation = bound, tuple(branch_prompts), speculation
+        self._model, self._run, self._opinions = model, run, opinions
+        self._follows = any(branch_prompt.branch.follows for branch_prompt in self.branch_prompts)
+        self._room = min(
+            branch_prompt.model.context - len(branch_prompt.prompt_ids) for branch_prompt in self.branch_prompts
+        )
+        self.most_tokens = max(len(r.prompt_ids) for r in self.branch_prompts) + min(params.max_new_tokens, self._room)
+        self.models = tuple(
+            {branch_prompt.model.order: branch_prompt.model for branch_prompt in self.branch_prompts}.values()
+        )
+        self._wanted = mix, tuple(branch_prompt.under(mix) for branch_prompt in self.branch_prompts)
         self._current = mix
-        self.helm, self.steering = helm, steering
-        self.course = self._course  # in this round
+        self.controller, self.steering = controller, steering
+        self.prepared = self._prepared  # in this round
         self._bans = Bans(bound.bans)
         self._born = time.perf_counter()
         self._first_at = self._last_at = None
@@ -206,8 +210,8 @@ class Session:
     def mix(self, mix: Mix) -> None:
         former = self._wanted[1]
         rows = tuple(
-            reading.under(mix) if reading.branch.follows else row
-            for reading, row in zip(self.readings, former, strict=True)
+            branch_prompt.under(mix) if branch_prompt.branch.follows else row
+            for branch_prompt, row in zip(self.branch_prompts, former, strict=True)
         )
         self._wanted = mix, rows  # one reference, replaced whole: readers never see half a change
 
@@ -237,18 +241,18 @@ class Session:
             UnknownName: there is no such reward. Unsupported: it cannot be fused. InvalidValue: the formula has no row
                 that heads can read, or the text was begun without the base's own row, and the budget is to count it.
         """
-        return self._course.steering
+        return self._prepared.steering
 
     @steering.setter
     def steering(self, steering: Steering) -> None:
-        course = self.helm.course(steering)
+        prepared = self.controller.prepare(steering)
         if steering.heads and self.bound.voice is None:
             hint = "Add a term of the base to the formula."
             raise InvalidValue("Reward heads read the resident base, and the formula has no term of it.", hint)
-        if steering.whole and not any(reading.branch == BASE for reading in self.readings):
+        if steering.whole and not any(branch_prompt.branch == BASE for branch_prompt in self.branch_prompts):
             hint = "Start the text with a steering that does."
             raise InvalidValue("The budget cannot count the whole from here on: the base's own row is missing.", hint)
-        self._course = course
+        self._prepared = prepared
 
     def close(self) -> None:
         """End the stream; its row is freed before the next step. Closing twice is fine."""
@@ -301,9 +305,9 @@ class Session:
         """Tokens that must come after so many, at most so many of them; none where tokens are drawn."""
         return ()
 
-    def reader(self, token_ids: Sequence[int], state: Tensor) -> OpinionReader:
+    def opinions(self, token_ids: Sequence[int], state: Tensor) -> OpinionReader:
         """What judges and reward heads make of the text when it has these tokens and its voice this state, `(D,)`."""
-        return self._reader(self.prompt_ids, token_ids, state)
+        return self._opinions(self.prompt_ids, token_ids, state)
 
     @property
     def room(self) -> int:
@@ -318,7 +322,7 @@ class Session:
     @property
     def moved(self) -> bool:
         """Whether another mix is wanted than the one that rows have, and matters, or rewards are to steer otherwise."""
-        return (self._follows and self._wanted[0] is not self._current) or self._course is not self.course
+        return (self._follows and self._wanted[0] is not self._current) or self._prepared is not self.prepared
 
     def turn(self, write: Callable[[Sequence[tuple[Mix, tuple[float, ...]]]], None]) -> bool:
         """Bring the rows to the mix now wanted; whether what follows the sliders must be read anew.
@@ -327,7 +331,7 @@ class Session:
             write: given each reading's mix and coefficients; called in every round, since rows may be new.
         """
         mix, rows = self._wanted
-        self.course = self._course
+        self.prepared = self._prepared
         start = time.perf_counter()
         write(rows)
         former, self._current = self._current, mix
@@ -361,7 +365,7 @@ class Session:
             rest = self._stream.flush()
             self.text, text = self.text + rest, text + rest
         exact = not self._stale
-        self._under.append(DrawnUnder(self._current, self.course.steering, exact))
+        self._under.append(DrawnUnder(self._current, self.prepared.steering, exact))
         self._all_exact = self._all_exact and exact
         at = self._bans.find(self.text, ended=self.finish_reason is not None)
         if at is not None:

@@ -132,7 +132,7 @@ class BoundFormula:
         return tuple(dict.fromkeys(self.branches.values())) or (BASE,)
 
     @property
-    def needs_reader(self) -> bool:
+    def needs_opinions(self) -> bool:
         """Whether its value depends on more than its terms, through a judge or a reward head."""
         return bool(self.opinions)
 

@@ -9,7 +9,7 @@ free. Shapes: see `layout`.
 
 from __future__ import annotations
 
-from mixer.kernels.layers import activate, attend, down_project, lift, place, rms_norm, share, up_project
+from mixer.kernels.layers import activate, add_head_shifts, attend, down_project, place, rms_norm, share, up_project
 from mixer.kernels.simd import WIDTH, entry, inner, product
 from mixer.kernels.threads import await_call, begin, current, finish, still, take, wait_until_done
 
@@ -92,13 +92,13 @@ def compute(phase, layer, part, parts, weights, small, lora, cache, work, call, 
 
 @inner
 def read_out(weights, small, work, call, shape, wanted, part, parts):
-    """Logits of the wanted tokens; a part of the vocabulary. Every part norms and lifts for itself: it is little."""
+    """Logits of the wanted tokens; a part of the vocabulary. Every part norms and head_gates for itself: it is little."""
     hidden = work.hidden[part]
     for i in range(wanted):
         rms_norm(work.x[call.wanted[i]], small.final_norm, shape.eps, hidden[i])
     if call.counts[3]:
-        lift(hidden, small, call, work.lift_low[part], work.lift_out[part])
-        hidden = work.lift_out[part]
+        add_head_shifts(hidden, small, call, work.rewards_low[part], work.rewards_out[part])
+        hidden = work.rewards_out[part]
     panels, depth = weights.head.shape[1:3]
     clear(work.logits, wanted, panels, part, parts)
     start, stop = share(panels, part, parts)

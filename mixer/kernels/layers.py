@@ -216,7 +216,7 @@ def activate(gate_up, tokens, ff_size, out, part, parts):
 
 
 @inner
-def lift(hidden, small, call, low, out):
+def add_head_shifts(hidden, small, call, low, out):
     """`out = h + up (s * (down h))` for the states of the wanted tokens, s the strengths of a token's row."""
     wanted, live = call.counts[1], call.counts[3]
     depth, width, ranks = hidden.shape[1], out.shape[1], low.shape[1]
@@ -224,14 +224,14 @@ def lift(hidden, small, call, low, out):
         out[i, :depth] = hidden[i]
     k = 0
     while k < live:  # neighboring live ranks in one walk
-        first = call.lifted[k]
+        first = call.live_heads[k]
         last = first
-        while k < live and call.lifted[k] == last:
+        while k < live and call.live_heads[k] == last:
             last += 1
             k += 1
         dots(low, first, ranks, hidden, 0, depth, wanted, small.heads_down, first * depth, depth, last - first)
         for i in range(wanted):
-            own, strength = low[i, first:last], call.lifts[call.rows[call.wanted[i]], first:last]
+            own, strength = low[i, first:last], call.head_gates[call.rows[call.wanted[i]], first:last]
             for j in range(last - first):
                 own[j] *= strength[j]
         for panel in range(small.heads_up.shape[0]):

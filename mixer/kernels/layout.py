@@ -1,7 +1,7 @@
 """The arrays that a forward pass works on, and their shapes. Knows nothing of what is done with them.
 
 Arrays are float32 but for weights, adapters and caches, which may be bfloat16 as uint16. L layers, N tokens of a call,
-D hidden size, H heads, G key and value heads, E head size, F feed-forward size, R gate width, S lift width, C cache
+D hidden size, H heads, G key and value heads, E head size, F feed-forward size, R gate width, S reward heads' width, C cache
 columns, T parts of a phase, V vocabulary. Panels are 64 wide, see `lanes`.
 """
 
@@ -69,8 +69,8 @@ class Workspace(NamedTuple):
     scores: Any  # (T, C)
     head_out: Any  # (T, E in panels)
     hidden: Any  # (T, N, D)
-    lift_low: Any  # (T, N, S)
-    lift_out: Any  # (T, N, D in panels)
+    rewards_low: Any  # (T, N, S)
+    rewards_out: Any  # (T, N, D in panels)
     logits: Any  # (N, V in panels)
 
 
@@ -84,8 +84,8 @@ class ForwardCall(NamedTuple):
     wanted: Any  # (N,) int64: which tokens' logits are wanted
     live: Any  # (R,) int64: gate columns that are not zero in every row, ascending
     gates: Any  # (rows, R): coefficients
-    lifted: Any  # (S,) int64: as `live`, of the heads
-    lifts: Any  # (rows, S): strengths
+    live_heads: Any  # (S,) int64: as `live`, of the heads
+    head_gates: Any  # (rows, S): strengths
 
 
 class ModelShape(NamedTuple):

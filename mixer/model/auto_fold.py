@@ -38,7 +38,7 @@ class AutoFold:
     """
 
     def __init__(self, network: Backend, scratch: int) -> None:
-        self._network, self._scratch = network, scratch
+        self._backend, self._scratch = network, scratch
         self.by_hand = False
         self.costs: FoldCosts | None = None
 
@@ -49,28 +49,28 @@ class AutoFold:
             shared: the coefficients that all texts in flight have, `(K,)`; None where they differ or were just moved.
             tokens_left: passes that are still to come.
         """
-        folded = self._network.gate.folded
+        folded = self._backend.gate.folded
         if self.by_hand or shared == folded:
             return
         if shared is None or not any(shared):
             if any(folded):
-                self._network.fold((0.0,) * len(folded))
+                self._backend.fold((0.0,) * len(folded))
             return
         if self.costs is None:
             if tokens_left < 8:  # too few for any fold to pay
                 return
             self.costs = self._measure(shared)
         if tokens_left * self.costs.saved > MARGIN * self.costs.fold:
-            self._network.fold(shared)
+            self._backend.fold(shared)
 
     def _measure(self, coefficients: tuple[float, ...]) -> FoldCosts:
-        gate, zero = self._network.gate, (0.0,) * len(coefficients)
+        gate, zero = self._backend.gate, (0.0,) * len(coefficients)
         passes = []
         for mix in (coefficients, zero):
             gate[self._scratch] = mix
-            passes.append(_least(lambda: self._network.forward([0], [self._scratch], [0], [0]), times=12))
+            passes.append(_least(lambda: self._backend.forward([0], [self._scratch], [0], [0]), times=12))
         gate[self._scratch] = None
-        fold = _least(lambda: self._network.fold(coefficients), times=2, after=lambda: self._network.fold(zero))
+        fold = _least(lambda: self._backend.fold(coefficients), times=2, after=lambda: self._backend.fold(zero))
         return FoldCosts(passes[0] - passes[1], fold)
 
 

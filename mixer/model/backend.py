@@ -20,7 +20,7 @@ class Backend(Protocol):
 
     Attributes:
         gate: the rows' coefficients; assign `gate[row]` between calls.
-        lift: the rows' strengths of the reward heads, in nats for one unit of reward; assign `lift[row]` likewise.
+        head_gate: the rows' strengths of the reward heads, in nats for one unit of reward; assign `head_gate[row]` likewise.
         heads: what `put_heads` was given; none at first.
         chunk: how many tokens of a long prompt to bring in one call, so that other rows need not wait long.
         batch_exact: whether a row's logits are the same bit for bit whatever else a call holds.
@@ -29,7 +29,7 @@ class Backend(Protocol):
     """
 
     gate: Gate
-    lift: Gate
+    head_gate: Gate
     heads: Sequence[tuple[Tensor, Tensor]]
     chunk: int
     batch_exact: bool
@@ -40,9 +40,9 @@ class Backend(Protocol):
         ...
 
     def put_heads(self, heads: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Have these reward heads' `(down (r, D), up (D, r))` at hand, all at rest: `lift` is a new one.
+        """Have these reward heads' `(down (r, D), up (D, r))` at hand, all at rest: `head_gate` is a new one.
 
-        A row's logits are those of `h + sum_a s_a up_a (down_a h)`, with h its state and s its strengths in `lift`.
+        A row's logits are those of `h + sum_a s_a up_a (down_a h)`, with h its state and s its strengths in `head_gate`.
         """
         ...
 

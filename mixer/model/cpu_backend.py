@@ -69,7 +69,7 @@ class CpuBackend:
         threads: how many threads compute; as many as torch uses if None.
 
     Attributes:
-        gate, lift, heads, chunk, batch_exact, states: see `mixer.model.backend.Backend`.
+        gate, head_gate, heads, chunk, batch_exact, states: see `mixer.model.backend.Backend`.
         rows, columns: how many rows of how many tokens there is room for at present.
     """
 
@@ -93,7 +93,7 @@ class CpuBackend:
         self._weights = weights_of(lm)
         self._small_parts = small_parts(lm) | heads_of((), lm.config.hidden_size)
         self._ranks = ranks_of(adapters)
-        self.gate, self.lift = Gate(self._ranks, rows), Gate([], rows)
+        self.gate, self.head_gate = Gate(self._ranks, rows), Gate([], rows)
         self.heads: Sequence[tuple[Tensor, Tensor]] = ()
         self._most_rows = rows
         self._lora = adapters_of(lm, adapters, self._ranks)
@@ -126,7 +126,7 @@ class CpuBackend:
     def put_heads(self, heads: Sequence[tuple[Tensor, Tensor]]) -> None:
         """See `mixer.model.backend.Backend`."""
         self.heads = tuple(heads)
-        self.lift = Gate([down.shape[0] for down, _ in heads], self._most_rows)
+        self.head_gate = Gate([down.shape[0] for down, _ in heads], self._most_rows)
         self._small_parts |= heads_of(heads, self._embedding.shape[1])
         self._make_room()
 
@@ -187,9 +187,9 @@ class CpuBackend:
         call, stop = self._call, min(len(ids), at + self._call.rows.size)
         count = stop - at
         own = [index - at for index in wanted if at <= index < stop]
-        live, lifted = self.gate.live(rows[at:stop]), self.lift.live(rows[at:stop])
-        call.counts[:] = count, len(own), live.size, lifted.size
-        call.live[: live.size], call.lifted[: lifted.size] = live, lifted
+        live, live_heads = self.gate.live(rows[at:stop]), self.head_gate.live(rows[at:stop])
+        call.counts[:] = count, len(own), live.size, live_heads.size
+        call.live[: live.size], call.live_heads[: live_heads.size] = live, live_heads
         call.rows[:count], call.positions[:count], call.slots[:count] = (
             rows[at:stop],
             positions[at:stop],
@@ -215,8 +215,8 @@ class CpuBackend:
             wanted=np.zeros(tokens, np.int64),
             live=np.zeros(sum(self._ranks), np.int64),
             gates=self.gate.values.numpy(),
-            lifted=np.zeros(self.lift.values.shape[1], np.int64),
-            lifts=self.lift.values.numpy(),
+            live_heads=np.zeros(self.head_gate.values.shape[1], np.int64),
+            head_gates=self.head_gate.values.numpy(),
         )
         self._small = layout.ModelConstants(**self._small_parts, **angles(self._lm, self.columns))
         self._work = self._buffers(tokens)
@@ -241,8 +241,8 @@ class CpuBackend:
             "scores": (parts, self.columns),
             "head_out": (parts, -(-shape.head_size // WIDTH) * WIDTH),
             "hidden": (parts, tokens, hidden),
-            "lift_low": (parts, tokens, small.heads_down.shape[0]),
-            "lift_out": (parts, tokens, small.heads_up.shape[0] * WIDTH),
+            "rewards_low": (parts, tokens, small.heads_down.shape[0]),
+            "rewards_out": (parts, tokens, small.heads_up.shape[0] * WIDTH),
             "logits": (tokens, weights.head.shape[1] * WIDTH),
         }
         return layout.Workspace(**{name: np.zeros(size, np.float32) for name, size in sizes.items()})

@@ -25,20 +25,20 @@ _order = itertools.count()
 
 
 class Model:
-    """The base model, its tokenizer, and the network that computes with both base and anchors.
+    """The base model, its tokenizer, and the backend that computes with both base and anchors.
 
     Args:
-        native: use the compiled network where it can run this model; otherwise the model's own code.
+        native: use the compiled backend where it can run this model; otherwise the model's own code.
 
     Attributes:
         anchors: names in coefficient order, `(K,)`.
         context: most tokens a row can hold.
-        network: what runs the tokens; only under `lock`.
+        backend: what runs the tokens; only under `lock`.
         embedding: the output embedding, `(V, D)`, in the model's dtype.
         vocab: tokens that there are logits for, V.
         lock: many threads may drive one model.
         order: who takes the locks of several models takes them by this number.
-        slow_because: why the compiled network cannot run this model; None where it does.
+        native_refusal: why the compiled backend cannot run this model; None where it does.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class Model:
             )
         self.context = int(getattr(config, "max_position_embeddings", None) or 2048)
         parts = [adapter.parts for adapter in anchors.adapters]
-        self.slow_because = unsupported(lm, parts) if native else "not asked for"
-        kind = TorchBackend if self.slow_because else CpuBackend
-        self.network: Backend = kind(lm, parts, rows=1 + MOST_ROWS)
+        self.native_refusal = unsupported(lm, parts) if native else "not asked for"
+        kind = TorchBackend if self.native_refusal else CpuBackend
+        self.backend: Backend = kind(lm, parts, rows=1 + MOST_ROWS)
         head: Any = lm.get_output_embeddings()
         self.embedding: Tensor = head.weight.detach()
         self.vocab: int = self.embedding.shape[0]
@@ -87,12 +87,12 @@ class Model:
         self, ids: Sequence[int], coefficients: tuple[float, ...], strengths: tuple[float, ...] | None = None
     ) -> tuple[Tensor, Tensor]:
         """The same, and the state `(D,)` that they are products of; with fused heads at these strengths, `(H,)`."""
-        network = self.network
+        backend = self.backend
         with self.lock:
-            network.reserve(1, len(ids))
-            network.gate[SCRATCH], network.lift[SCRATCH] = coefficients, strengths
+            backend.reserve(1, len(ids))
+            backend.gate[SCRATCH], backend.head_gate[SCRATCH] = coefficients, strengths
             try:
-                logits = network.forward(ids, [SCRATCH] * len(ids), range(len(ids)), [len(ids) - 1])
-                return logits[0], network.states[0]
+                logits = backend.forward(ids, [SCRATCH] * len(ids), range(len(ids)), [len(ids) - 1])
+                return logits[0], backend.states[0]
             finally:
-                network.gate[SCRATCH] = network.lift[SCRATCH] = None
+                backend.gate[SCRATCH] = backend.head_gate[SCRATCH] = None

@@ -79,7 +79,7 @@ class TorchBackend:
     def put_heads(self, heads: Sequence[tuple[Tensor, Tensor]]) -> None:
         """See `Network`."""
         self.heads: Sequence[tuple[Tensor, Tensor]] = tuple(heads)
-        self.lift = Gate([down.shape[0] for down, _ in heads], self._rows)
+        self.head_gate = Gate([down.shape[0] for down, _ in heads], self._rows)
         down, up = side_by_side(heads, self._lm.config.get_text_config().hidden_size)
         self._sides = down.T.to(self._device), up.T.to(self._device)
         self._strengths: Tensor | None = None  # of the rows of a pass under way, `(B, R)`
@@ -177,7 +177,7 @@ class TorchBackend:
         try:
             for name, module in own.items():
                 module._parameters["weight"] = self._folded[name]
-            self._strengths = self.lift.values[list(rows)] if self.lift.live(rows).size else None
+            self._strengths = self.head_gate.values[list(rows)] if self.head_gate.live(rows).size else None
             with self._stack.applied(self._gate(rows)):
                 yield
         finally:

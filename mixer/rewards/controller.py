@@ -77,7 +77,7 @@ class PackedHeads(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PreparedSteering:
-    """A steering, made ready for one helm.
+    """A steering, made ready for one controller.
 
     Attributes:
         own: the heads that steer, and their numbers, `(h,)`; positions: `(h,)`; aims: `(h,)`, a level or NaN.
@@ -127,7 +127,7 @@ class RewardController:
         """All that a `Steering` may name."""
         return (*self.heads, *self.models)
 
-    def course(self, steering: Steering) -> PreparedSteering:
+    def prepare(self, steering: Steering) -> PreparedSteering:
         """Make a steering ready.
 
         Raises:
@@ -156,7 +156,7 @@ class RewardController:
         self,
         logits: Tensor,
         state: Tensor,
-        course: PreparedSteering,
+        prepared: PreparedSteering,
         temperature: float = 1.0,
         ids: Sequence[int] = (),
         plain: Tensor | None = None,
@@ -173,45 +173,52 @@ class RewardController:
                 there are none.
             origin: where the budget counts from, `(V,)`; `plain` if None.
         """
-        steering = course.steering
+        steering = prepared.steering
         plain = logits if plain is None else plain
         origin = plain if origin is None else origin
-        if not course.moves and (origin is logits or steering.budget is None):
+        if not prepared.moves and (origin is logits or steering.budget is None):
             return SteeredLogits(logits)
         temperature = 1.0 if temperature < COLD else temperature
         budget = math.inf if steering.budget is None else steering.budget
         after, before, begun = (tensor.float().cpu().numpy() for tensor in (logits, plain, origin))
-        most, apart, cut = min(steering.reach, after.size), origin is not logits, steering.cut and course.moves
-        if course.own and not course.models:
-            levels = np.zeros(len(course.own))
-            own = (self._padded(state).numpy(), *self._stack, course.numbers, course.positions, course.aims, levels)
+        most, apart, cut = min(steering.reach, after.size), origin is not logits, steering.cut and prepared.moves
+        if prepared.own and not prepared.models:
+            levels = np.zeros(len(prepared.own))
+            own = (
+                self._padded(state).numpy(),
+                *self._stack,
+                prepared.numbers,
+                prepared.positions,
+                prepared.aims,
+                levels,
+            )
             values, nats = steer_row(after, before, begun, apart, temperature, most, LEAST, budget, cut, *own)
-            read = dict(zip(course.own, levels.tolist(), strict=True))
+            read = dict(zip(prepared.own, levels.tolist(), strict=True))
         else:
             some = Likely(np.empty(most, np.int64), np.empty(most, np.float32))
             count = find_likely(before, temperature, most, LEAST, *some)
             some = Likely(some.tokens[:count], some.logprobs[:count])
-            bias, read = self._pressed(course, state, ids, some)
+            bias, read = self._pressed(prepared, state, ids, some)
             values, nats = limit_to_budget(after, begun, apart, temperature, *some, bias, budget, cut)
         return SteeredLogits(torch.from_numpy(values).to(logits.device, logits.dtype), nats, read)
 
     def advantages(self, name: str, state: Tensor, ids: Sequence[int], tokens: Tensor, logprobs: Tensor) -> Tensor:
         """What one reward adds to these tokens at position 1, in nats, `(k,)`; see `mixer.rewards.heads.advantage`."""
         some = Likely(tokens.cpu().numpy(), logprobs.cpu().numpy())
-        bias, _ = self._pressed(self.course(Steering({name: 1.0})), state, ids, some)
+        bias, _ = self._pressed(self.prepare(Steering({name: 1.0})), state, ids, some)
         return torch.from_numpy(bias)
 
     def _pressed(
-        self, course: PreparedSteering, state: Tensor, ids: Sequence[int], some: Likely
+        self, prepared: PreparedSteering, state: Tensor, ids: Sequence[int], some: Likely
     ) -> tuple[np.ndarray, dict[str, float]]:
         """What is added to the likely tokens, `(n,)` in nats before any budget, and every reward's reading."""
-        bias, levels = np.zeros(some.tokens.size, np.float32), np.zeros(len(course.own))
-        if course.own:
-            own = (course.numbers, course.positions, course.aims)
+        bias, levels = np.zeros(some.tokens.size, np.float32), np.zeros(len(prepared.own))
+        if prepared.own:
+            own = (prepared.numbers, prepared.positions, prepared.aims)
             add_advantages(self._padded(state).numpy(), *self._stack, *own, *some, bias, levels)
-        read = dict(zip(course.own, levels.tolist(), strict=True))
-        for name in course.models:
-            read[name] = self._press_model(name, course.steering, ids, some, bias)
+        read = dict(zip(prepared.own, levels.tolist(), strict=True))
+        for name in prepared.models:
+            read[name] = self._press_model(name, prepared.steering, ids, some, bias)
         return bias, read
 
     def _padded(self, state: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class Rad:
     """A reward model that follows texts as they grow; threads take turns.
 
     Args:
-        network: of the reward model, with room for `ROWS` rows; its logits do not matter.
+        backend: of the reward model, with room for `ROWS` rows; its logits do not matter.
         weight: of the output, `(D,)`.
 
     Attributes:
@@ -120,13 +120,13 @@ class Rad:
 
     reach = REACH
 
-    def __init__(self, network: Backend, weight: Tensor, bias: float, calibration: HeadCalibration) -> None:
+    def __init__(self, backend: Backend, weight: Tensor, bias: float, calibration: HeadCalibration) -> None:
         self.calibration = calibration
-        self._network, self._weight, self._bias = network, weight, bias
+        self._backend, self._weight, self._bias = backend, weight, bias
         self._lock = threading.Lock()
         self._held: dict[int, tuple[int, ...]] = dict.fromkeys(range(ROWS), ())  # by row, longest unused first
         for row in self._held:
-            network.gate[row] = ()
+            backend.gate[row] = ()
 
     def rewards(self, ids: Sequence[int], tokens: Sequence[int]) -> Tensor:
         """Rewards of a text with each of these tokens after it, `(k,)` float32 in [0, 1], by one pass."""
@@ -135,7 +135,7 @@ class Rad:
             row, held = self._row_for(ids)
             positions = [*range(held, n), *[n] * k]
             wanted = range(n - held, n - held + k)
-            self._network.forward([*ids[held:], *tokens], [row] * len(positions), positions, wanted, range(held, n + k))
+            self._backend.forward([*ids[held:], *tokens], [row] * len(positions), positions, wanted, range(held, n + k))
             self._held[row] = tuple(ids)
             return self._scores()
 
@@ -145,17 +145,17 @@ class Rad:
         with self._lock:
             row, held = self._row_for(ids)
             if held < n:
-                self._network.forward(ids[held:], [row] * (n - held), range(held, n), [])
+                self._backend.forward(ids[held:], [row] * (n - held), range(held, n), [])
             self._held[row] = tuple(ids)
             scores = [torch.zeros(0)]
             for token in tokens:
-                self._network.forward([token], [row], [n], [0])
+                self._backend.forward([token], [row], [n], [0])
                 scores.append(self._scores())
             return torch.cat(scores)
 
     def _scores(self) -> Tensor:
         """Of the last pass's wanted tokens; in float32 whatever the network's weights are."""
-        states = self._network.states.cpu()
+        states = self._backend.states.cpu()
         return (states @ self._weight + self._bias).clamp(0, 1)
 
     def _row_for(self, ids: Sequence[int]) -> tuple[int, int]:
@@ -176,8 +176,8 @@ class Rad:
         if length < len(self._held[row]):
             other, row = row, next(iter(self._held))
             if length and row != other:
-                self._network.reserve(row + 1, length)
-                self._network.restore(row, self._network.snapshot(other, length), length)
+                self._backend.reserve(row + 1, length)
+                self._backend.restore(row, self._backend.snapshot(other, length), length)
         del self._held[row]
         self._held[row] = ()  # should the pass break off
         return row, length
@@ -204,11 +204,11 @@ def load_rad(lm: PreTrainedModel, folder: Path, native: bool = True) -> Rad:
     twin = _twin(lm, weights, folder)
     cast(twin, dtypes.pop() if len(dtypes) == 1 else torch.float32)
     if native and unsupported(twin, []) is None:
-        network: Backend = CpuBackend(twin, [], ROWS)
+        backend: Backend = CpuBackend(twin, [], ROWS)
     else:
         cast(twin, lm.dtype)
-        network = TorchBackend(twin, [], ROWS)
-    return Rad(network, teacher.weight, teacher.bias, teacher.calibration)
+        backend = TorchBackend(twin, [], ROWS)
+    return Rad(backend, teacher.weight, teacher.bias, teacher.calibration)
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> None:

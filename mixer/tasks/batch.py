@@ -34,9 +34,9 @@ class BatchText:
     session: Session | None = None
 
     @property
-    def readings(self) -> Sequence[BranchPrompt]:
+    def branch_prompts(self) -> Sequence[BranchPrompt]:
         """The rows that it takes, once it has begun."""
-        return self.session.readings if self.session else ()
+        return self.session.branch_prompts if self.session else ()
 
     @property
     def text(self) -> str:

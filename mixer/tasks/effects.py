@@ -86,7 +86,7 @@ class EffectReplays:
     ) -> None:
         self._desk = desk
         written = desk.replay(prompt, segments, params, formula)
-        follows = any(reading.branch.follows for reading in written.readings)
+        follows = any(branch_prompt.branch.follows for branch_prompt in written.branch_prompts)
         attributes = {name: None for one in segments for name in map(_attribute, one.mix.weights) if follows}
         rewards = {name: None for one in segments for name in one.steering.heads}
         tokens = tuple(token for one in segments for token in one.token_ids)

@@ -13,7 +13,7 @@ from mixer.formula.bind import BASE, MOST_BRANCHES, SLIDERS, BoundFormula, Branc
 from mixer.formula.parser import parse
 from mixer.formula.tree import Expr, Formula, Term
 from mixer.values.mix import COEFFICIENT_LIMIT, Mix, Setting
-from tests.formula.test_parse import TECHNIQUES, place
+from tests.formula.test_parser import TECHNIQUES, place
 from tests.formula.trees import NAMES, VOCABULARY, formulas, patient, terms
 
 
@@ -50,7 +50,7 @@ def test_every_needed_name_is_known(formula: Formula):
     found, everything = bind(formula, VOCABULARY), nodes(formula)
     assert set(found.branches) <= {node for node in everything if isinstance(node, Term)}
     assert set(found.rows) == (set(found.branches.values()) or {BASE}) and len(found.rows) <= MOST_BRANCHES
-    assert found.needs_reader == bool(found.opinions)
+    assert found.needs_opinions == bool(found.opinions)
     for node in found.numbers:
         assert any(node == id(own) for own in everything)
 
@@ -131,7 +131,7 @@ def test_what_supersede_drafts_with_is_a_formula_of_its_own():
     )
     assert found.draft is not None and found.draft.draft is None
     assert [row.mix for row in found.rows] == [branch("polite").mix, branch("formal").mix]
-    assert found.draft.rows == (BASE,) and found.draft.needs_reader and not found.needs_reader
+    assert found.draft.rows == (BASE,) and found.draft.needs_opinions and not found.needs_opinions
     assert found.bans == ("x", "y") and str(found.draft.formula).startswith("a = judge(rude) + base; norm(a) + a")
     assert bound("a = supersede(base, formal); polite").draft is None, "a definition that nobody uses"
 

@@ -14,7 +14,7 @@ from mixer.formula.analysis import Analyzer
 from mixer.formula.check import Report, check
 from mixer.formula.parser import parse
 from mixer.formula.tree import Expr, Formula, Neg, Number, Part, Product, Quotient, Ref, Sum, Term
-from tests.formula.test_parse import TECHNIQUES, place
+from tests.formula.test_parser import TECHNIQUES, place
 from tests.formula.trees import formulas, patient
 
 BASE = Term((Part(1.0, "base"),))

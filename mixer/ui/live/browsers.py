@@ -55,7 +55,7 @@ class Take:
 
     def move(self, step: Step) -> tuple[int, str] | None:
         """The newest move that a step just drawn is under, and it in words; None halfway through one."""
-        return self._moves.get((step.mix_key, str(self.mix.course.steering)))
+        return self._moves.get((step.mix_key, str(self.mix.prepared.steering)))
 
     def apply(self, value: DeckValue, mix: Mix) -> None:
         """Moves the row that the sliders steer."""

@@ -126,7 +126,7 @@ def _update(frame: Frame, take: Take) -> None:
     """Brings what a frame shows besides the steered text up to date."""
     frame.base = take.base.text
     frame.status = figures(take, frame.status["seed"])
-    steering = take.mix.course.steering
+    steering = take.mix.prepared.steering
     counted = bool(steering.heads) or steering.budget is not None
     frame.nats = round(fmean(take.nats), 4) if take.nats and counted else None
     frame.note = take.refused

@@ -1,0 +1,119 @@
+"""Laws of the scheduler: a text is the same whoever comes and goes beside it, nobody waits in vain, no row is lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mixer.decoding.scheduler
+import mixer.decoding.session
+from mixer import Desk, Mix, SamplingParams, Session, Step
+from mixer.decoding.scheduler import Scheduler
+
+PROMPTS = ["Nurse Abeni unfolded", "Hi", "The harbor lay still, and no one had yet come down to the boats.", "x" * 40]
+SECONDS = 60  # that only a hang exceeds
+Trace = list[tuple[int, str, str, bool]]
+
+
+@pytest.fixture(scope="module", params=["native", "torch"])
+def loaded(tiny: Path, request: pytest.FixtureRequest) -> Desk:
+    return Desk.load(tiny / "base", tiny / "anchors", device="cpu", native=request.param == "native", auto_fold=False)
+
+
+@pytest.fixture
+def desk(loaded: Desk) -> Iterator[Desk]:
+    """A desk without a past, all of whose rows are free in the end."""
+    renew(loaded)
+    yield loaded
+    assert loaded._scheduler.rows_in_use == 0
+    assert not loaded._scheduler._locksteps and not loaded._scheduler._queue
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(12) as pool:
+        yield pool
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on, every pass waits for all readers, each of which must have a thread of its own."""
+    return lambda: monkeypatch.setattr(mixer.decoding.scheduler, "GATHER_SECONDS", float(SECONDS))
+
+
+def renew(desk: Desk, **limits: Any) -> None:
+    desk._scheduler = Scheduler(desk._model, **limits)
+
+
+def params(n: int = 16, **options) -> SamplingParams:
+    return SamplingParams(max_new_tokens=n, seed=7, **options)
+
+
+def mixes(desk: Desk) -> list[Mix]:
+    return [Mix(), desk.mix(formality=0.8), desk.mix(humor=-1.2), desk.mix(formality=-0.5, humor=2)]
+
+
+def texts(desk: Desk, count: int, n: int = 16) -> list[Session]:
+    """Sessions that all differ."""
+    return [
+        desk.session(PROMPTS[i % 4], mixes(desk)[(i + i // 4) % 4], params(n - i % 4), "refill") for i in range(count)
+    ]
+
+
+def note(step: Step) -> tuple[int, str, str, bool]:
+    return step.token_id, step.logprob.hex(), step.mix_key, step.exact
+
+
+def trace(stream: Iterator[Step] | Session) -> Trace:
+    return [note(step) for step in stream]
+
+
+def same(desk: Desk, got: Trace, expected: Trace) -> bool:
+    """Bit for bit where the network promises that; otherwise but for rounding."""
+    if desk._model.backend.batch_exact:
+        return got == expected
+    return len(got) == len(expected) and all(
+        (a[0], *a[2:]) == (b[0], *b[2:]) and abs(float.fromhex(a[1]) - float.fromhex(b[1])) < 1e-4
+        for a, b in zip(got, expected, strict=True)
+    )
+
+
+def uncached(desk: Desk, ids: list[int], mix: Mix) -> torch.Tensor:
+    return torch.log_softmax(desk._model.logits(ids, mix.coefficients(desk.anchors)), dim=-1)
+
+
+class Spy:
+    """Watches the passes of a desk's network.
+
+    Attributes:
+        calls: of each pass, how many tokens each row brought.
+        before: called before each pass, in the thread that computes.
+    """
+
+    def __init__(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[dict[int, int]] = []
+        self.before: Callable[[], None] = lambda: None
+        forward = desk._model.backend.forward
+
+        def watched(ids, rows, positions, wanted):
+            self.calls.append({row: list(rows).count(row) for row in rows})
+            self.before()
+            return forward(ids, rows, positions, wanted)
+
+        monkeypatch.setattr(desk._model.backend, "forward", watched)
+
+
+@pytest.fixture
+def spy(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Spy:
+    return Spy(desk, monkeypatch)
+
+
+def soon(happened: Callable[[], bool]) -> bool:
+    waiting = threading.Event()
+    return any(happened() or waiting.wait(0.002) for _ in range(500 * SECONDS))

@@ -1,0 +1,117 @@
+"""Banned words: found wherever they come to stand, taken back to their first token, never drawn there again."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from mixer import Desk, SamplingParams, Session, Step
+from mixer.decoding.text import Bans
+from tests.decoding.conftest import PROMPTS, params
+
+FREE = SamplingParams(max_new_tokens=40, seed=3, temperature=1.5, top_p=1.0)
+
+
+def ban(*words: str) -> str:
+    return "sliders + ban(" + ", ".join(f'"{word}"' for word in words) + ")"
+
+
+def follow(session: Session) -> list[Step]:
+    """All steps; text and tokens as a reader keeps them are the session's own at every step."""
+    text, tokens, steps = "", [], []
+    for step in session:
+        if step.rewind:
+            text = text[: -step.rewind]
+        text += step.text
+        tokens = tokens[: step.index] if step.dropped else [*tokens, step.token_id]
+        assert (text, tokens) == (session.text, session.token_ids)
+        steps.append(step)
+    return steps
+
+
+def words_of(desk: Desk) -> list[str]:
+    """Letters that a text of these random weights holds alone, between characters that are none."""
+    text = desk.generate(PROMPTS[0], None, FREE).text
+    found = [c for i, c in enumerate(text) if c.isalnum() and not text[i - 1 : i].isalnum() and i + 1 < len(text)]
+    return [c for c in found if not text[text.index(c) + 1].isalnum()]
+
+
+def test_a_text_that_holds_no_banned_word_is_left_alone(desk: Desk):
+    free = desk.generate(PROMPTS[0], None, FREE)
+    held = desk.session(PROMPTS[0], None, FREE, formula=ban("a word that never comes"))
+    assert all(not step.dropped for step in follow(held)) and held.token_ids == list(free.token_ids)
+
+
+@pytest.mark.parametrize("draft", ["off", "ngram", "base"])
+def test_a_banned_word_is_taken_back_and_the_text_goes_on(desk: Desk, draft: str):
+    words = words_of(desk)
+    assert words, "the free text has a word that can be banned"
+    session = desk.session(PROMPTS[0], None, FREE, formula=ban(words[0]), draft=draft)  # type: ignore[arg-type]
+    steps = follow(session)
+    assert any(step.dropped for step in steps) and len(session.token_ids) == 40
+    banned = words[0].lower()
+    assert banned not in Counter("".join(c if c.isalnum() else " " for c in session.text.lower()).split())
+
+
+def test_up_to_the_word_the_text_is_the_free_one_and_then_the_next_best(desk: Desk):
+    """At temperature 0 the banned word's first token gives way to the second likeliest, and to nothing else."""
+    greedy = params(30, temperature=0.0)
+    free = desk.generate(PROMPTS[2], None, greedy)
+    session = desk.session(PROMPTS[2], None, greedy)
+    session._bans = _Anything(free.text[5:7])  # not a whole word, so that it is there for sure
+    follow(session)
+    same = next(i for i, (a, b) in enumerate(zip(free.token_ids, session.token_ids, strict=False)) if a != b)
+    logits = desk._model.logits([*session.prompt_ids, *session.token_ids[:same]], (0.0,) * len(desk.anchors))
+    assert logits.topk(2).indices.tolist() == [free.token_ids[same], session.token_ids[same]]
+    assert free.text[5:7] not in session.text
+
+
+class _Anything(Bans):
+    """Finds a piece of text wherever it is."""
+
+    def __init__(self, piece: str) -> None:
+        super().__init__([])
+        self.piece = piece
+
+    def find(self, text: str, ended: bool) -> int | None:
+        return at if (at := text.find(self.piece)) >= 0 else None
+
+
+def test_a_word_at_the_very_end_counts(desk: Desk):
+    text = desk.generate(PROMPTS[0], None, FREE).text
+    place = next(i for i, c in enumerate(text) if c.isalnum() and not text[i - 1 : i].isalnum())
+    short = SamplingParams(
+        max_new_tokens=len(text[: place + 1].encode()), seed=3, temperature=1.5, top_p=1.0
+    )  # one token a byte
+    free = desk.generate(PROMPTS[0], None, short)
+    assert free.text.endswith(text[place])
+    session = desk.session(PROMPTS[0], None, short, formula=ban(text[place]))
+    steps = follow(session)
+    assert steps[-1].dropped == 0 and session.finish_reason == "length"
+    assert not session.text.endswith(text[place]) or session.text[-2:-1].isalnum()
+
+
+def test_where_every_way_on_is_banned_the_text_ends_and_says_so(desk: Desk):
+    session = desk.session(PROMPTS[0], None, FREE)
+    session._bans = _Anything("")  # every text holds it
+    steps = follow(session)
+    assert session.finish_reason == "ban" and session.text == "" and steps[-1].dropped
+
+
+def test_where_the_formula_leaves_no_other_token_the_text_ends_too(desk: Desk):
+    formula, greedy = "top(base, k=1)", params(30, temperature=0.0)
+    free = desk.generate(PROMPTS[2], None, greedy, formula).text
+    session = desk.session(PROMPTS[2], None, greedy, formula=formula)
+    session._bans = _Anything(free[5:7])
+    follow(session)
+    assert session.finish_reason == "ban" and free.startswith(session.text) and free[5:7] not in session.text
+
+
+def test_neighbors_do_not_notice(desk: Desk):
+    alone = desk.generate(PROMPTS[1], desk.mix(humor=1), params(30)).token_ids
+    other = desk.session(PROMPTS[1], desk.mix(humor=1), params(30))
+    session = desk.session(PROMPTS[0], None, FREE, formula=ban(*words_of(desk)))
+    for _ in desk.lockstep(session, other):
+        pass
+    assert other.token_ids == list(alone)
