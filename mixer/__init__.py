@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mixer.decoding.session import Segment, Session, Stats, Step
+    from mixer.decoding.session import Session
+    from mixer.decoding.steps import Segment, Stats, Step
     from mixer.desk import Desk, Output
     from mixer.errors import MixerError
     from mixer.export import export_adapter, export_merged
@@ -30,12 +31,12 @@ _HOME = {
     "Output": "mixer.desk",
     "Request": "mixer.desk",
     "SamplingParams": "mixer.values.sampling",
-    "Segment": "mixer.decoding.session",
+    "Segment": "mixer.decoding.steps",
     "Session": "mixer.decoding.session",
     "Setting": "mixer.values.mix",
-    "Stats": "mixer.decoding.session",
+    "Stats": "mixer.decoding.steps",
     "Steering": "mixer.values.steering",
-    "Step": "mixer.decoding.session",
+    "Step": "mixer.decoding.steps",
     "effects": "mixer.tasks.effects",
     "export_adapter": "mixer.export",
     "export_merged": "mixer.export",

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.adapters.peft import AnchorSet
-from mixer.decoding.opinions import TextOpinions
-from mixer.decoding.session import BranchPrompt
-from mixer.decoding.text import encode_branch
+from mixer.decoding.opinions import OpinionSource
+from mixer.decoding.prompted import BranchPrompt, PromptedFormula
+from mixer.decoding.text import encode_branch, encode_prompt
 from mixer.errors import InvalidValue, Unsupported
-from mixer.formula.bind import Branch, JudgeGoal, Vocabulary
+from mixer.formula.bind import BoundFormula, Branch, JudgeGoal, Vocabulary
 from mixer.formula.tree import is_name
 from mixer.judges.classifier import load_classifier
 from mixer.judges.features import Words
@@ -103,19 +102,23 @@ class Catalog:
         model = self._model
         self.controller.models[name] = load_rad(model.lm, Path(folder), native=model.native_refusal != "not asked for")
 
-    def branch_prompts(self, rows: Iterable[Branch], prompt: str) -> list[BranchPrompt]:
-        """What each distinct branch reads before a text with this prompt, in order.
+    def prompted(self, bound: BoundFormula, more: Iterable[Branch], prompt: str) -> PromptedFormula:
+        """A formula on a prompt, with what each of its branches reads before the text.
+
+        Args:
+            more: branches to compute besides the formula's own: a draft's, or the base that a budget counts from.
 
         Raises:
             InvalidValue: the prompt is empty or does not fit.
         """
-        models = {row: self._models[row.model] if row.model else self._model for row in rows}
-        return [BranchPrompt(row, model, tuple(encode_branch(model, row, prompt))) for row, model in models.items()]
-
-    def opinions(self, prompt: str, prompt_ids: Sequence[int], token_ids: Sequence[int], state: Tensor) -> TextOpinions:
-        """What judges and rewards make of a text that has these tokens, and its voice this state, `(D,)`."""
-        tokenizer = self._model.backend_tokenizer
-        return TextOpinions(self._judges, tokenizer, prompt, prompt_ids, token_ids, self.controller, state)
+        own = self._model
+        models = {row: self._models[row.model] if row.model else own for row in (*bound.rows, *more)}
+        branch_prompts = tuple(
+            BranchPrompt(row, model, tuple(encode_branch(model, row, prompt))) for row, model in models.items()
+        )
+        ids = tuple(encode_prompt(own, prompt))
+        opinions = OpinionSource(self._judges, self.controller, own.backend_tokenizer, prompt, ids)
+        return PromptedFormula(own, prompt, ids, bound, branch_prompts, self.controller, opinions)
 
 
 def _new(name: str, taken: Iterable[str]) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, get_args
@@ -18,14 +17,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.adapters.peft import AnchorSet, load_anchors
 from mixer.catalog import Catalog
+from mixer.decoding.lockstep import in_batches
 from mixer.decoding.reference import first_logprobs
 from mixer.decoding.replay import Replay
-from mixer.decoding.scheduler import Scheduler, in_batches
-from mixer.decoding.session import OnMixChange, Segment, Session, Stats, Step
+from mixer.decoding.scheduler import Scheduler
+from mixer.decoding.session import Session
 from mixer.decoding.speculation import Speculation
+from mixer.decoding.steps import OnMixChange, Segment, Stats, Step
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName, Unsupported
 from mixer.formula.bind import BASE as BASE_ROW
-from mixer.formula.bind import BoundFormula, Branch, Vocabulary, bind
+from mixer.formula.bind import BoundFormula, Vocabulary, bind
 from mixer.formula.compile import CompiledFormula, compile_formula
 from mixer.formula.tree import Formula, Part, Term
 from mixer.judges.linear import Judges, load_judges
@@ -68,7 +69,10 @@ class Desk:
         context: most tokens that prompt and text together can have.
         name: what the base model is called.
         quantized: the scheme of the base's weights, such as `nf4` or `int8`; None if they are plain numbers.
+        judges: the judges that score texts; None where none are loaded.
         problems: what could not be loaded and why; empty when loaded strictly.
+        model: the resident model: base, tokenizer and anchors, with the backend that computes.
+        scheduler: runs the sessions. Another one may be put in its place while no session runs.
     """
 
     def __init__(
@@ -81,9 +85,9 @@ class Desk:
         auto_fold: bool = True,
         rewards: Mapping[str, Reward] | None = None,
     ) -> None:
-        self._model, self._judges = model, judges
+        self.model, self.judges = model, judges
         self._fold = AutoFold(model.backend, SCRATCH)
-        self._scheduler = Scheduler(model, fold=self._fold if auto_fold and not is_quantized(model.lm) else None)
+        self.scheduler = Scheduler(model, fold=self._fold if auto_fold and not is_quantized(model.lm) else None)
         self.anchor_set = anchors
         self.attributes: Mapping[str, Attribute] = MappingProxyType(dict(anchors.attributes))
         self.anchors, self.context, self.name = model.anchors, model.context, name
@@ -166,12 +170,12 @@ class Desk:
     @property
     def base_model(self) -> PreTrainedModel:
         """The resident base as `transformers` loaded it; to be read, never written."""
-        return self._model.lm
+        return self.model.lm
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base's tokenizer."""
-        return self._model.tokenizer
+        return self.model.tokenizer
 
     def mix(
         self,
@@ -237,7 +241,11 @@ class Desk:
         return self._catalog.controller.names
 
     def logprobs(
-        self, prompt: str, mix: Mix | None = None, formula: str | None = None, steering: Steering | None = None
+        self,
+        prompt: str,
+        mix: Mix | None = None,
+        formula: str | CompiledFormula | None = None,
+        steering: Steering | None = None,
     ) -> Tensor:
         """The exact next-token log-probabilities, `(V,)` float32 on the CPU: temperature 1, no truncation.
 
@@ -253,7 +261,7 @@ class Desk:
         mix: Mix | None = None,
         params: SamplingParams | None = None,
         on_mix_change: OnMixChange = "keep",
-        formula: str | None = None,
+        formula: str | CompiledFormula | None = None,
         draft: Draft = "auto",
         steering: Steering | None = None,
     ) -> Session:
@@ -262,7 +270,7 @@ class Desk:
         Args:
             on_mix_change: `keep` the cache (no delay, an approximation, steps say `exact=False`), `refill` it (the next
                 token is exact), or `restart` the text.
-            formula: what to write by; `sliders`, the mix itself, if None.
+            formula: what to write by, as text or compiled by `formula`; `sliders`, the mix itself, if None.
             draft: who guesses tokens ahead, which changes the speed and no text: `auto` the formula's `supersede`,
                 `ngram` what followed the same words before, `base` the base model, `off` nobody.
             steering: how rewards steer; may be moved too while the text streams.
@@ -277,48 +285,42 @@ class Desk:
         steering = steering or REST
         guesser = BASE_ALONE if draft == "base" else bound.draft if draft == "auto" else None
         speculation = Speculation(guesser) if guesser or draft == "ngram" else None
-        rows = (*bound.rows, *(guesser.rows if guesser else ()), *((BASE_ROW,) if steering.whole else ()))
-        parts = self._parts(prompt, bound, rows)
+        more = (*(guesser.rows if guesser else ()), *((BASE_ROW,) if steering.whole else ()))
+        prompted = self._catalog.prompted(bound, more, prompt)
         params = params or SamplingParams()
-        return Session(self._model, prompt, mix or Mix(), params, on_mix_change, *parts, steering, speculation)
+        return Session(prompted, mix or Mix(), params, on_mix_change, self.scheduler, steering, speculation)
 
     def replay(
-        self, prompt: str, segments: Sequence[Segment], params: SamplingParams | None = None, formula: str | None = None
+        self,
+        prompt: str,
+        segments: Sequence[Segment],
+        params: SamplingParams | None = None,
+        formula: str | CompiledFormula | None = None,
     ) -> Replay:
-        """A session that goes through a text which stands already, such as another one's `segments`.
+        """A session that goes through a given text, such as another one's `segments`.
 
         Raises:
             InvalidValue: see `Replay`. And as for `session`.
         """
-        bound = self._bound(formula)
-        rows = (*bound.rows, *((BASE_ROW,) if any(segment.steering.whole for segment in segments) else ()))
-        params = params or SamplingParams()
-        return Replay(segments, self._model, prompt, params, *self._parts(prompt, bound, rows))
+        more = (BASE_ROW,) if any(segment.steering.whole for segment in segments) else ()
+        prompted = self._catalog.prompted(self._bound(formula), more, prompt)
+        return Replay(segments, prompted, params or SamplingParams(), self.scheduler)
 
-    def _parts(self, prompt: str, bound: BoundFormula, rows: Sequence[Branch]):
-        """What every session of this desk is made of."""
-        catalog = self._catalog
-        return (
-            self._scheduler.run,
-            bound,
-            catalog.branch_prompts(rows, prompt),
-            partial(catalog.opinions, prompt),
-            catalog.controller,
-        )
-
-    def _bound(self, formula: str | None) -> BoundFormula:
-        return SLIDERS if formula is None else self.formula(formula).bound
+    def _bound(self, formula: str | CompiledFormula | None) -> BoundFormula:
+        if formula is None:
+            return SLIDERS
+        return formula.bound if isinstance(formula, CompiledFormula) else self.formula(formula).bound
 
     def lockstep(self, *sessions: Session) -> Iterator[tuple[Step | None, ...]]:
         """Run sessions together, one step each at a time; see `Scheduler.run`."""
-        return self._scheduler.run(*sessions)
+        return self.scheduler.run(*sessions)
 
     def stream(
         self,
         prompt: str,
         mix: Mix | None = None,
         params: SamplingParams | None = None,
-        formula: str | None = None,
+        formula: str | CompiledFormula | None = None,
         steering: Steering | None = None,
     ) -> Iterator[Step]:
         """The steps of one text under one mix."""
@@ -329,16 +331,20 @@ class Desk:
         prompt: str,
         mix: Mix | None = None,
         params: SamplingParams | None = None,
-        formula: str | None = None,
+        formula: str | CompiledFormula | None = None,
         steering: Steering | None = None,
     ) -> Output:
         """Write one text under one mix."""
-        request = Request(prompt, mix or Mix(), params or SamplingParams(), formula, steering or REST)
-        return self.generate_batch([request])[0]
+        return self._finished([self.session(prompt, mix, params, formula=formula, steering=steering)])[0]
 
     def generate_batch(self, requests: Sequence[Request]) -> list[Output]:
         """Write many texts, each under its own mix, up to 32 rows a batch; results in the order of the requests."""
-        sessions = [self.session(r.prompt, r.mix, r.params, formula=r.formula, steering=r.steering) for r in requests]
+        return self._finished(
+            [self.session(r.prompt, r.mix, r.params, formula=r.formula, steering=r.steering) for r in requests]
+        )
+
+    def _finished(self, sessions: Sequence[Session]) -> list[Output]:
+        """Run sessions to their ends."""
         for batch in in_batches(sessions, BATCH_ROWS):
             for _ in self.lockstep(*batch):
                 pass
@@ -367,25 +373,25 @@ class Desk:
                 "Leave it to the gate, which is exact, or load the base without quantization.",
             )
         coefficients = mix.coefficients(self.anchors)
-        with self._model.lock:
+        with self.model.lock:
             self._fold.by_hand = True
-            self._model.backend.fold(coefficients)
+            self.model.backend.fold(coefficients)
 
     def unfold(self) -> None:
         """Go back to the base's own weights."""
-        with self._model.lock:
+        with self.model.lock:
             self._fold.by_hand = False
-            self._model.backend.fold((0.0,) * len(self.anchors))
+            self.model.backend.fold((0.0,) * len(self.anchors))
 
     @property
     def folded(self) -> Mix | None:
         """The mix that is folded into the weights, by hand or because it pays."""
-        coefficients = dict(zip(self.anchors, self._model.backend.gate.folded, strict=True))
+        coefficients = dict(zip(self.anchors, self.model.backend.gate.folded, strict=True))
         return Mix(raw=coefficients) if any(coefficients.values()) else None
 
     def scores(self, text: str) -> dict[str, float]:
         """What each judge makes of a text, attribute -> score in [0, 1]; empty if no judges are loaded."""
-        return self._judges.scores(text) if self._judges else {}
+        return self.judges.scores(text) if self.judges else {}
 
     def _know(self, attribute: str) -> None:
         if attribute not in self.attributes:

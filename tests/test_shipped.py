@@ -26,7 +26,7 @@ def desk() -> Desk:
 
 def plain(model: torch.nn.Module, desk: Desk) -> torch.Tensor:
     with torch.inference_mode():
-        return torch.log_softmax(model(torch.tensor([desk._model.encode(PROMPT)])).logits[0, -1].float(), dim=-1)
+        return torch.log_softmax(model(torch.tensor([desk.model.encode(PROMPT)])).logits[0, -1].float(), dim=-1)
 
 
 def test_the_desk_has_six_attributes_of_two_rank_8_anchors(desk: Desk):
@@ -34,7 +34,7 @@ def test_the_desk_has_six_attributes_of_two_rank_8_anchors(desk: Desk):
     assert all(len(a.anchors) == 2 and {x.rank for x in a.anchors} == {8} for a in desk.attributes.values())
     assert desk.context >= 512
     assert (BASE / "model.safetensors").stat().st_size <= 30 * 2**20
-    assert 8e6 <= sum(p.numel() for p in desk._model.lm.parameters()) <= 14e6
+    assert 8e6 <= sum(p.numel() for p in desk.model.lm.parameters()) <= 14e6
 
 
 def test_zero_coefficients_are_plain_transformers(desk: Desk):
@@ -71,7 +71,7 @@ def test_every_pole_makes_its_own_texts_likelier(desk: Desk):
 
 
 def text_logprob(desk: Desk, text: str, mix) -> float:
-    model = desk._model
+    model = desk.model
     ids, backend = model.encode(text), model.backend
     backend.reserve(1, len(ids))
     backend.gate[0] = mix.coefficients(desk.anchors)

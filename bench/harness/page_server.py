@@ -40,7 +40,7 @@ def held(desk: Desk, registry: BrowserSessions) -> dict[str, int]:
     return {
         "sessions": len(registry),
         "busy": sum(live.busy for live in registry),
-        "rows": desk._scheduler.rows_in_use,
+        "rows": desk.scheduler.rows_in_use,
         "objects": len(gc.get_objects()),
     }
 

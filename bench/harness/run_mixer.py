@@ -19,7 +19,8 @@ import torch
 import transformers
 
 from bench.harness.terms import OneByOne, acceptance
-from mixer.decoding.session import Session, Step
+from mixer.decoding.session import Session
+from mixer.decoding.steps import Step
 from mixer.desk import Desk, Draft
 from mixer.export.gguf import export_gguf_base, export_gguf_lora
 from mixer.values.mix import Mix

@@ -10,6 +10,7 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,8 @@ from torch import Tensor
 
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.decoding.reference import first_logprobs
-from mixer.decoding.session import Session, Step
+from mixer.decoding.session import Session
+from mixer.decoding.steps import Step
 from mixer.desk import Desk
 from mixer.model.model import SCRATCH
 from mixer.rewards.controller import SPENT, PreparedSteering, RewardController, SteeredLogits
@@ -51,19 +53,19 @@ class RewardsRunner:
         transformers.utils.logging.disable_progress_bar()
         self._desk = Desk.load(base, anchors, device="cpu", dtype=dtype, auto_fold=False)
         # Every text has its full length. To bar its end would not do: it may be all that RAD's cut leaves.
-        self._desk._model.eos_ids = frozenset()
+        self._desk.model.eos_ids = frozenset()
         self._controller = self._desk._catalog.controller
         with tempfile.TemporaryDirectory(prefix="mixer-bench-") as folder:
             self._desk.add_reward(TREE, teacher or make_teacher(self._desk, Path(folder)))
         rad: Any = self._controller.models[TREE]
         self._both = Both(rad)
         self._controller.models[SEQUENTIAL], self._controller.models[BOTH] = Sequential(rad), self._both
-        self._apart = Apart(self._controller.heads, self._desk._model.embedding.float())
+        self._apart = Apart(self._controller.heads, self._desk.model.embedding.float())
 
     def facts(self) -> dict[str, Any]:
         """Versions and sizes."""
         desk = self._desk
-        vocab, size = desk._model.embedding.shape
+        vocab, size = desk.model.embedding.shape
         return {
             "torch": torch.__version__,
             "context": desk.context,
@@ -121,7 +123,7 @@ class RewardsRunner:
         params = SamplingParams(max_new_tokens=tokens, seed=seed)
         session = self._desk.session(prompt, params=params, draft="off", steering=Steering(**steering))
         if apart:
-            session.controller = self._apart
+            session.prompted = replace(session.prompted, controller=self._apart)
         return session
 
     @staticmethod
@@ -134,7 +136,7 @@ class RewardsRunner:
     ) -> Tensor:
         """Log-probabilities at temperature 1 after each of a text's `last` last tokens, `(last, V)`, as
         `mixer.rewards.heads` defines them."""
-        model = self._desk._model
+        model = self._desk.model
         with model.lock:
             model.backend.reserve(1, len(ids))
             wanted = range(len(ids) - last, len(ids))
@@ -159,7 +161,7 @@ class RewardsRunner:
 
     @cached_property
     def _embedding(self) -> Tensor:
-        return self._desk._model.embedding.float()
+        return self._desk.model.embedding.float()
 
 
 class Apart(RewardController):
@@ -219,7 +221,7 @@ def make_teacher(desk: Desk, folder: Path) -> Path:
 
     It knows nothing of any attribute, and costs what a trained one does.
     """
-    lm, model = desk.base_model, desk._model
+    lm, model = desk.base_model, desk.model
     _, state = model.read(model.encode("Once upon a time"), (0.0,) * len(desk.anchors))
     generator = torch.Generator().manual_seed(0)
     weight = SPREAD * torch.randn(state.shape, generator=generator) / state.norm()

@@ -59,7 +59,7 @@ def generate(options: argparse.Namespace) -> dict:
     session = desk.session(options.prompt, mix, params, formula=formula, draft=options.draft, steering=steering)
     levels = {}
     # What is printed cannot be taken back, and banned words are: such a text is shown when it is whole.
-    live = not options.json and not session.bound.bans
+    live = not options.json and not session.prompted.bound.bans
     for step in session:
         levels = step.levels
         if live:

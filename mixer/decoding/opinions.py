@@ -1,8 +1,9 @@
-"""What judges and rewards make of a text that is being written, for formulas that ask them. Knows no formulas."""
+"""Opinions of judges and reward heads on a text in progress, for formulas that ask for them. Knows no formulas."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -13,34 +14,41 @@ from torch import Tensor
 from mixer.judges.linear import Judges
 from mixer.rewards.controller import RewardController
 
-TAIL = 16  # tokens that are decoded anew with each candidate; characters never reach further back
-LEAST = 1e-6  # no judge is so sure of itself that the logarithm may say minus infinity
+TAIL = 16  # tokens that are decoded again with each candidate; no character spans more
+LEAST = 1e-6  # the least score that counts: the logarithm of 0 would forbid a token for good
 BROKEN = "\ufffd"  # stands for a character of which bytes are missing
 
 
-class TextOpinions:
-    """Asks about one text and its possible next tokens; see `mixer.decoding.evaluate.OpinionReader`.
+@dataclass(frozen=True, eq=False)
+class OpinionSource:
+    """Judges and reward heads, and the prompt that they read before a text.
 
-    Args:
-        prompt, prompt_ids: what comes before the text, and is read with it.
-        token_ids: the text's.
-        controller: reward heads.
-        state: the model's at the text's end, `(D,)`.
+    Attributes:
+        prompt: as text, and prompt_ids: as the resident model reads it.
     """
 
-    def __init__(
-        self,
-        judges: Judges,
-        tokenizer: Tokenizer,
-        prompt: str,
-        prompt_ids: Sequence[int],
-        token_ids: Sequence[int],
-        controller: RewardController,
-        state: Tensor,
-    ) -> None:
-        self._judges, self._tokenizer = judges, tokenizer
-        self._controller, self._state = controller, state
-        self._prompt, self._prompt_ids, self._token_ids = prompt, prompt_ids, token_ids
+    judges: Judges
+    controller: RewardController
+    tokenizer: Tokenizer
+    prompt: str
+    prompt_ids: Sequence[int]
+
+    def after(self, token_ids: Sequence[int], state: Tensor) -> TextOpinions:
+        """Opinions on the text that has these tokens.
+
+        Args:
+            state: the model's hidden state after the last of them, `(D,)`.
+        """
+        return TextOpinions(self, token_ids, state)
+
+
+class TextOpinions:
+    """Opinions on one text and its possible next tokens; see `mixer.decoding.evaluate.OpinionReader`."""
+
+    def __init__(self, source: OpinionSource, token_ids: Sequence[int], state: Tensor) -> None:
+        self._judges, self._tokenizer, self._controller = source.judges, source.tokenizer, source.controller
+        self._prompt, self._prompt_ids = source.prompt, source.prompt_ids
+        self._token_ids, self._state = token_ids, state
         self._tail = list(token_ids[-TAIL:])
 
     def candidates(self, judge: str, goal: float, tokens: list[int]) -> tuple[Tensor, float]:
@@ -62,7 +70,7 @@ class TextOpinions:
 
     @cached_property
     def _text(self) -> str:
-        """For judges alone: reward heads need no text."""
+        """Prompt and text as characters. Reward heads do not need them, so they are decoded on demand."""
         return self._prompt + self._tokenizer.decode(list(self._token_ids), skip_special_tokens=True)
 
     def _log(self, judge: str, goal: float, endings: Sequence[str]) -> np.ndarray:

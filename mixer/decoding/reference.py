@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixer.decoding.evaluate import evaluate, without_opinions
+from mixer.decoding.prompted import NO_STATE
 from mixer.decoding.session import Session
 from mixer.formula.bind import BASE
-
-NOTHING = torch.zeros(0)
 
 
 def first_logprobs(session: Session) -> Tensor:
@@ -18,17 +16,16 @@ def first_logprobs(session: Session) -> Tensor:
     Raises:
         FormulaError: the formula's weights come to nothing here.
     """
-    bound, prepared = session.bound, session.controller.prepare(session.steering)
+    prompted, wanted = session.prompted, session.wanted
+    voice = prompted.bound.voice
     logprobs, states = {}, {}
-    for branch_prompt in session.branch_prompts:
-        fused = prepared.strengths if branch_prompt.branch == bound.voice else None
-        logits, state = branch_prompt.model.read(branch_prompt.prompt_ids, branch_prompt.under(session.mix)[1], fused)
-        logprobs[branch_prompt.branch] = torch.log_softmax(logits[: session.vocab], dim=-1)
-        states[branch_prompt.branch] = state
-    state = states.get(bound.voice, NOTHING) if bound.voice else NOTHING
-    reader = session.opinions((), state)
-    value = evaluate(bound, logprobs, reader)
-    plain = without_opinions(bound, logprobs, reader) if bound.opinions else None
-    origin = logprobs[BASE] if prepared.steering.whole else None
-    steered = session.controller.steer(value, state, prepared, 1.0, session.prompt_ids, plain, origin).logits
+    for one, (_, coefficients) in zip(prompted.branch_prompts, wanted.rows, strict=True):
+        fused = wanted.prepared.strengths if one.branch == voice else None
+        logits, state = one.model.read(one.prompt_ids, coefficients, fused)
+        logprobs[one.branch] = torch.log_softmax(logits[: prompted.model.vocab], dim=-1)
+        states[one.branch] = state
+    state = states.get(voice, NO_STATE) if voice else NO_STATE
+    value = prompted.value(prompted.bound, logprobs, (), state)
+    origin = logprobs[BASE] if wanted.prepared.steering.whole else None
+    steered = prompted.steered(value, logprobs, (), state, wanted.prepared, 1.0, origin).logits
     return value if steered is value else torch.log_softmax(steered, dim=-1)

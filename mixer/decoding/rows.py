@@ -1,13 +1,14 @@
 """A text's place in the batch: a row for each branch of its formula, and what is known of its next tokens.
 
-A round begins with the text as it stands and ends with one or more drawn tokens. In between, rows are read up to the
-text's end, guesses are made and verified; the mix stays as it was when the round began. The scheduler prepares rounds
-and reads rows under the models' locks, and draws outside them. Knows rows and distributions; not who else is in the
-batch.
+A round begins with the text as it stands and ends with one or more sampled tokens. In between, rows are computed up to
+the text's end, guesses are made and verified; the mix stays as it was when the round began. The step runner prepares
+rounds and runs forward passes under the models' locks, and samples outside them. Knows rows and distributions; not who
+else is in the batch.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mixer.decoding.evaluate import OpinionReader, evaluate, without_opinions
-from mixer.decoding.session import BranchPrompt, Drawn, Session, Step
+from mixer.decoding.evaluate import evaluate
+from mixer.decoding.prompted import NO_STATE, BranchPrompt
+from mixer.decoding.session import Session, Wanted
 from mixer.decoding.speculation import repeated
+from mixer.decoding.steps import Drawn, DrawnUnder, Step
 from mixer.errors import FormulaError
 from mixer.formula.bind import BASE, BoundFormula, Branch
 from mixer.formula.tree import Term
@@ -25,24 +28,26 @@ from mixer.model.prefix_cache import PrefixCache
 from mixer.rewards.controller import SteeredLogits
 from mixer.values.mix import Mix
 
-SCRIPTED = 16  # tokens of one round of a text that stands already
-NOTHING = torch.zeros(0)
-UNSTEERED = SteeredLogits(NOTHING)
+SCRIPTED = 16  # tokens that one round of a replay brings
+REST_SECONDS = 0.2  # after so long without a move, `keep` computes stale keys and values anew
+UNSTEERED = SteeredLogits(NO_STATE)
 
 
 @dataclass(eq=False)
 class Row:
-    """One branch in its row.
+    """One branch of a text in one row of its model's batch. Its row group alone writes to it.
 
     Attributes:
-        filled: tokens whose keys and values the row holds.
+        index: the row's number in the model's KV cache and gate.
+        mix: the mix that its gate holds; None before the first round.
+        filled: tokens whose keys and values the KV cache holds.
         logits: `(V,)` each, after the last token of the text and after each guess, as far as they were computed.
-        states: `(D,)` each, that they are products of.
+        states: hidden states, `(D,)` each, that these logits are products of.
         strengths: of fused heads, `(H,)`; empty before the first round, since another text may have left its own.
     """
 
     branch_prompt: BranchPrompt
-    row: int
+    index: int
     mix: Mix | None = None
     strengths: tuple[float, ...] | None = ()
     filled: int = 0
@@ -50,114 +55,167 @@ class Row:
     states: list[Tensor] = field(default_factory=list)
 
     @property
+    def branch(self) -> Branch:
+        """The branch that it computes."""
+        return self.branch_prompt.branch
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """The tokens before the text."""
+        return self.branch_prompt.prompt_ids
+
+    @property
     def key(self) -> str:
         """What its keys and values depend on besides the tokens."""
-        return f"{self.branch_prompt.branch.model or ''}:{self.mix.key if self.mix else ''}"
-
-    def begin(self, tokens: int) -> None:
-        """A round of a text of so many tokens; its last token is read in this round."""
-        self.logits, self.states = [], []
-        self.filled = min(self.filled, self.last(tokens))
+        return f"{self.branch.model or ''}:{self.mix.key if self.mix else ''}"
 
     def last(self, tokens: int) -> int:
-        """Position of a text's last token, the prompt's if there is none."""
-        return len(self.branch_prompt.prompt_ids) + tokens - 1
+        """Position of the last token of a text of so many tokens; of the prompt's last one if there are none."""
+        return len(self.prompt_ids) + tokens - 1
+
+    def forget(self, filled: int) -> None:
+        """Keep at most the first `filled` keys and values, and no logits."""
+        self.logits, self.states = [], []
+        self.filled = min(self.filled, filled)
 
     def ids(self, tokens: Sequence[int], start: int, stop: int) -> list[int]:
-        """The row's tokens from `start` to `stop`, where the text's are `tokens`."""
-        prompt = self.branch_prompt.prompt_ids
+        """The row's tokens from `start` to `stop`, where the text's tokens are `tokens`."""
+        prompt = self.prompt_ids
         return [*prompt[start:stop], *tokens[max(0, start - len(prompt)) : max(0, stop - len(prompt))]]
 
 
 class RowGroup:
-    """A session's rows.
+    """The rows of one session.
+
+    Args:
+        indices: numbers of the rows, one for each branch prompt of the session.
+        rest_seconds: after so long without a move, `keep` computes stale keys and values anew.
 
     Attributes:
         step: the session's next step, once it is there.
         error: what made that step impossible.
-        last_row: the highest of its rows.
+        rest_seconds: as given; may be changed.
+        last_index: the highest of its rows' numbers.
     """
 
-    def __init__(self, session: Session, rows: Sequence[int]) -> None:
+    def __init__(self, session: Session, indices: Sequence[int], rest_seconds: float = REST_SECONDS) -> None:
         self.session = session
-        self.rows_ = [Row(branch_prompt, row) for branch_prompt, row in zip(session.branch_prompts, rows, strict=True)]
-        self.last_row = max(rows)
-        speculation = session.speculation
-        self._drafted = self._of(speculation.draft) if speculation and speculation.draft else []
-        self._targeted = self._of(session.bound)
-        self._origin = next((row_ for row_ in self.rows_ if row_.branch_prompt.branch == BASE), None)
-        self._heard = next((row_ for row_ in self._targeted if row_.branch_prompt.branch == session.bound.voice), None)
+        prompted = session.prompted
+        self.rows = [Row(one, index) for one, index in zip(prompted.branch_prompts, indices, strict=True)]
+        self.last_index = max(indices)
+        speculation, bound = session.speculation, prompted.bound
+        self._draft_rows = self._of(speculation.draft) if speculation and speculation.draft else []
+        self._formula_rows = self._of(bound)
+        self._base_row = next((row for row in self.rows if row.branch == BASE), None)
+        self._reward_row = next((row for row in self._formula_rows if row.branch == bound.voice), None)
         self.step: Step | None = None
         self.error: Exception | None = None
+        self._applied: Wanted = session.wanted  # what this round is computed under
+        self._stale = False  # whether keys and values of another mix are in use
+        self.rest_seconds, self._moved_at = rest_seconds, -rest_seconds
         self._underway = False
         self._ahead: deque[Drawn] = deque()
         self._guess: list[int] = []
         self._length = 0  # guesses that this round is to have
         self._drawn: list[Drawn] = []
-        self._steered: dict[int, SteeredLogits] = {}  # what was made of the logits after so many guesses
+        self._steered: dict[int, SteeredLogits] = {}  # steered logits, by the number of guesses before them
         self._seconds = 0.0  # of this round's passes of the formula itself
 
     def _of(self, bound: BoundFormula) -> list[Row]:
         """The rows of a formula."""
-        return [row_ for row_ in self.rows_ if row_.branch_prompt.branch in bound.rows]
+        return [row for row in self.rows if row.branch in bound.rows]
 
     @property
     def ready(self) -> bool:
         """Whether it has its step or will get none."""
         return bool(self.step or self.error or self.session.finish_reason)
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether its mix has not moved for a while."""
+        refill = self._applied.refill
+        return time.perf_counter() - self._moved_at >= self.rest_seconds if refill is None else refill
+
     def serve(self, fresh: bool = False) -> None:
-        """Hand out a step from tokens that are known already.
+        """Hand out a step from tokens that are sampled already.
 
         Args:
-            fresh: whether they were drawn just now; older ones are forgotten where the mix was moved since.
+            fresh: whether they were sampled just now; older ones are dropped where mix or steering has moved since.
         """
         if self.ready or not self._ahead:
             return
-        if self.session.moved and not fresh:
+        if not fresh and self._has_moved(self.session.wanted):
             self._ahead.clear()
             return
-        drawn = self._ahead.popleft()
+        applied = self._applied
+        under = DrawnUnder(applied.mix, applied.prepared.steering, not self._stale)
         try:
-            self.step = self.session.take(drawn)
-        except Exception as error:  # its own reader's, whoever computes
+            self.step = self.session.state.append(self._ahead.popleft(), under)
+        except Exception as error:  # it belongs to this session, whichever thread computes
             self.error = error
         if self.step is None or self.step.dropped:
             self._ahead.clear()
 
-    def prepare(self, prefixes: PrefixCache) -> None:
-        """Begin a round, unless one is under way."""
+    def _has_moved(self, wanted: Wanted) -> bool:
+        """Whether what the session wants differs from what its rows have."""
+        applied = self._applied
+        return (self.session.prompted.follows and wanted.mix is not applied.mix) or (
+            wanted.prepared is not applied.prepared
+        )
+
+    def begin_round(self, prefixes: PrefixCache) -> None:
+        """Begin a round, unless one is under way: bring the rows to what the session wants."""
         if self._underway:
             return
         session = self.session
-        reread = session.turn(self._write_gates)
-        for row_ in self.rows_:
-            if reread and row_.branch_prompt.branch.follows:
-                row_.filled = 0
-            row_.begin(len(session.token_ids))
-            if row_.filled == 0:
-                known, snapshot = prefixes.find(row_.key, [*row_.branch_prompt.prompt_ids, *session.token_ids])
+        stale = self._apply(session.wanted)
+        tokens = session.token_ids
+        for row in self.rows:
+            if stale and row.branch.follows:
+                row.filled = 0
+            row.forget(row.last(len(tokens)))  # the last token is computed in this round
+            if row.filled == 0:
+                known, snapshot = prefixes.find(row.key, [*row.prompt_ids, *tokens])
                 if known:
-                    row_.filled = min(known, row_.last(len(session.token_ids)))
-                    row_.branch_prompt.model.backend.restore(row_.row, snapshot, row_.filled)
+                    row.filled = min(known, row.last(len(tokens)))
+                    row.branch_prompt.model.backend.restore(row.index, snapshot, row.filled)
         self._guess, self._drawn, self._length, self._seconds, self._steered = [], [], 0, 0.0, {}
-        self._guess += session.script(len(session.token_ids), SCRIPTED)[:-1]  # the last one needs no reading
-        if session.speculation and session.token_ids:  # the first token is wanted soon
-            self._length = session.speculation.length(session.room - 1)
+        self._guess += session.script(len(tokens), SCRIPTED)[:-1]  # the last one needs no pass
+        if session.speculation and tokens:  # the first token is wanted soon, so nothing is guessed before it
+            self._length = session.speculation.length(session.state.room - 1)
             if session.speculation.draft is None:
-                self._guess = repeated([*session.prompt_ids, *session.token_ids], self._length)
+                self._guess = repeated([*session.prompted.prompt_ids, *tokens], self._length)
                 self._length = len(self._guess)
         self._underway = True
 
-    def _write_gates(self, wanted: Sequence[tuple[Mix, tuple[float, ...]]]) -> None:
-        for row_, (mix, coefficients) in zip(self.rows_, wanted, strict=True):
-            if row_.mix is not mix:
-                row_.mix = mix
-                row_.branch_prompt.model.backend.gate[row_.row] = coefficients
-            strengths = self.session.prepared.strengths if row_ is self._heard else None
-            if row_.strengths != strengths:
-                row_.strengths = strengths
-                row_.branch_prompt.model.backend.head_gate[row_.row] = strengths
+    def _apply(self, wanted: Wanted) -> bool:
+        """Write gates for what the session wants; whether rows that follow the sliders must be computed anew."""
+        former, self._applied = self._applied, wanted
+        start = time.perf_counter()
+        for row, (mix, coefficients) in zip(self.rows, wanted.rows, strict=True):
+            backend = row.branch_prompt.model.backend
+            if row.mix is not mix:
+                row.mix = mix
+                backend.gate[row.index] = coefficients
+            strengths = wanted.prepared.strengths if row is self._reward_row else None
+            if row.strengths != strengths:
+                row.strengths = strengths
+                backend.head_gate[row.index] = strengths
+        if wanted.mix is not former.mix:
+            state = self.session.state
+            state.apply_us = 1e6 * (time.perf_counter() - start)
+            if self.session.prompted.follows and state.token_ids and wanted.mix != former.mix:
+                self._moved_at = start
+                if wanted.on_mix_change == "restart":
+                    state.begin()
+                    self._stale = False
+                    return True
+                self._stale = wanted.on_mix_change == "keep"
+                return not self._stale
+        if self._stale and self.at_rest:
+            self._stale = False
+            return True
+        return False
 
     @property
     def drafting(self) -> bool:
@@ -166,17 +224,17 @@ class RowGroup:
 
     @property
     def _bound(self) -> BoundFormula:
-        """The formula whose value is to be found next."""
-        speculation = self.session.speculation
-        return speculation.draft if self.drafting and speculation and speculation.draft else self.session.bound
+        """The formula that is evaluated next: the draft's or the session's."""
+        speculation, bound = self.session.speculation, self.session.prompted.bound
+        return speculation.draft if self.drafting and speculation and speculation.draft else bound
 
     @property
-    def _active(self) -> list[Row]:
-        """The rows that it takes to go on."""
+    def _active_rows(self) -> list[Row]:
+        """The rows that are needed to go on."""
         if self.drafting:
-            return self._drafted
-        origin = self._origin if self.session.prepared.steering.whole else None
-        return [*self._targeted, origin] if origin and origin not in self._targeted else self._targeted
+            return self._draft_rows
+        base, rows = self._base_row, self._formula_rows
+        return [*rows, base] if base and self._applied.prepared.steering.whole and base not in rows else rows
 
     @property
     def tokens(self) -> list[int]:
@@ -184,124 +242,126 @@ class RowGroup:
         return [*self.session.token_ids, *self._guess]
 
     def pending(self) -> list[tuple[Row, int]]:
-        """Rows that are still to be read, and up to where."""
+        """Rows that are still to be computed, and up to which position."""
         tokens = len(self.session.token_ids) + len(self._guess)
-        stops = [(row_, len(row_.branch_prompt.prompt_ids) + tokens) for row_ in self._active]
-        return [(row_, stop) for row_, stop in stops if row_.filled < stop]
+        stops = [(row, len(row.prompt_ids) + tokens) for row in self._active_rows]
+        return [(row, stop) for row, stop in stops if row.filled < stop]
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether all logits are there that the next token needs."""
+        return not self.pending()
+
+    def receive(self, row: Row, stop: int, logits: Sequence[Tensor], states: Sequence[Tensor]) -> None:
+        """Take what a forward pass computed of one row up to a position: logits `(V,)` and states `(D,)`."""
+        row.filled = stop
+        row.logits += logits
+        row.states += states
 
     def passed(self, seconds: float) -> None:
-        """A pass that brought these rows on took so long."""
+        """Note how long a pass took that computed some of these rows."""
         if self.drafting and self.session.speculation:
             self.session.speculation.saw_draft(seconds)
         else:
             self._seconds += seconds
 
-    @property
-    def read_up(self) -> bool:
-        """Whether a token can be drawn."""
-        return not self.pending()
+    def samples(self) -> Iterator[tuple[int, Tensor]]:
+        """(number of tokens before it, logits `(V,)`) of each token that can be sampled now.
 
-    def values(self) -> Iterator[tuple[int, Tensor]]:
-        """(how many tokens are before it, logits `(V,)`) of each token that can be drawn now.
-
-        All at once, or one where the next depends on judges, who are asked only as far as guesses hold.
+        All at once; or one alone where judges or reward models are asked, who read a guess only after it has held.
         """
-        session = self.session
+        state = self.session.state
         done = len(self._guess) if self.drafting else len(self._drawn)
-        reads = self._bound.needs_opinions or bool(session.prepared.models)
-        last = done if self.drafting or reads else len(self._guess)
+        one_by_one = self._bound.needs_opinions or bool(self._applied.prepared.models)
+        last = done if self.drafting or one_by_one else len(self._guess)
         try:
             values = self._evaluated(done, last)
-        except FormulaError:  # which may lie behind a guess that fails
+        except FormulaError:  # the place may lie behind a guess that fails
             if last == done:
                 raise
             values = self._evaluated(done, done)
-        for place, own in enumerate(values, done):
-            index = len(session.token_ids) + place
-            if barred := session.barred(index):
-                own = _without(own, barred)
-                if own.max() == -torch.inf:
-                    session.finish_reason = "ban"
+        for place, logits in enumerate(values, done):
+            index = len(self.session.token_ids) + place
+            if barred := state.barred(index):
+                logits = _without(logits, barred)
+                if logits.max() == -torch.inf:
+                    state.finish_reason = "ban"
                     return
             if not self.drafting and self._steers:
-                # What must not be drawn is not to be steered either: where the others are cut, nothing would be left.
-                if not session.may_end(index) and (rest := _without(own, session.ends)).max() > -torch.inf:
-                    own = rest
-                self._steered[place] = self._steer(own, place)
-                own = self._steered[place].logits
-            yield index, own
+                # A token that must not be drawn is not steered either: else a cut to few tokens might leave none.
+                if not state.may_end(index) and (rest := _without(logits, state.ends)).max() > -torch.inf:
+                    logits = rest
+                self._steered[place] = self._steer(logits, place)
+                logits = self._steered[place].logits
+            yield index, logits
 
     def _evaluated(self, first: int, last: int) -> Sequence[Tensor]:
         """Logits `(V,)` after the first to the last of the guesses, counted from 1; 0 is the text as it stands."""
         bound = self._bound
-        if isinstance(bound.formula.result, Term):  # its one row says it
-            return self._active[0].logits[first : last + 1]
-        rows = {row_.branch_prompt.branch: row_.logits[first : last + 1] for row_ in self._active}
-        if first < last:
-            logprobs = {branch: torch.log_softmax(torch.stack(logits), -1) for branch, logits in rows.items()}
-            return [*evaluate(bound, logprobs)]
-        return [evaluate(bound, self._logprobs(first), self._opinions(first) if bound.needs_opinions else None)]
+        if isinstance(bound.formula.result, Term):  # the logits of its one row are the value
+            return self._active_rows[0].logits[first : last + 1]
+        if first == last:
+            state = next((row.states[first] for row in self._active_rows if row.branch == bound.voice), NO_STATE)
+            return [self.session.prompted.value(bound, self._logprobs(first), self._text_with(first), state)]
+        rows = {row.branch: row.logits[first : last + 1] for row in self._active_rows}
+        logprobs = {branch: torch.log_softmax(torch.stack(logits), -1) for branch, logits in rows.items()}
+        return [*evaluate(bound, logprobs)]
 
     def _logprobs(self, place: int) -> dict[Branch, Tensor]:
-        """Of every active row after so many guesses, `(V,)` each."""
-        return {row_.branch_prompt.branch: torch.log_softmax(row_.logits[place], -1) for row_ in self._active}
+        """Log-probabilities of every active row after so many guesses, `(V,)` each."""
+        return {row.branch: torch.log_softmax(row.logits[place], -1) for row in self._active_rows}
 
-    def _opinions(self, place: int) -> OpinionReader:
-        """Who reads the text with so many guesses."""
-        tokens = self.tokens[: len(self.session.token_ids) + place]
-        voice = self._bound.voice
-        state = next((row_.states[place] for row_ in self._active if row_.branch_prompt.branch == voice), NOTHING)
-        return self.session.opinions(tokens, state)
+    def _text_with(self, guesses: int) -> list[int]:
+        """The text's tokens and so many guesses."""
+        return self.tokens[: len(self.session.token_ids) + guesses]
 
     @property
     def _steers(self) -> bool:
-        """Whether there is anything that steers, or that a budget limits."""
-        prepared, steering = self.session.prepared, self.session.prepared.steering
-        return prepared.moves or (steering.budget is not None and (steering.whole or bool(self.session.bound.opinions)))
+        """Whether anything steers, or a budget limits anything."""
+        prepared, bound = self._applied.prepared, self.session.prompted.bound
+        steering = prepared.steering
+        return prepared.moves or (steering.budget is not None and (steering.whole or bool(bound.opinions)))
 
     def _steer(self, logits: Tensor, place: int) -> SteeredLogits:
-        """What the session's steering makes of the logits after so many guesses."""
-        session = self.session
-        prepared, bound = session.prepared, session.bound
-        plain = without_opinions(bound, self._logprobs(place), self._opinions(place)) if bound.opinions else None
-        if plain is not None:
-            plain = plain.masked_fill(logits == -torch.inf, -torch.inf)
-        origin = self._origin.logits[place] if prepared.steering.whole and self._origin else None
-        state = self._heard.states[place] if self._heard else NOTHING
-        ids = [*session.prompt_ids, *self.tokens[: len(session.token_ids) + place]] if prepared.models else ()
-        return session.controller.steer(logits, state, prepared, session.params.temperature, ids, plain, origin)
+        """The steering applied to the logits after so many guesses."""
+        session, prepared = self.session, self._applied.prepared
+        logprobs = self._logprobs(place) if session.prompted.bound.opinions else None
+        origin = self._base_row.logits[place] if prepared.steering.whole and self._base_row else None
+        state = self._reward_row.states[place] if self._reward_row else NO_STATE
+        temperature = session.params.temperature
+        return session.prompted.steered(logits, logprobs, self._text_with(place), state, prepared, temperature, origin)
 
-    def receive(self, drawn: Sequence[tuple[int, float]]) -> bool:
-        """Take what was drawn from `values`; whether there is more to draw without a further pass."""
+    def accept(self, sampled: Sequence[tuple[int, float]]) -> bool:
+        """Take what was sampled from `samples`: tokens with log-probabilities. Whether more can be sampled now."""
+        ends = self.session.state.ends
         if self.drafting:
-            token = drawn[0][0]
+            token = sampled[0][0]
             self._guess.append(token)
-            if token in self.session.ends:
+            if token in ends:
                 self._length = len(self._guess)
             return False
-        for token, logprob in drawn:
+        for token, logprob in sampled:
             place = len(self._drawn)
             held = place < len(self._guess) and self._guess[place] == token
             steered = self._steered.get(place, UNSTEERED)
             self._drawn.append(Drawn(token, logprob, held, steered.nats, steered.levels))
-            if not held or token in self.session.ends:
-                self._finish()
+            if not held or token in ends:
+                self._finish_round()
                 return False
         return True
 
-    def _finish(self) -> None:
-        """End the round: what was drawn is the text's next, and rows hold no guess that failed."""
+    def _finish_round(self) -> None:
+        """End the round: the sampled tokens come next in the text, and rows hold no guess that failed."""
         accepted = sum(drawn.guessed for drawn in self._drawn)
-        for row_ in self.rows_:
-            row_.filled = min(row_.filled, row_.last(len(self.session.token_ids)) + 1 + accepted)
-            row_.logits, row_.states = [], []
+        for row in self.rows:
+            row.forget(row.last(len(self.session.token_ids)) + 1 + accepted)
         if self.session.speculation and self.session.token_ids:
             self.session.speculation.saw(len(self._guess), accepted, self._seconds)
         self._ahead.extend(self._drawn)
         self._underway = False
 
     def fail(self, error: Exception) -> None:
-        """Give the session's reader an error in place of a step."""
+        """Give the session an error in place of its next step."""
         self.error, self._underway = error, False
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from mixer.decoding.scheduler import in_batches
-from mixer.decoding.session import BranchPrompt, Session
+from mixer.decoding.lockstep import in_batches
+from mixer.decoding.session import Session
 from mixer.desk import BATCH_ROWS, Desk
 from mixer.errors import Busy, MixerError
 from mixer.values.request import Request
@@ -34,9 +34,9 @@ class BatchText:
     session: Session | None = None
 
     @property
-    def branch_prompts(self) -> Sequence[BranchPrompt]:
-        """The rows that it takes, once it has begun."""
-        return self.session.branch_prompts if self.session else ()
+    def rows_needed(self) -> int:
+        """Rows of the batch that it takes."""
+        return self.session.rows_needed if self.session else 0
 
     @property
     def text(self) -> str:

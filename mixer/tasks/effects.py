@@ -14,8 +14,8 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mixer.decoding.scheduler import in_batches
-from mixer.decoding.session import Segment
+from mixer.decoding.lockstep import in_batches
+from mixer.decoding.steps import Segment
 from mixer.desk import BATCH_ROWS
 from mixer.values.mix import Mix
 from mixer.values.sampling import SamplingParams
@@ -86,7 +86,7 @@ class EffectReplays:
     ) -> None:
         self._desk = desk
         written = desk.replay(prompt, segments, params, formula)
-        follows = any(branch_prompt.branch.follows for branch_prompt in written.branch_prompts)
+        follows = written.prompted.follows
         attributes = {name: None for one in segments for name in map(_attribute, one.mix.weights) if follows}
         rewards = {name: None for one in segments for name in one.steering.heads}
         tokens = tuple(token for one in segments for token in one.token_ids)

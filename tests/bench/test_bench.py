@@ -211,7 +211,7 @@ def test_a_pass_a_term_writes_the_text_that_one_pass_writes(desk: Desk):
         tokens = terms.write(params)["tokens"]
         along = terms.along(tokens)
     output = desk.generate(PROMPT, params=params, formula=text)
-    assert tokens == list(output.token_ids) and along.shape == (12, desk._model.vocab)
+    assert tokens == list(output.token_ids) and along.shape == (12, desk.model.vocab)
 
 
 @given(st.lists(st.sampled_from([0.0, 0.125, -0.75, 1.5]), min_size=4, max_size=4).filter(any))

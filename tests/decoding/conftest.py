@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-import mixer.decoding.scheduler
-import mixer.decoding.session
 from mixer import Desk, Mix, SamplingParams, Session, Step
 from mixer.decoding.scheduler import Scheduler
 
@@ -31,8 +29,8 @@ def desk(loaded: Desk) -> Iterator[Desk]:
     """A desk without a past, all of whose rows are free in the end."""
     renew(loaded)
     yield loaded
-    assert loaded._scheduler.rows_in_use == 0
-    assert not loaded._scheduler._locksteps and not loaded._scheduler._queue
+    assert loaded.scheduler.rows_in_use == 0
+    assert not loaded.scheduler.in_flight and not loaded.scheduler.waiting
 
 
 @pytest.fixture
@@ -42,13 +40,13 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def together(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def together(desk: Desk) -> Callable[[], None]:
     """From the call on, every pass waits for all readers, each of which must have a thread of its own."""
-    return lambda: monkeypatch.setattr(mixer.decoding.scheduler, "GATHER_SECONDS", float(SECONDS))
+    return lambda: setattr(desk.scheduler, "gather_seconds", float(SECONDS))
 
 
 def renew(desk: Desk, **limits: Any) -> None:
-    desk._scheduler = Scheduler(desk._model, **limits)
+    desk.scheduler = Scheduler(desk.model, **limits)
 
 
 def params(n: int = 16, **options) -> SamplingParams:
@@ -76,7 +74,7 @@ def trace(stream: Iterator[Step] | Session) -> Trace:
 
 def same(desk: Desk, got: Trace, expected: Trace) -> bool:
     """Bit for bit where the network promises that; otherwise but for rounding."""
-    if desk._model.backend.batch_exact:
+    if desk.model.backend.batch_exact:
         return got == expected
     return len(got) == len(expected) and all(
         (a[0], *a[2:]) == (b[0], *b[2:]) and abs(float.fromhex(a[1]) - float.fromhex(b[1])) < 1e-4
@@ -85,7 +83,7 @@ def same(desk: Desk, got: Trace, expected: Trace) -> bool:
 
 
 def uncached(desk: Desk, ids: list[int], mix: Mix) -> torch.Tensor:
-    return torch.log_softmax(desk._model.logits(ids, mix.coefficients(desk.anchors)), dim=-1)
+    return torch.log_softmax(desk.model.logits(ids, mix.coefficients(desk.anchors)), dim=-1)
 
 
 class Spy:
@@ -99,14 +97,14 @@ class Spy:
     def __init__(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[dict[int, int]] = []
         self.before: Callable[[], None] = lambda: None
-        forward = desk._model.backend.forward
+        forward = desk.model.backend.forward
 
         def watched(ids, rows, positions, wanted):
             self.calls.append({row: list(rows).count(row) for row in rows})
             self.before()
             return forward(ids, rows, positions, wanted)
 
-        monkeypatch.setattr(desk._model.backend, "forward", watched)
+        monkeypatch.setattr(desk.model.backend, "forward", watched)
 
 
 @pytest.fixture

@@ -59,10 +59,10 @@ def test_up_to_the_word_the_text_is_the_free_one_and_then_the_next_best(desk: De
     greedy = params(30, temperature=0.0)
     free = desk.generate(PROMPTS[2], None, greedy)
     session = desk.session(PROMPTS[2], None, greedy)
-    session._bans = _Anything(free.text[5:7])  # not a whole word, so that it is there for sure
+    session.state.bans = _Anything(free.text[5:7])  # not a whole word, so that it is there for sure
     follow(session)
     same = next(i for i, (a, b) in enumerate(zip(free.token_ids, session.token_ids, strict=False)) if a != b)
-    logits = desk._model.logits([*session.prompt_ids, *session.token_ids[:same]], (0.0,) * len(desk.anchors))
+    logits = desk.model.logits([*session.prompt_ids, *session.token_ids[:same]], (0.0,) * len(desk.anchors))
     assert logits.topk(2).indices.tolist() == [free.token_ids[same], session.token_ids[same]]
     assert free.text[5:7] not in session.text
 
@@ -94,7 +94,7 @@ def test_a_word_at_the_very_end_counts(desk: Desk):
 
 def test_where_every_way_on_is_banned_the_text_ends_and_says_so(desk: Desk):
     session = desk.session(PROMPTS[0], None, FREE)
-    session._bans = _Anything("")  # every text holds it
+    session.state.bans = _Anything("")  # every text holds it
     steps = follow(session)
     assert session.finish_reason == "ban" and session.text == "" and steps[-1].dropped
 
@@ -103,7 +103,7 @@ def test_where_the_formula_leaves_no_other_token_the_text_ends_too(desk: Desk):
     formula, greedy = "top(base, k=1)", params(30, temperature=0.0)
     free = desk.generate(PROMPTS[2], None, greedy, formula).text
     session = desk.session(PROMPTS[2], None, greedy, formula=formula)
-    session._bans = _Anything(free[5:7])
+    session.state.bans = _Anything(free[5:7])
     follow(session)
     assert session.finish_reason == "ban" and free.startswith(session.text) and free[5:7] not in session.text
 

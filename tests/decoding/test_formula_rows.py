@@ -31,12 +31,12 @@ def other_model(loaded: Desk, tmp_path_factory: pytest.TempPathFactory) -> None:
 def uncached(session: Session) -> torch.Tensor:
     """What its last token was drawn from, by a pass of its own for each term over all tokens before it."""
     before, logprobs = session.token_ids[:-1], {}
-    for branch_prompt in session.branch_prompts:
+    for branch_prompt in session.prompted.branch_prompts:
         logits = branch_prompt.model.logits([*branch_prompt.prompt_ids, *before], branch_prompt.under(session.mix)[1])[
             :VOCAB
         ]
         logprobs[branch_prompt.branch] = torch.log_softmax(logits, dim=-1)
-    return evaluate(session.bound, logprobs)
+    return evaluate(session.prompted.bound, logprobs)
 
 
 @pytest.mark.parametrize("formula", [*FORMULAS, "base + 0.5*[base, model=other]"])
@@ -55,7 +55,7 @@ def test_every_step_is_drawn_from_the_formula_s_own_distribution(desk: Desk, for
 def test_equal_terms_share_a_row(desk: Desk, spy: Spy):
     formula = 'sliders + [sliders] - 0.5*base + 0.2*[base] @ "x" + 0.1*[0.0*humor] + 0.1*[base] @ only("x")'
     session = desk.session(PROMPTS[0], None, params(4), formula=formula)
-    assert len(session.branch_prompts) == 4 and len(list(session)) == 4
+    assert len(session.prompted.branch_prompts) == 4 and len(list(session)) == 4
     assert [list(call.values()) for call in spy.calls[-3:]] == [[1] * 4] * 3, "one token a row and pass"
 
 
@@ -63,9 +63,9 @@ def test_a_move_acts_on_the_terms_that_follow_the_sliders_and_on_no_other(desk: 
     """Rows that do not follow keep their gate and what they have read; the others move at once."""
     formula = "sliders + 0.5*[0.5*sliders + humor] - 0.3*[formality] + 0.2*base"
     session = desk.session(PROMPTS[0], desk.mix(formality=0.4), params(8), "refill", formula=formula)
-    gate = desk._model.backend.gate
+    gate = desk.model.backend.gate
     for step in session:
-        rows = [line.row for line in desk._scheduler._locksteps[0].groups[0].rows_]
+        rows = [row.index for row in desk.scheduler.in_flight[0].rows]
         held = [dict(zip(desk.anchors, gate[row] or (), strict=True)) for row in rows]
         position = 0.4 if step.index < 4 else -0.8
         pole = "positive" if position > 0 else "negative"
@@ -108,7 +108,7 @@ def test_a_formula_takes_as_many_rows_as_it_has_branches_and_gives_them_back(des
     )
     stream = iter(session)
     next(stream)
-    assert desk._scheduler.rows_in_use == 3
+    assert desk.scheduler.rows_in_use == 3
     assert len(list(stream)) == 3
     assert len(list(waiting)) == 2
     with pytest.raises(InvalidValue, match="take 6 rows"):
@@ -128,7 +128,7 @@ def test_an_error_while_writing_reaches_its_own_reader_alone(desk: Desk):
 
 
 def test_a_long_prompt_of_one_branch_is_read_in_pieces(desk: Desk, spy: Spy, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(desk._model.backend, "chunk", 8)
+    monkeypatch.setattr(desk.model.backend, "chunk", 8)
     formula = 'base + 0.5*[humor] @ "' + "k" * 50 + '"'
     whole = trace(desk.session("Hi", None, params(6), formula=formula))
     assert max(sum(call.values()) for call in spy.calls) <= 10 and len(whole) == 6

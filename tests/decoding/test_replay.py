@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mixer.decoding.session
 from mixer import Desk, SamplingParams, Segment, Session, Steering
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.errors import InvalidValue
@@ -41,13 +40,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
 
 
 @pytest.fixture(autouse=True)
-def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+def restless(desk: Desk) -> None:
     """However slow the machine, no slider rests so long that a text is read anew."""
-    monkeypatch.setattr(mixer.decoding.session, "REST_SECONDS", 1e9)
+    desk.scheduler.rest_seconds = 1e9
 
 
 def ids(desk: Desk, text: str = TEXT) -> tuple[int, ...]:
-    return tuple(desk._model.encode(text)[1:])  # without what stands before every text
+    return tuple(desk.model.encode(text)[1:])  # without what stands before every text
 
 
 def write(session: Session, moves: dict[int, Any]) -> list[float]:
@@ -82,7 +81,7 @@ def test_a_text_written_under_a_moving_hand_is_as_likely_again(desk: Desk, mode:
     assert again(desk, session, formula) == pytest.approx(logprobs, abs=1e-5)
 
 
-def test_so_is_one_whose_stale_keys_were_read_anew_when_the_sliders_rested(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+def test_so_is_one_whose_stale_keys_were_read_anew_when_the_sliders_rested(desk: Desk):
     session = desk.session(PROMPT, desk.mix(humor=0.4), SamplingParams(max_new_tokens=20, seed=2), "keep")
     stream, logprobs = iter(session), []
     for step in stream:
@@ -90,7 +89,7 @@ def test_so_is_one_whose_stale_keys_were_read_anew_when_the_sliders_rested(desk:
         if step.index == 5:
             session.mix = desk.mix(formality=1.5)
         if step.index == 11:
-            monkeypatch.setattr(mixer.decoding.session, "REST_SECONDS", -1.0)
+            desk.scheduler.in_flight[0].rest_seconds = -1.0
     cut = [(len(segment.token_ids), segment.exact) for segment in session.segments]
     assert cut == [(6, True), (6, False), (8, True)]
     assert again(desk, session) == pytest.approx(logprobs, abs=1e-5)
@@ -126,7 +125,7 @@ def test_where_a_text_is_cut_into_segments_does_not_matter(
     one, many = (
         [step.logprob for step in desk.replay(PROMPT, segments, formula=formula)] for segments in ([whole], parts)
     )
-    assert many == (one if desk._model.backend.batch_exact else pytest.approx(one, abs=1e-4))
+    assert many == (one if desk.model.backend.batch_exact else pytest.approx(one, abs=1e-4))
 
 
 def test_replays_and_texts_run_side_by_side(desk: Desk):
@@ -146,7 +145,7 @@ def test_segments_forget_what_a_ban_took_back(desk: Desk):
     )
     dropped = sum(step.dropped for step in session)
     assert [token for segment in session.segments for token in segment.token_ids] == session.token_ids
-    assert dropped > 0 and len(again(desk, session, session.bound.formula.source)) == len(session.token_ids)
+    assert dropped > 0 and len(again(desk, session, session.prompted.bound.formula.source)) == len(session.token_ids)
 
 
 def test_a_banned_word_in_a_text_that_stands_already_stays(desk: Desk):
@@ -182,6 +181,6 @@ def test_what_is_no_text_is_refused(desk: Desk, tokens: tuple[Any, ...], message
 def test_no_row_is_lost(desk: Desk):
     stream: Any = desk.lockstep(*(desk.replay(PROMPT, [Segment(ids(desk))]) for _ in range(3)))
     next(stream)
-    assert desk._scheduler.rows_in_use == 3
+    assert desk.scheduler.rows_in_use == 3
     stream.close()
-    assert desk._scheduler.rows_in_use == 0 and torch.is_inference_mode_enabled() is False
+    assert desk.scheduler.rows_in_use == 0 and torch.is_inference_mode_enabled() is False

@@ -37,7 +37,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 def test_a_reward_adds_calibrated_advantages_to_likely_tokens(desk: Desk):
     plain, rewarded = desk.logprobs(PROMPTS[0]), desk.logprobs(PROMPTS[0], None, "base + 2*reward(humor)")
-    model, reward = desk._model, desk._catalog.controller.heads["humor"]
+    model, reward = desk.model, desk._catalog.controller.heads["humor"]
     _, state = model.read(model.encode(PROMPTS[0]), (0.0,) * len(desk.anchors))
     some = likely(plain).nonzero()[:, 0]
     rewards = reward.head.rewards(state, model.embedding)
@@ -97,7 +97,7 @@ def test_what_cannot_be_used_is_left_out_with_the_reason(desk: Desk, tmp_path: P
 
 
 def test_a_reward_needs_a_term_of_the_resident_base(desk: Desk, tmp_path: Path):
-    desk.add_model(f"other{desk._model.order}", make_base(tmp_path, seed=3))
+    desk.add_model(f"other{desk.model.order}", make_base(tmp_path, seed=3))
     name = desk.vocabulary.models[0]
     with pytest.raises(FormulaError, match="no term of it"):
         desk.formula(f"[base, model={name}] + reward(humor)")

@@ -10,9 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-import mixer.decoding.scheduler
-import mixer.decoding.session
 from mixer import Desk, Session, Step
+from mixer.decoding.scheduler import PREFIX_TOKENS
 from mixer.errors import Busy, InvalidValue
 from tests.decoding.conftest import (
     PROMPTS,
@@ -78,7 +77,7 @@ def test_a_text_that_ends_in_any_way_gives_its_row_back(desk: Desk, end: Callabl
     got = [note(next(other))]
     session = desk.session(PROMPTS[0], desk.mix(formality=1), params())
     end(session)
-    assert session.finish_reason and desk._scheduler.rows_in_use == 1
+    assert session.finish_reason and desk.scheduler.rows_in_use == 1
     assert same(desk, got + trace(other), before)
 
 
@@ -94,9 +93,9 @@ def test_hundreds_of_streams_that_are_dropped_leave_nothing(desk: Desk):
             watched.append(weakref.ref(stream))
     del session, stream
     gc.collect()
-    assert desk._scheduler.rows_in_use == 0 and set(threading.enumerate()) == threads
+    assert desk.scheduler.rows_in_use == 0 and set(threading.enumerate()) == threads
     assert not any(ref() for ref in watched)
-    assert desk._scheduler.prefixes.tokens <= mixer.decoding.scheduler.PREFIX_TOKENS
+    assert desk.scheduler.prefixes.tokens <= PREFIX_TOKENS
 
 
 def in_time(work: Callable[[], object]) -> bool:
@@ -129,7 +128,7 @@ def test_a_stream_may_be_collected_as_garbage_in_the_midst_of_a_pass(desk: Desk,
             desk.logprobs(PROMPTS[0])
 
     assert in_time(work)
-    assert desk._scheduler.rows_in_use == 0
+    assert desk.scheduler.rows_in_use == 0
     assert same(desk, got or trace(desk.session(PROMPTS[0], None, params())), expected)
 
 
@@ -151,21 +150,20 @@ def test_texts_wait_where_their_tokens_would_be_too_many(desk: Desk, pool: Threa
     streams = [iter(session) for session in longs]
     assert next(streams[0]) and next(streams[1])
     waiting = pool.submit(trace, streams[2])  # type: ignore[arg-type]
-    assert soon(lambda: len(desk._scheduler._queue) == 1) and desk._scheduler.rows_in_use == 2
+    assert soon(lambda: desk.scheduler.waiting == 1) and desk.scheduler.rows_in_use == 2
     longs[0].close()
     assert len(list(streams[0])) == 0 and len(waiting.result(SECONDS)) == 50
     longs[1].close()
     del streams
 
 
-def test_a_queue_that_is_full_says_so_at_once(desk: Desk, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(mixer.decoding.scheduler, "MOST_WAITING", 2)
-    renew(desk, most_rows=1)
+def test_a_queue_that_is_full_says_so_at_once(desk: Desk, pool: ThreadPoolExecutor):
+    renew(desk, most_rows=1, most_waiting=2)
     first, *others = texts(desk, 4)
     stream = iter(first)
     next(stream)
     waiting = [pool.submit(trace, session) for session in others[:2]]
-    assert soon(lambda: len(desk._scheduler._queue) == 2)
+    assert soon(lambda: desk.scheduler.waiting == 2)
     with pytest.raises(Busy, match="full") as caught:
         next(iter(others[2]))
     assert caught.value.hint and others[2].finish_reason
@@ -187,16 +185,16 @@ def test_a_text_that_is_closed_while_it_waits_leaves_the_queue(desk: Desk, pool:
     waiting: list[Future[Trace]] = []
     for place, session in enumerate((second, third), start=1):
         waiting.append(pool.submit(trace, session))
-        assert soon(lambda place=place: len(desk._scheduler._queue) == place)
+        assert soon(lambda place=place: desk.scheduler.waiting == place)
     second.close()
     assert waiting[0].result(SECONDS) == [] and second.finish_reason == "closed"
-    assert soon(lambda: len(desk._scheduler._queue) == 1)
+    assert soon(lambda: desk.scheduler.waiting == 1)
     assert len(list(stream)) == 15 and len(waiting[1].result(SECONDS)) == 14
 
 
 def test_a_text_that_is_closed_while_others_are_waited_for_ends(desk: Desk, monkeypatch: pytest.MonkeyPatch):
     (session,) = texts(desk, 1)
-    monkeypatch.setattr(desk._scheduler, "_gather", session.close)
+    monkeypatch.setattr(desk.scheduler, "gather", session.close)
     assert trace(session) == [] and session.finish_reason == "closed"
 
 
@@ -205,7 +203,7 @@ def test_a_party_s_texts_that_ended_make_room_before_the_party_ends(desk: Desk, 
     lockstep = desk.lockstep(desk.session("Hi", None, params(2)), desk.session("Hi", None, params(30)))
     next(lockstep)
     waiting = pool.submit(trace, desk.session("Hi", None, params(5)))
-    assert soon(lambda: len(desk._scheduler._queue) == 1)
+    assert soon(lambda: desk.scheduler.waiting == 1)
     for _ in range(4):
         next(lockstep)
     assert len(waiting.result(SECONDS)) == 5
@@ -216,8 +214,8 @@ def test_nobody_waits_for_a_reader_who_has_paused(desk: Desk, monkeypatch: pytes
     paused = iter(desk.session(PROMPTS[0], None, params(40)))
     for _ in range(20):
         next(paused)
-    threading.Event().wait(3 * mixer.decoding.scheduler.GATHER_SECONDS)
-    turn, waits = desk._scheduler._turn, []
+    threading.Event().wait(3 * desk.scheduler.gather_seconds)
+    turn, waits = desk.scheduler.turn, []
     wait = turn.wait
     monkeypatch.setattr(turn, "wait", lambda timeout=None: (waits.append(timeout), wait(timeout))[1])
     assert len(list(desk.session(PROMPTS[1], None, params(30)))) == 30
@@ -262,7 +260,7 @@ def test_a_pass_that_breaks_off_ends_one_text_and_the_others_go_on(
     assert sorted(finished) == [False, True, True, True]
     for session, own, expected, whole in zip(sessions, got, alone, finished, strict=True):
         assert same(desk, own, expected if whole else expected[:1]) and session.finish_reason
-    assert desk._scheduler.rows_in_use == 0
+    assert desk.scheduler.rows_in_use == 0
     assert same(desk, trace(texts(desk, 1)[0]), alone[0])
 
 
@@ -273,7 +271,7 @@ def test_a_pass_that_breaks_off_while_a_prompt_is_read_leaves_a_desk_that_serves
         spy.before = breaking(1)
         with pytest.raises(MemoryError, match="no room"):
             list(texts(desk, 1)[0])
-        assert desk._scheduler.rows_in_use == 0
+        assert desk.scheduler.rows_in_use == 0
     assert same(desk, trace(texts(desk, 1)[0]), expected)
 
 
@@ -286,8 +284,8 @@ def test_a_draw_that_breaks_off_loses_no_text_but_one(
     streams = [iter(session) for session in texts(desk, 3)]
     got = [[note(next(stream)) for _ in range(at)] for stream in streams]
     together()
-    draw, break_off = desk._scheduler._draw, breaking(1)
-    monkeypatch.setattr(desk._scheduler, "_draw", lambda *arguments: (break_off(), draw(*arguments))[1])
+    draw, break_off = desk.scheduler.runner.sample, breaking(1)
+    monkeypatch.setattr(desk.scheduler.runner, "sample", lambda *arguments: (break_off(), draw(*arguments))[1])
 
     finished = list(pool.map(read_up, got, streams))
     assert sorted(finished) == [False, True, True]
@@ -306,7 +304,7 @@ def test_a_text_that_cannot_go_on_ends_with_its_own_error_and_no_other(
     def spoiled(token: int) -> tuple[str, bool]:
         raise UnicodeError("no such character")
 
-    monkeypatch.setattr(sessions[2]._stream, "push", spoiled)
+    monkeypatch.setattr(sessions[2].state.stream, "push", spoiled)
     together()
 
     assert list(pool.map(read_up, got, streams)) == [True, True, False, True]

@@ -12,8 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import mixer.decoding.scheduler
-import mixer.decoding.session
 from mixer import Desk, Mix, Session
 from mixer.decoding.scheduler import Scheduler
 from tests.decoding.conftest import (
@@ -106,7 +104,7 @@ def test_readers_in_several_threads_share_a_pass(
 def test_a_long_prompt_is_read_in_pieces_while_another_text_goes_on(
     desk: Desk, spy: Spy, together: Callable[[], None], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(desk._model.backend, "chunk", 16)
+    monkeypatch.setattr(desk.model.backend, "chunk", 16)
     long = "y" * 115  # and the token that begins every text; the context is 128
     short_alone, long_alone = trace(desk.session("Hi", None, params(30))), trace(desk.session(long, None, params(4)))
     renew(desk)
@@ -116,7 +114,7 @@ def test_a_long_prompt_is_read_in_pieces_while_another_text_goes_on(
     spy.calls.clear()
     together()
     other = pool.submit(trace, later)
-    assert soon(lambda: desk._scheduler.rows_in_use == 2)
+    assert soon(lambda: desk.scheduler.rows_in_use == 2)
     got += trace(stream)
     assert same(desk, got, short_alone) and same(desk, other.result(SECONDS), long_alone)
     shared = [call for call in spy.calls if len(call) == 2]
@@ -126,7 +124,7 @@ def test_a_long_prompt_is_read_in_pieces_while_another_text_goes_on(
 
 
 def test_two_long_prompts_share_what_a_pass_holds(desk: Desk, spy: Spy, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(desk._model.backend, "chunk", 16)
+    monkeypatch.setattr(desk.model.backend, "chunk", 16)
     first, second = (desk.session(letter * 60, None, params(2)) for letter in "ab")
     alone = [trace(desk.session(letter * 60, None, params(2))) for letter in "ab"]
     renew(desk)
@@ -140,7 +138,7 @@ def test_two_long_prompts_share_what_a_pass_holds(desk: Desk, spy: Spy, monkeypa
 
 
 def test_a_refill_of_a_long_text_changes_no_bit_of_the_others(desk: Desk, spy: Spy, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(desk._model.backend, "chunk", 16)
+    monkeypatch.setattr(desk.model.backend, "chunk", 16)
     others = [(PROMPTS[0], mixes(desk)[1], params(40)), (PROMPTS[1], Mix(), params(35))]
     alone = [trace(desk.session(*other)) for other in others]
     moving = desk.session(PROMPTS[2], desk.mix(humor=1), params(40), "refill")
@@ -194,8 +192,8 @@ def test_moves_at_any_moment_leave_every_step_under_one_of_the_mixes(desk: Desk,
     dragging.result(SECONDS)
 
 
-def test_what_a_move_left_stale_is_exact_again_once_the_sliders_rest(desk: Desk, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(mixer.decoding.session, "REST_SECONDS", 1e9)
+def test_what_a_move_left_stale_is_exact_again_once_the_sliders_rest(desk: Desk):
+    desk.scheduler.rest_seconds = 1e9
     target, session = desk.mix(formality=-1.5), desk.session(PROMPTS[0], desk.mix(humor=1), params(20), "keep")
     gaps, exact = [], []
     for step in session:
@@ -205,7 +203,7 @@ def test_what_a_move_left_stale_is_exact_again_once_the_sliders_rest(desk: Desk,
         if step.index == 5:
             session.mix = target
         if step.index == 10:
-            monkeypatch.setattr(mixer.decoding.session, "REST_SECONDS", 0.0)
+            desk.scheduler.in_flight[0].rest_seconds = 0.0
     assert exact == [True] * 6 + [False] * 5 + [True] * 9
     assert max(gaps[:6]) < 1e-4 and max(gaps[11:]) < 1e-4 < max(gaps[6:11])
     assert not session.stats.exact
@@ -215,7 +213,7 @@ def test_what_a_move_left_stale_is_exact_again_once_the_sliders_rest(desk: Desk,
 def test_a_move_while_a_prompt_is_read_waits_for_its_first_token(
     desk: Desk, spy: Spy, monkeypatch: pytest.MonkeyPatch, length: int
 ):
-    monkeypatch.setattr(desk._model.backend, "chunk", 16)
+    monkeypatch.setattr(desk.model.backend, "chunk", 16)
     prompt, mix, target = "z" * (length - 1), desk.mix(humor=2), desk.mix(formality=-2)
     expected = trace(desk.session(prompt, target, params(3)))
     renew(desk)
@@ -235,7 +233,7 @@ def test_a_move_while_a_prompt_is_read_waits_for_its_first_token(
 def test_a_known_prompt_is_not_read_again_and_gives_the_same_text(
     desk: Desk, spy: Spy, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(desk._model.backend, "chunk", 256)
+    monkeypatch.setattr(desk.model.backend, "chunk", 256)
     mix = desk.mix(humor=1.5)
     expected = trace(desk.session(PROMPTS[2], mix, params()))
     fresh = sum(spy.calls[0].values())
@@ -249,18 +247,18 @@ def test_a_known_prompt_is_not_read_again_and_gives_the_same_text(
     ]:
         spy.calls.clear()
         got = trace(desk.session(prompt, own, params()))
-        assert sum(spy.calls[0].values()) == len(desk._model.encode(prompt)) - known
+        assert sum(spy.calls[0].values()) == len(desk.model.encode(prompt)) - known
         if prompt == PROMPTS[2] and own == mix:
             assert same(desk, got, expected)
-        past, desk._scheduler = desk._scheduler, Scheduler(desk._model)
+        past, desk.scheduler = desk.scheduler, Scheduler(desk.model)
         assert same(desk, got, trace(desk.session(prompt, own, params())))
-        desk._scheduler = past
+        desk.scheduler = past
 
 
 def test_a_known_prompt_that_waits_for_room_is_not_used_under_another_mix(
     desk: Desk, spy: Spy, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(desk._model.backend, "chunk", 8)
+    monkeypatch.setattr(desk.model.backend, "chunk", 8)
     mix, target = desk.mix(humor=2), desk.mix(formality=-2)
     assert trace(desk.session("k" * 29, mix, params(1)))
     busy, session = desk.session("q" * 20, None, params(2)), desk.session("k" * 29 + "p" * 10, mix, params(2))

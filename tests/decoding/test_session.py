@@ -25,7 +25,7 @@ def desk(tiny: Path, request: pytest.FixtureRequest) -> Desk:
 
 def uncached(desk: Desk, ids: list[int], mix: Mix) -> torch.Tensor:
     """Log-probabilities of the token after `ids`, by a forward pass over all of them."""
-    return torch.log_softmax(desk._model.logits(ids, mix.coefficients(desk.anchors)), dim=-1)
+    return torch.log_softmax(desk.model.logits(ids, mix.coefficients(desk.anchors)), dim=-1)
 
 
 def params(n: int = 24, seed: int = 7, **options) -> SamplingParams:
@@ -182,7 +182,7 @@ def test_a_text_ends_where_the_model_s_context_does(desk: Desk):
 
 
 def test_a_text_does_not_end_itself_before_min_new_tokens(desk: Desk):
-    eos = next(iter(desk._model.eos_ids))
+    eos = next(iter(desk.model.eos_ids))
     free = [desk.generate(PROMPT, None, params(60, seed=s, temperature=2.0, top_p=1)) for s in range(20)]
     held = [desk.generate(PROMPT, None, params(60, s, min_new_tokens=60, temperature=2.0, top_p=1)) for s in range(20)]
     assert any(eos in out.token_ids for out in free) and not any(eos in out.token_ids[:59] for out in held)

@@ -77,12 +77,12 @@ def exact(desk: Desk, formula: str) -> dict[tuple[int, ...], float]:
     def after(ids: tuple[int, ...]) -> list[float]:
         if ids not in known:
             logprobs = {}
-            for branch_prompt in session.branch_prompts:
+            for branch_prompt in session.prompted.branch_prompts:
                 logits = branch_prompt.model.logits(
                     [*branch_prompt.prompt_ids, *ids], branch_prompt.under(session.mix)[1]
                 )
                 logprobs[branch_prompt.branch] = torch.log_softmax(logits, dim=-1)
-            known[ids] = warp(evaluate(session.bound, logprobs), options()).double().exp().tolist()
+            known[ids] = warp(evaluate(session.prompted.bound, logprobs), options()).double().exp().tolist()
         return known[ids]
 
     found = {}
@@ -115,7 +115,7 @@ def distance(desk: Desk, formula: str, draft: str, batch: int, samples: int) -> 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("samples", [400, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_speculated_texts_have_the_exact_distribution(desk: Desk, formula: str, batch: int, samples: int):
-    if samples > 400 and not desk._model.backend.batch_exact:
+    if samples > 400 and not desk.model.backend.batch_exact:
         pytest.skip("the draws are the same code; the large sample runs on the compiled network")
     total, allowed = distance(desk, formula, "base", batch, samples)
     assert total < allowed

@@ -102,7 +102,7 @@ def test_fused_heads_change_all_tokens_and_leave_no_trace(desk: Desk):
     renew(desk, most_rows=1)
     plain = trace(desk.session(PROMPTS[0], None, WARM))
     steering = Steering({"humor": 0.5, "toxicity": -0.4}, fused=True)
-    model, heads = desk._model, [reward.head for reward in desk._catalog.controller.heads.values()]
+    model, heads = desk.model, [reward.head for reward in desk._catalog.controller.heads.values()]
     _, state = model.read(model.encode(PROMPTS[0]), (0.0,) * len(desk.anchors))
     matrix = fused_matrix(heads, desk._catalog.controller.prepare(steering).strengths or ())
     expected = torch.log_softmax(model.embedding.float() @ (matrix @ state), -1)
@@ -115,7 +115,7 @@ def test_fused_heads_change_all_tokens_and_leave_no_trace(desk: Desk):
     half = desk.session(PROMPTS[0], None, WARM, steering=steering)
     next(stream := iter(half))
     half.steering = Steering()
-    assert len(list(stream)) == 11 and desk._model.backend.head_gate[1] is None
+    assert len(list(stream)) == 11 and desk.model.backend.head_gate[1] is None
 
 
 def test_what_cannot_steer_says_so_and_the_text_goes_on(desk: Desk):
@@ -160,7 +160,7 @@ def test_a_reward_model_steers_as_a_head_does(desk: Desk, tmp_path: Path):
 
 
 def test_a_cut_leaves_something_where_the_text_may_not_end(desk: Desk, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(desk._model, "eos_ids", frozenset(range(130)))
+    monkeypatch.setattr(desk.model, "eos_ids", frozenset(range(130)))
     for formula in (None, "sliders + reward(humor)"):
         steering = Steering({"humor": 1.0}, reach=1, cut=True)
         options = params(12, min_new_tokens=12)

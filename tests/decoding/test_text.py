@@ -59,7 +59,7 @@ def desk(tiny: Path) -> Desk:
 
 
 def test_a_branch_reads_its_prompt_on_a_line_before_the_user_s(desk: Desk):
-    model = desk._model
+    model = desk.model
 
     def text(**branch) -> str:
         return str(model.tokenizer.decode(encode_branch(model, Branch(**branch), "Hi"), skip_special_tokens=True))

@@ -96,7 +96,7 @@ def test_llama_cpp_agrees_with_the_desk_at_any_coefficients(desk: Desk, files: d
     scales = [rng.uniform(-1.5, 1.5) if seed else 0.0 for _ in desk.anchors]
     runtime.set_scales(scales)
     mix = desk.mix_from_coefficients(dict(zip(desk.anchors, scales, strict=True)))
-    found = logprobs(runtime, desk._model.encode(PROMPT))
+    found = logprobs(runtime, desk.model.encode(PROMPT))
     runtime.close()
     assert torch.allclose(found, desk.logprobs(PROMPT, mix), atol=1e-3, rtol=0)
 
@@ -107,7 +107,7 @@ def test_one_file_holds_a_whole_mix(desk: Desk, files: dict[str, Path], tmp_path
 
     mix = desk.mix(formality=-0.7, humor=1.3, poetry=-0.5)
     runtime = LlamaCpp(files["base"], [export_gguf_lora(desk, mix, tmp_path / "mix.gguf")], context=64)
-    base, ids = logprobs(runtime, desk._model.encode(PROMPT)), desk._model.encode(PROMPT)
+    base, ids = logprobs(runtime, desk.model.encode(PROMPT)), desk.model.encode(PROMPT)
     runtime.set_scales([1.0])
     found = logprobs(runtime, ids)
     runtime.close()
@@ -130,7 +130,7 @@ def test_what_ships_agrees_and_is_tokenized_alike(tmp_path: Path):
     exact = LlamaCpp(export_gguf_base(desk, tmp_path / "exact.gguf"), adapters)
     rounded = LlamaCpp(base, adapters)
     for text in ("In 1999, the 12 men (who'd waited) said: don't!\n\n  They'll see — naïve café 3.14 …", PROMPT):
-        ids = desk._model.encode(text)
+        ids = desk.model.encode(text)
         assert exact.tokenize(text) == ids
         rng = random.Random(len(text))
         scales = [rng.uniform(-1.5, 1.5) for _ in desk.anchors]
@@ -152,7 +152,7 @@ def test_llama_cpp_writes_on_greedily_as_the_desk_does(desk: Desk, files: dict[s
     runtime = LlamaCpp(files["base"], context=64)
     for knobs in (Knobs(), Knobs(2)):
         runtime.use(knobs)
-        first = int(runtime.prefill(desk._model.encode(PROMPT)).argmax())
+        first = int(runtime.prefill(desk.model.encode(PROMPT)).argmax())
         steps = runtime.steps(first)
         assert [first, *(next(steps) for _ in range(19))] == expected
     runtime.close()

@@ -248,7 +248,7 @@ class Reference:
         score = self.scores(opinion.judge, None)
         return max(opinion.goal * score + (1 - opinion.goal) * (1 - score), 1e-6)
 
-    def judge(self, node: Any) -> Vector:
+    def judgecall(self, node: Any) -> Vector:
         if not self.judged:
             return self.bias(self.full(0), self.full(0))
         over, error = self.without_judges() if node.over is None else self.normal(self.of(node.over))

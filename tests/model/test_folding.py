@@ -81,7 +81,7 @@ def test_a_fold_acts_in_mid_text_and_the_text_stays_exact(desk: Desk):
 
 def packed(desk: Desk) -> dict[str, np.ndarray]:
     """The weights that are computed with, as float32."""
-    network = desk._model.backend
+    network = desk.model.backend
     assert isinstance(network, CpuBackend)
     result = {}
     for name in GROUPS:
@@ -118,7 +118,7 @@ def test_a_drag_in_a_hundred_folded_steps_arrives(native: Desk):
 
 
 def test_a_move_adds_the_products_of_what_moved_alone(native: Desk, monkeypatch: pytest.MonkeyPatch):
-    network = native._model.backend
+    network = native.model.backend
     assert isinstance(network, CpuBackend)
     native.fold(native.mix(formality=0.5, humor=0.5))
     seen: list[set[int]] = []
@@ -131,7 +131,7 @@ def test_a_move_adds_the_products_of_what_moved_alone(native: Desk, monkeypatch:
 
 def test_ten_thousand_moves_leave_the_base_as_it_was(native: Desk):
     before, weights, rng = native.logprobs(PROMPT), weights_hash(native), random.Random(4)
-    gate, mix = native._model.backend.gate, Mix()
+    gate, mix = native.model.backend.gate, Mix()
     for move in range(10_000):
         mix = mix.with_position(rng.choice(list(native.attributes)), rng.uniform(-3, 3))
         gate[1] = mix.coefficients(native.anchors)

@@ -34,7 +34,7 @@ def desk(folders: Path) -> Desk:
 
 def plain_logprobs(model: torch.nn.Module, desk: Desk) -> torch.Tensor:
     with torch.inference_mode():
-        ids = torch.tensor([desk._model.encode(PROMPT)])
+        ids = torch.tensor([desk.model.encode(PROMPT)])
         return torch.log_softmax(model(ids).logits[0, -1].float(), dim=-1)
 
 
@@ -98,7 +98,7 @@ def test_no_walk_of_the_sliders_changes_the_base_weights(folders: Path):
 
 def weights_hash(desk: Desk) -> str:
     digest = hashlib.sha256()
-    for name, weight in desk._model.lm.state_dict().items():
+    for name, weight in desk.model.lm.state_dict().items():
         digest.update(name.encode() + weight.numpy().tobytes())
     return digest.hexdigest()
 

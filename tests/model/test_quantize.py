@@ -45,7 +45,7 @@ def error(one: Desk, other: Desk, mix: Mix | None) -> float:
 
 
 def test_the_layers_are_quantized_and_the_embeddings_are_not(desk: Desk):
-    lm: Any = desk._model.lm
+    lm: Any = desk.model.lm
     assert desk.quantized in SCHEMES and is_quantized(lm) == desk.quantized
     assert all(is_quantized(m) for m in lm.model.layers.modules() if isinstance(m, nn.Linear))
     assert is_quantized(lm.lm_head) is None and lm.lm_head.weight is lm.model.embed_tokens.weight
@@ -54,7 +54,7 @@ def test_the_layers_are_quantized_and_the_embeddings_are_not(desk: Desk):
 
 def test_the_shipped_anchors_fit_since_the_fingerprint_is_the_same(desk: Desk, exact: Desk):
     assert desk.anchors == exact.anchors and desk.problems == () and exact.quantized is None
-    assert base_fingerprint(desk._model.lm) == base_fingerprint(exact._model.lm)
+    assert base_fingerprint(desk.model.lm) == base_fingerprint(exact.model.lm)
 
 
 def test_a_zero_gate_is_the_quantized_base_bit_for_bit(desk: Desk):
@@ -92,7 +92,7 @@ def test_the_gate_adds_the_same_delta_as_on_whole_weights(scheme: str, seed: int
     mix = some_mix(desk, seed, 6)
     adapters = desk.anchor_set.adapters
     coefficients = mix.coefficients(desk.anchors)
-    with watched(desk._model.lm, {name for adapter in adapters for name in adapter.parts}) as seen:
+    with watched(desk.model.lm, {name for adapter in adapters for name in adapter.parts}) as seen:
         desk.logprobs(PROMPTS[0], mix)
     assert len(seen) == 35
     for name, (x, delta) in seen.items():
@@ -113,7 +113,7 @@ def test_a_strong_mix_on_nf4_is_as_near_as_one_merged_into_the_quantized_weights
     config = _quantization("", None, "nf4", torch.bfloat16)
     whole: Any = AutoModelForCausalLM.from_pretrained(BASE, quantization_config=config, device_map={"": "cpu"})
     whole.dequantize(torch.float32).save_pretrained(tmp_path)
-    desk._model.tokenizer.save_pretrained(tmp_path)
+    desk.model.tokenizer.save_pretrained(tmp_path)
     merged = Desk.load(tmp_path, ANCHORS, device="cpu", dtype="float32")
     assert merged.quantized is None
     # All six sliders amplify what was rounded away, by whatever way they are added: up to 2.5 times.
@@ -131,12 +131,12 @@ def digest(lm: nn.Module) -> str:
 
 
 def test_no_walk_of_the_sliders_changes_the_weights(desk: Desk):
-    before, rest = digest(desk._model.lm), desk.logprobs(PROMPTS[0])
+    before, rest = digest(desk.model.lm), desk.logprobs(PROMPTS[0])
     for seed in range(5):
         session = desk.session(PROMPTS[0], some_mix(desk, seed, 3), SamplingParams(seed=seed, max_new_tokens=4))
         for _ in session:
             session.mix = some_mix(desk, seed + 10, 3)
-    assert digest(desk._model.lm) == before and torch.equal(desk.logprobs(PROMPTS[0]), rest)
+    assert digest(desk.model.lm) == before and torch.equal(desk.logprobs(PROMPTS[0]), rest)
 
 
 def test_rows_of_different_mixes_and_lengths_share_a_batch(desk: Desk):

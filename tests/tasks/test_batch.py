@@ -69,9 +69,9 @@ def test_one_who_leaves_gives_the_rows_back(desk: Desk):
     steps = write(desk, jobs)
     for _ in range(3):
         next(steps)
-    assert desk._scheduler.rows_in_use == 4
+    assert desk.scheduler.rows_in_use == 4
     steps.close()
-    assert desk._scheduler.rows_in_use == 0
+    assert desk.scheduler.rows_in_use == 0
     assert not any(job.done for job in jobs) and all(0 < job.share < 1 for job in jobs)
 
 

@@ -24,14 +24,14 @@ POSITIONS = st.floats(-1.5, 1.5).map(lambda value: round(value, 2))
 
 def close(desk: Desk, expected: object):
     """Bit for bit where the network promises that; otherwise but for rounding."""
-    return expected if desk._model.backend.batch_exact else pytest.approx(expected, abs=1e-4)
+    return expected if desk.model.backend.batch_exact else pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("rule", ["offset", "interpolate"])
 def test_effects_are_those_of_plain_transformers_with_merged_weights(tiny: Path, rule: Any):
     desk, anchors = Desk.load(tiny / "base", tiny / "anchors", device="cpu", auto_fold=False), tiny / "anchors"
-    tokens, start = ids(desk), len(desk._model.encode(PROMPT))
-    everything = torch.tensor([desk._model.encode(PROMPT + TEXT)])
+    tokens, start = ids(desk), len(desk.model.encode(PROMPT))
+    everything = torch.tensor([desk.model.encode(PROMPT + TEXT)])
 
     def plain(mix: Mix) -> torch.Tensor:
         parts = [(anchors / name.replace(".", "/"), weight) for name, weight in mix.weights.items()]
@@ -109,7 +109,7 @@ def test_a_formula_that_comes_to_nothing_at_rest_says_so(desk: Desk):
     formula = "max(sliders, base) - base + 0*uniform"
     with pytest.raises(FormulaError):
         effects(desk, PROMPT, [Segment(ids(desk), desk.mix(humor=1))], formula=formula)
-    assert desk._scheduler.rows_in_use == 0
+    assert desk.scheduler.rows_in_use == 0
 
 
 def test_many_replays_take_turns_and_a_study_left_alone_frees_its_rows(desk: Desk):
@@ -118,9 +118,9 @@ def test_many_replays_take_turns_and_a_study_left_alone_frees_its_rows(desk: Des
     study, shares = EffectReplays(desk, PROMPT, segments, formula=formula), []
     for share in study.run():
         shares.append(share)
-        assert desk._scheduler.rows_in_use <= 32
+        assert desk.scheduler.rows_in_use <= 32
     assert shares == sorted(shares) and shares[-1] == pytest.approx(1) and len(study.effects.texts) == 4
     stopped = EffectReplays(desk, PROMPT, [replace(segments[0], exact=False)], formula=formula).run()
     next(stopped)
     stopped.close()
-    assert desk._scheduler.rows_in_use == 0
+    assert desk.scheduler.rows_in_use == 0

@@ -16,7 +16,8 @@ from mixer.errors import InvalidValue
 from mixer.ui.state.controls import DeckValue, describe
 
 if TYPE_CHECKING:
-    from mixer.decoding.session import Session, Step
+    from mixer.decoding.session import Session
+    from mixer.decoding.steps import Step
     from mixer.values.mix import Mix
     from mixer.values.steering import Steering
 
@@ -55,7 +56,7 @@ class Take:
 
     def move(self, step: Step) -> tuple[int, str] | None:
         """The newest move that a step just drawn is under, and it in words; None halfway through one."""
-        return self._moves.get((step.mix_key, str(self.mix.prepared.steering)))
+        return self._moves.get((step.mix_key, str(self.mix.applied_steering)))
 
     def apply(self, value: DeckValue, mix: Mix) -> None:
         """Moves the row that the sliders steer."""

@@ -23,7 +23,7 @@ from mixer.ui.state.segments import write_written
 from mixer.values.sampling import SamplingParams
 
 if TYPE_CHECKING:
-    from mixer.decoding.session import Step
+    from mixer.decoding.steps import Step
     from mixer.desk import Desk
 
 SCORE_EVERY = 0.35  # seconds between two measurements of the growing text
@@ -126,7 +126,7 @@ def _update(frame: Frame, take: Take) -> None:
     """Brings what a frame shows besides the steered text up to date."""
     frame.base = take.base.text
     frame.status = figures(take, frame.status["seed"])
-    steering = take.mix.prepared.steering
+    steering = take.mix.applied_steering
     counted = bool(steering.heads) or steering.budget is not None
     frame.nats = round(fmean(take.nats), 4) if take.nats and counted else None
     frame.note = take.refused

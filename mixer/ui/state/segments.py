@@ -16,7 +16,8 @@ from mixer.ui.state.controls import MOST_TOKENS, options, read_box, read_positio
 from mixer.values.sampling import SamplingParams
 
 if TYPE_CHECKING:
-    from mixer.decoding.session import Segment, Session
+    from mixer.decoding.session import Session
+    from mixer.decoding.steps import Segment
     from mixer.desk import Desk
 
 MOST_READ = 60_000  # tokens that one replay may read anew because sliders moved
@@ -74,7 +75,7 @@ def read_written(posted: object, desk: Desk) -> tuple[list[Segment], SamplingPar
 
 
 def _segment(part: object, desk: Desk) -> Segment:
-    from mixer.decoding.session import Segment
+    from mixer.decoding.steps import Segment
 
     if not isinstance(part, Mapping):
         raise InvalidValue("A part of the text is not an object.", "Send {tokens, exact, positions}.")

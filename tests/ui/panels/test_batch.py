@@ -53,7 +53,7 @@ def test_where_the_page_draws_a_seed_every_row_has_its_own(desk: Desk, changes: 
 
 
 def test_a_flag_ends_it_and_what_is_finished_is_kept(desk: Desk) -> None:
-    flag, before = threading.Event(), desk._scheduler.rows_in_use
+    flag, before = threading.Event(), desk.scheduler.rows_in_use
     text = "prompt,tokens\nA,2\nB,400\nC,400\n"
     last: dict[str, Any] = {}
     for last in run(desk, read_sheet({"state": STATE.json(), "text": text}, desk), flag):
@@ -61,16 +61,16 @@ def test_a_flag_ends_it_and_what_is_finished_is_kept(desk: Desk) -> None:
             flag.set()
     assert last["state"] == "stopped" and (last["done"], last["total"]) == (1, 3)
     assert [row[0] for row in read_table(last["csv"], "prompt").rows] == ["A"]
-    assert desk._scheduler.rows_in_use == before
+    assert desk.scheduler.rows_in_use == before
 
 
 def test_one_who_goes_away_gives_the_rows_back(desk: Desk) -> None:
-    before = desk._scheduler.rows_in_use
+    before = desk.scheduler.rows_in_use
     steps = run(desk, read_sheet({"state": STATE.json(), "text": "prompt,tokens\nA,400\n"}, desk), threading.Event())
     assert [next(steps)["state"], next(steps)["state"]] == ["running", "running"]
-    assert desk._scheduler.rows_in_use == before + 1
+    assert desk.scheduler.rows_in_use == before + 1
     steps.close()  # pyright: ignore[reportAttributeAccessIssue]
-    assert desk._scheduler.rows_in_use == before
+    assert desk.scheduler.rows_in_use == before
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def asked(desk: Desk, formula: str | None = None, tokens: int = 16, **positions:
 
 
 def free(desk: Desk) -> bool:
-    return desk._scheduler.rows_in_use == 0
+    return desk.scheduler.rows_in_use == 0
 
 
 def test_the_last_frame_paints_the_text_by_all_that_steered_it(desk: Desk) -> None:

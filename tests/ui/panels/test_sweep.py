@@ -94,7 +94,7 @@ def test_the_table_holds_what_was_asked_and_measured(desk: Desk) -> None:
 
 def test_cards_grow_and_a_flag_ends_them(desk: Desk) -> None:
     flag = threading.Event()
-    before = desk._scheduler.rows_in_use
+    before = desk.scheduler.rows_in_use
     question = read_question(posted(desk, tokens=200), desk)
     lengths, last = [], {}
     for last in run(desk, question, flag):
@@ -104,11 +104,11 @@ def test_cards_grow_and_a_flag_ends_them(desk: Desk) -> None:
     assert last["state"] == "stopped" and lengths == sorted(lengths)
     assert not any("state" in card for card in last["cards"])
     assert read_table(last["csv"].replace("text", "prompt"), "prompt").rows == ()
-    assert desk._scheduler.rows_in_use == before
+    assert desk.scheduler.rows_in_use == before
     gone = run(desk, question, threading.Event())
     next(gone)
     gone.close()  # pyright: ignore[reportAttributeAccessIssue]
-    assert desk._scheduler.rows_in_use == before
+    assert desk.scheduler.rows_in_use == before
 
 
 def test_a_fresh_seed_is_drawn_once(desk: Desk) -> None:
