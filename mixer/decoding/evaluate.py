@@ -143,7 +143,7 @@ class _Evaluation:
     def _computed(self, node: Expr) -> Value:
         match node:
             case Term():
-                return _distribution(self._logprobs[self._bound.branches[node]].float())
+                return _distribution(self._logprobs[self._bound.branch_of[node]].float())
             case Sum(parts):
                 return reduce(_plus, map(self._value, parts))
             case Neg(value):

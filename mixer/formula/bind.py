@@ -113,14 +113,14 @@ class BoundFormula:
     """A formula whose names are known.
 
     Attributes:
-        branches: term -> its branch.
+        branch_of: term -> its branch.
         opinions: `judge`, `strength` or `reward` -> whose, and for what.
         draft: the formula that guesses for this one, or None.
         bans: words that the text may not hold.
     """
 
     formula: Formula
-    branches: Mapping[Term, Branch]
+    branch_of: Mapping[Term, Branch]
     opinions: Mapping[Expr, JudgeGoal]
     bans: tuple[str, ...]
     draft: BoundFormula | None
@@ -129,7 +129,7 @@ class BoundFormula:
     def rows(self) -> tuple[Branch, ...]:
         """The distinct branches of the formula itself, in order. One of `uniform` alone has the base for its row, which
         tells how large the vocabulary is."""
-        return tuple(dict.fromkeys(self.branches.values())) or (BASE,)
+        return tuple(dict.fromkeys(self.branch_of.values())) or (BASE,)
 
     @property
     def needs_opinions(self) -> bool:
@@ -170,11 +170,11 @@ def bind(formula: Formula, vocabulary: Vocabulary) -> BoundFormula:
         FormulaError: a name is not known, there are too many branches, or too much of an anchor in one.
     """
     needed, names = _needed(formula), _Names(formula, vocabulary)
-    branches, opinions = dict[Term, Branch](), dict[Expr, JudgeGoal]()
+    branch_of, opinions = dict[Term, Branch](), dict[Expr, JudgeGoal]()
     for node in needed:
         if isinstance(node, Term):
-            branches[node] = names.branch(node)
-            if len(set(branches.values())) > MOST_BRANCHES:
+            branch_of[node] = names.branch(node)
+            if len(set(branch_of.values())) > MOST_BRANCHES:
                 message = f"This is the {MOST_BRANCHES + 1}th different model, and {MOST_BRANCHES} are the most."
                 raise formula.error(message, "Use fewer mixes and prompts; equal ones count once.", node)
         elif isinstance(node, JudgeCall | Strength):
@@ -183,7 +183,7 @@ def bind(formula: Formula, vocabulary: Vocabulary) -> BoundFormula:
             opinions[node] = names.known("reward head", node.attribute, vocabulary.heads, node)
     bans = dict.fromkeys(word for node in needed if isinstance(node, Ban) for word in node.words)
     draft = bind(drafted(formula), vocabulary) if any(isinstance(node, Supersede) for node in needed) else None
-    bound = BoundFormula(formula, branches, opinions, tuple(bans), draft)
+    bound = BoundFormula(formula, branch_of, opinions, tuple(bans), draft)
     for node in opinions:
         if isinstance(node, RewardCall) and bound.voice is None:
             hint = "Add a term of its own, such as base."

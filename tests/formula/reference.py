@@ -88,7 +88,7 @@ class Reference:
         return self.of(self.definitions[node.name])
 
     def term(self, node: Any) -> Vector:
-        return self.distribution(self.logprobs[self.bound.branches[node]], self.full(0))
+        return self.distribution(self.logprobs[self.bound.branch_of[node]], self.full(0))
 
     def number(self, node: Any) -> float:
         return node.value

@@ -48,8 +48,8 @@ def nodes(formula: Formula) -> list[Expr]:
 @given(formulas(depth=4))
 def test_every_needed_name_is_known(formula: Formula):
     found, everything = bind(formula, VOCABULARY), nodes(formula)
-    assert set(found.branches) <= {node for node in everything if isinstance(node, Term)}
-    assert set(found.rows) == (set(found.branches.values()) or {BASE}) and len(found.rows) <= MOST_BRANCHES
+    assert set(found.branch_of) <= {node for node in everything if isinstance(node, Term)}
+    assert set(found.rows) == (set(found.branch_of.values()) or {BASE}) and len(found.rows) <= MOST_BRANCHES
     assert found.needs_opinions == bool(found.opinions)
     for node in found.numbers:
         assert any(node == id(own) for own in everything)
@@ -59,7 +59,7 @@ def test_every_needed_name_is_known(formula: Formula):
 @given(terms(), terms())
 def test_two_terms_are_one_branch_only_if_all_about_them_agrees(a: Term, b: Term):
     found = bind(Formula(a + b), VOCABULARY)
-    first, second = found.branches[a], found.branches[b]
+    first, second = found.branch_of[a], found.branch_of[b]
     agrees = (a.prompt or (None, "")[a.only], a.only) == (b.prompt or (None, "")[b.only], b.only)
     assert (first == second) == (agrees and (first.follows, first.mix) == (second.follows, second.mix))
     assert len(found.rows) == 2 - (first == second)
@@ -68,14 +68,14 @@ def test_two_terms_are_one_branch_only_if_all_about_them_agrees(a: Term, b: Term
 @patient
 @given(terms([name for name in NAMES if name != "sliders"]), st.floats(-1, 1))
 def test_without_sliders_a_branch_is_what_it_is(term: Term, position: float):
-    own = bind(Formula(term), VOCABULARY).branches[term]
+    own = bind(Formula(term), VOCABULARY).branch_of[term]
     assert own.under(Mix({"humor": Setting.at(position)})) == own.mix
 
 
 @patient
 @given(terms(), st.floats(-3, 3), st.floats(-100, 100))
 def test_a_branch_follows_the_sliders_by_its_share_and_adds_the_rest(term: Term, position: float, lambda_: float):
-    own, sliders = bind(Formula(term), VOCABULARY).branches[term], Mix({"humor": Setting.at(position, lambda_)})
+    own, sliders = bind(Formula(term), VOCABULARY).branch_of[term], Mix({"humor": Setting.at(position, lambda_)})
     under = own.under(sliders)
     for name in {*sliders.weights, *own.mix.weights}:
         wanted = own.follows * sliders.weights.get(name, 0.0) + own.mix.weights.get(name, 0.0)
