@@ -277,7 +277,7 @@ class Desk:
         steering = steering or REST
         guesser = BASE_ALONE if draft == "base" else bound.draft if draft == "auto" else None
         speculation = Speculation(guesser) if guesser or draft == "ngram" else None
-        rows = (*bound.rows, *(guesser.rows if guesser else ()), *((BASE_ROW,) if steering.whole else ()))
+        rows = (*bound.branches, *(guesser.branches if guesser else ()), *((BASE_ROW,) if steering.whole else ()))
         parts = self._parts(prompt, bound, rows)
         params = params or SamplingParams()
         return Session(self._model, prompt, mix or Mix(), params, on_mix_change, *parts, steering, speculation)
@@ -291,7 +291,7 @@ class Desk:
             InvalidValue: see `Replay`. And as for `session`.
         """
         bound = self._bound(formula)
-        rows = (*bound.rows, *((BASE_ROW,) if any(segment.steering.whole for segment in segments) else ()))
+        rows = (*bound.branches, *((BASE_ROW,) if any(segment.steering.whole for segment in segments) else ()))
         params = params or SamplingParams()
         return Replay(segments, self._model, prompt, params, *self._parts(prompt, bound, rows))
 

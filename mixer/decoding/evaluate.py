@@ -70,7 +70,7 @@ def evaluate(bound: BoundFormula, logprobs: Mapping[Branch, Tensor], opinions: O
     """The next-token distribution of a formula.
 
     Args:
-        logprobs: of every branch in `bound.rows`, normalized, `(V,)`, or `(n, V)` for n positions of one text.
+        logprobs: of every branch in `bound.branches`, normalized, `(V,)`, or `(n, V)` for n positions of one text.
         opinions: for a formula that reads the text; it knows one position, and `logprobs` are `(V,)` then.
 
     Returns:
@@ -91,7 +91,7 @@ def without_opinions(bound: BoundFormula, logprobs: Mapping[Branch, Tensor], opi
     try:
         return _Evaluation(bound, logprobs, opinions, judged=False).normalized(bound.formula.result)
     except FormulaError:
-        return logprobs[bound.rows[0]].float()
+        return logprobs[bound.branches[0]].float()
 
 
 class _Evaluation:

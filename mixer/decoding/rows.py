@@ -99,7 +99,7 @@ class RowGroup:
 
     def _of(self, bound: BoundFormula) -> list[Row]:
         """The rows of a formula."""
-        return [row_ for row_ in self.rows_ if row_.branch_prompt.branch in bound.rows]
+        return [row_ for row_ in self.rows_ if row_.branch_prompt.branch in bound.branches]
 
     @property
     def ready(self) -> bool:

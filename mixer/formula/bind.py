@@ -126,7 +126,7 @@ class BoundFormula:
     draft: BoundFormula | None
 
     @property
-    def rows(self) -> tuple[Branch, ...]:
+    def branches(self) -> tuple[Branch, ...]:
         """The distinct branches of the formula itself, in order. One of `uniform` alone has the base for its row, which
         tells how large the vocabulary is."""
         return tuple(dict.fromkeys(self.branch_of.values())) or (BASE,)
@@ -139,7 +139,7 @@ class BoundFormula:
     @property
     def voice(self) -> Branch | None:
         """The row whose state reward heads read: the first of the resident base, if possible one with the sliders."""
-        resident = [row for row in self.rows if row.model is None]
+        resident = [row for row in self.branches if row.model is None]
         return next((row for row in resident if row.follows), resident[0] if resident else None)
 
     @cached_property

@@ -272,7 +272,7 @@ class Reference:
         try:
             return self.normal(self.of(self.bound.formula.result))
         except Refused:
-            return self.logprobs[self.bound.rows[0]], self.full(0)
+            return self.logprobs[self.bound.branches[0]], self.full(0)
         finally:
             self.judged = True
 
