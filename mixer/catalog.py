@@ -113,7 +113,7 @@ class Catalog:
         return [BranchPrompt(row, model, tuple(encode_branch(model, row, prompt))) for row, model in models.items()]
 
     def opinions(self, prompt: str, prompt_ids: Sequence[int], token_ids: Sequence[int], state: Tensor) -> TextOpinions:
-        """What judges and rewards make of a text that has these tokens, and its voice this state, `(D,)`."""
+        """What judges and rewards make of a text that has these tokens, and its reward branch this state, `(D,)`."""
         tokenizer = self._model.backend_tokenizer
         return TextOpinions(self._judges, tokenizer, prompt, prompt_ids, token_ids, self.controller, state)
 

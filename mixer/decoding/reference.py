@@ -21,11 +21,11 @@ def first_logprobs(session: Session) -> Tensor:
     bound, prepared = session.bound, session.controller.prepare(session.steering)
     logprobs, states = {}, {}
     for branch_prompt in session.branch_prompts:
-        fused = prepared.strengths if branch_prompt.branch == bound.voice else None
+        fused = prepared.strengths if branch_prompt.branch == bound.reward_branch else None
         logits, state = branch_prompt.model.read(branch_prompt.prompt_ids, branch_prompt.under(session.mix)[1], fused)
         logprobs[branch_prompt.branch] = torch.log_softmax(logits[: session.vocab], dim=-1)
         states[branch_prompt.branch] = state
-    state = states.get(bound.voice, NOTHING) if bound.voice else NOTHING
+    state = states.get(bound.reward_branch, NOTHING) if bound.reward_branch else NOTHING
     reader = session.opinions((), state)
     value = evaluate(bound, logprobs, reader)
     plain = without_opinions(bound, logprobs, reader) if bound.opinions else None

@@ -86,7 +86,7 @@ class RowGroup:
         self._drafted = self._of(speculation.draft) if speculation and speculation.draft else []
         self._targeted = self._of(session.bound)
         self._origin = next((row_ for row_ in self.rows_ if row_.branch_prompt.branch == BASE), None)
-        self._heard = next((row_ for row_ in self._targeted if row_.branch_prompt.branch == session.bound.voice), None)
+        self._heard = next((row_ for row_ in self._targeted if row_.branch_prompt.branch == session.bound.reward_branch), None)
         self.step: Step | None = None
         self.error: Exception | None = None
         self._underway = False
@@ -249,8 +249,8 @@ class RowGroup:
     def _opinions(self, place: int) -> OpinionReader:
         """Who reads the text with so many guesses."""
         tokens = self.tokens[: len(self.session.token_ids) + place]
-        voice = self._bound.voice
-        state = next((row_.states[place] for row_ in self._active if row_.branch_prompt.branch == voice), NOTHING)
+        reward_branch = self._bound.reward_branch
+        state = next((row_.states[place] for row_ in self._active if row_.branch_prompt.branch == reward_branch), NOTHING)
         return self.session.opinions(tokens, state)
 
     @property

@@ -246,7 +246,7 @@ class Session:
     @steering.setter
     def steering(self, steering: Steering) -> None:
         prepared = self.controller.prepare(steering)
-        if steering.heads and self.bound.voice is None:
+        if steering.heads and self.bound.reward_branch is None:
             hint = "Add a term of the base to the formula."
             raise InvalidValue("Reward heads read the resident base, and the formula has no term of it.", hint)
         if steering.whole and not any(branch_prompt.branch == BASE for branch_prompt in self.branch_prompts):
@@ -306,7 +306,7 @@ class Session:
         return ()
 
     def opinions(self, token_ids: Sequence[int], state: Tensor) -> OpinionReader:
-        """What judges and reward heads make of the text when it has these tokens and its voice this state, `(D,)`."""
+        """What judges and reward heads make of the text when it has these tokens and its reward branch this state, `(D,)`."""
         return self._opinions(self.prompt_ids, token_ids, state)
 
     @property

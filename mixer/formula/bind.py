@@ -137,7 +137,7 @@ class BoundFormula:
         return bool(self.opinions)
 
     @property
-    def voice(self) -> Branch | None:
+    def reward_branch(self) -> Branch | None:
         """The row whose state reward heads read: the first of the resident base, if possible one with the sliders."""
         resident = [row for row in self.branches if row.model is None]
         return next((row for row in resident if row.follows), resident[0] if resident else None)
@@ -185,7 +185,7 @@ def bind(formula: Formula, vocabulary: Vocabulary) -> BoundFormula:
     draft = bind(drafted(formula), vocabulary) if any(isinstance(node, Supersede) for node in needed) else None
     bound = BoundFormula(formula, branch_of, opinions, tuple(bans), draft)
     for node in opinions:
-        if isinstance(node, RewardCall) and bound.voice is None:
+        if isinstance(node, RewardCall) and bound.reward_branch is None:
             hint = "Add a term of its own, such as base."
             raise formula.error("A reward head reads the resident base, and the formula has no term of it.", hint, node)
     return bound

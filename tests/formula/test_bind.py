@@ -151,7 +151,7 @@ def test_judges_go_by_their_names_and_by_what_their_poles_are_called():
 def test_models_and_rewards_are_those_that_are_loaded():
     large = replace(VOCABULARY, models=("large one",), rewards=("calm",))
     found = bind(parse('[base, model="large one"] + base + reward(calm)'), large)
-    assert found.branches == (Branch(0.0, model="large one"), Branch(0.0)) and found.voice == Branch(0.0)
+    assert found.branches == (Branch(0.0, model="large one"), Branch(0.0)) and found.reward_branch == Branch(0.0)
     assert "Known: polite" in fault("base + reward(calm)").hint
     assert "None is loaded" in fault("[base, model=large]").hint
     with pytest.raises(FormulaError, match=r"belong to the resident base.*Write \[base, model="):
