@@ -87,7 +87,7 @@ class Catalog:
             InvalidValue: the name is taken, or cannot be written in a formula. BadArtifact: it cannot be loaded.
             UnknownName: it has no such label.
         """
-        _new(name, self.vocabulary.opinions)
+        _new(name, self.vocabulary.judge_labels)
         self._judges.add(name, load_classifier(source, label, str(self._model.device)))
 
     def add_reward(self, name: str, folder: str | Path) -> None:

@@ -28,7 +28,7 @@ def first_logprobs(session: Session) -> Tensor:
     state = states.get(bound.reward_branch, NOTHING) if bound.reward_branch else NOTHING
     reader = session.opinions((), state)
     value = evaluate(bound, logprobs, reader)
-    plain = without_opinions(bound, logprobs, reader) if bound.opinions else None
+    plain = without_opinions(bound, logprobs, reader) if bound.judge_goals else None
     origin = logprobs[BASE] if prepared.steering.whole else None
     steered = session.controller.steer(value, state, prepared, 1.0, session.prompt_ids, plain, origin).logits
     return value if steered is value else torch.log_softmax(steered, dim=-1)

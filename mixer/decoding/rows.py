@@ -86,7 +86,8 @@ class RowGroup:
         self._drafted = self._of(speculation.draft) if speculation and speculation.draft else []
         self._targeted = self._of(session.bound)
         self._origin = next((row_ for row_ in self.rows_ if row_.branch_prompt.branch == BASE), None)
-        self._heard = next((row_ for row_ in self._targeted if row_.branch_prompt.branch == session.bound.reward_branch), None)
+        reward_branch = session.bound.reward_branch
+        self._heard = next((row_ for row_ in self._targeted if row_.branch_prompt.branch == reward_branch), None)
         self.step: Step | None = None
         self.error: Exception | None = None
         self._underway = False
@@ -249,21 +250,21 @@ class RowGroup:
     def _opinions(self, place: int) -> OpinionReader:
         """Who reads the text with so many guesses."""
         tokens = self.tokens[: len(self.session.token_ids) + place]
-        reward_branch = self._bound.reward_branch
-        state = next((row_.states[place] for row_ in self._active if row_.branch_prompt.branch == reward_branch), NOTHING)
-        return self.session.opinions(tokens, state)
+        heard = (row_ for row_ in self._active if row_.branch_prompt.branch == self._bound.reward_branch)
+        return self.session.opinions(tokens, next((row_.states[place] for row_ in heard), NOTHING))
 
     @property
     def _steers(self) -> bool:
         """Whether there is anything that steers, or that a budget limits."""
         prepared, steering = self.session.prepared, self.session.prepared.steering
-        return prepared.moves or (steering.budget is not None and (steering.whole or bool(self.session.bound.opinions)))
+        counted = steering.whole or self.session.bound.needs_opinions
+        return prepared.moves or (steering.budget is not None and counted)
 
     def _steer(self, logits: Tensor, place: int) -> SteeredLogits:
         """What the session's steering makes of the logits after so many guesses."""
         session = self.session
         prepared, bound = session.prepared, session.bound
-        plain = without_opinions(bound, self._logprobs(place), self._opinions(place)) if bound.opinions else None
+        plain = without_opinions(bound, self._logprobs(place), self._opinions(place)) if bound.judge_goals else None
         if plain is not None:
             plain = plain.masked_fill(logits == -torch.inf, -torch.inf)
         origin = self._origin.logits[place] if prepared.steering.whole and self._origin else None

@@ -306,7 +306,7 @@ class Session:
         return ()
 
     def opinions(self, token_ids: Sequence[int], state: Tensor) -> OpinionReader:
-        """What judges and reward heads make of the text when it has these tokens and its reward branch this state, `(D,)`."""
+        """What judges and rewards make of the text with these tokens, and this state of its reward branch, `(D,)`."""
         return self._opinions(self.prompt_ids, token_ids, state)
 
     @property

@@ -1,4 +1,4 @@
-"""Reward heads in formulas: read where the formula's reward branch is, on likely tokens alone, however a text is computed."""
+"""Reward heads in formulas: read from the reward branch, on likely tokens alone, however a text is computed."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_every_needed_name_is_known(formula: Formula):
     found, everything = bind(formula, VOCABULARY), nodes(formula)
     assert set(found.branch_of) <= {node for node in everything if isinstance(node, Term)}
     assert set(found.branches) == (set(found.branch_of.values()) or {BASE}) and len(found.branches) <= MOST_BRANCHES
-    assert found.needs_opinions == bool(found.opinions)
+    assert found.needs_opinions == bool(found.judge_goals)
     for node in found.numbers:
         assert any(node == id(own) for own in everything)
 
@@ -138,7 +138,7 @@ def test_what_supersede_drafts_with_is_a_formula_of_its_own():
 
 def test_judges_go_by_their_names_and_by_what_their_poles_are_called():
     text = "base + judge(politeness) + judge(polite) + strength(rude)*formal + judge(toxic) + judge(nontoxic)"
-    found = {str(node): opinion for node, opinion in bound(text).opinions.items()}
+    found = {str(node): opinion for node, opinion in bound(text).judge_goals.items()}
     assert found == {
         "judge(politeness)": JudgeGoal("politeness"),
         "judge(polite)": JudgeGoal("politeness"),
