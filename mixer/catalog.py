@@ -86,7 +86,7 @@ class Catalog:
             InvalidValue: the name is taken, or cannot be written in a formula. BadArtifact: it cannot be loaded.
             UnknownName: it has no such label.
         """
-        _new(name, self.vocabulary.opinions)
+        _new(name, self.vocabulary.judge_labels)
         self._judges.add(name, load_classifier(source, label, str(self._model.device)))
 
     def add_reward(self, name: str, folder: str | Path) -> None:
@@ -112,7 +112,7 @@ class Catalog:
             InvalidValue: the prompt is empty or does not fit.
         """
         own = self._model
-        models = {row: self._models[row.model] if row.model else own for row in (*bound.rows, *more)}
+        models = {row: self._models[row.model] if row.model else own for row in (*bound.branches, *more)}
         branch_prompts = tuple(
             BranchPrompt(row, model, tuple(encode_branch(model, row, prompt))) for row, model in models.items()
         )

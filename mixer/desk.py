@@ -285,7 +285,7 @@ class Desk:
         steering = steering or REST
         guesser = BASE_ALONE if draft == "base" else bound.draft if draft == "auto" else None
         speculation = Speculation(guesser) if guesser or draft == "ngram" else None
-        more = (*(guesser.rows if guesser else ()), *((BASE_ROW,) if steering.whole else ()))
+        more = (*(guesser.branches if guesser else ()), *((BASE_ROW,) if steering.whole else ()))
         prompted = self._catalog.prompted(bound, more, prompt)
         params = params or SamplingParams()
         return Session(prompted, mix or Mix(), params, on_mix_change, self.scheduler, steering, speculation)

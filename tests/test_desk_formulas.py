@@ -73,7 +73,7 @@ def agrees(desk: Desk, terms: Terms, formula: Formula, formality: float, humor: 
         assert "different terms" in str(error)
         return
     sliders = desk.mix(formality=formality, humor=humor)
-    values = {row: terms.branch(row, row.under(sliders).coefficients(desk.anchors)) for row in bound.rows}
+    values = {row: terms.branch(row, row.under(sliders).coefficients(desk.anchors)) for row in bound.branches}
     reference = Reference(bound, values, score)
     try:
         expected, error = reference.result()

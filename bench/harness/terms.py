@@ -33,7 +33,7 @@ class OneByOne:
     def __init__(self, desk: Desk, formula: str | BoundFormula, prompt: str, tokens: int) -> None:
         self.bound = formula if isinstance(formula, BoundFormula) else desk.formula(formula).bound
         self._model = desk.model
-        self._prompts = {branch: encode_branch(self._model, branch, prompt) for branch in self.bound.rows}
+        self._prompts = {branch: encode_branch(self._model, branch, prompt) for branch in self.bound.branches}
         self._tokens = tokens
 
     def __enter__(self) -> OneByOne:

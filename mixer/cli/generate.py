@@ -104,7 +104,7 @@ def explain_formula(options: argparse.Namespace) -> dict:
     found = {
         "formula": str(plan),
         "weight": report.weight,
-        "rows": len(plan.bound.rows),
+        "rows": len(plan.bound.branches),
         "summands": [{"text": s.text, "factor": s.factor, "exponent": s.exponent} for s in report.summands],
         "bans": list(plan.bound.bans),
         "draft": str(plan.bound.draft.formula) if plan.bound.draft else None,

@@ -70,7 +70,7 @@ def evaluate(bound: BoundFormula, logprobs: Mapping[Branch, Tensor], opinions: O
     """The next-token distribution of a formula.
 
     Args:
-        logprobs: of every branch in `bound.rows`, normalized, `(V,)`, or `(n, V)` for n positions of one text.
+        logprobs: of every branch in `bound.branches`, normalized, `(V,)`, or `(n, V)` for n positions of one text.
         opinions: for a formula that reads the text; it knows one position, and `logprobs` are `(V,)` then.
 
     Returns:
@@ -91,7 +91,7 @@ def without_opinions(bound: BoundFormula, logprobs: Mapping[Branch, Tensor], opi
     try:
         return _Evaluation(bound, logprobs, opinions, judged=False).normalized(bound.formula.result)
     except FormulaError:
-        return logprobs[bound.rows[0]].float()
+        return logprobs[bound.branches[0]].float()
 
 
 class _Evaluation:
@@ -143,7 +143,7 @@ class _Evaluation:
     def _computed(self, node: Expr) -> Value:
         match node:
             case Term():
-                return _distribution(self._logprobs[self._bound.branches[node]].float())
+                return _distribution(self._logprobs[self._bound.branch_of[node]].float())
             case Sum(parts):
                 return reduce(_plus, map(self._value, parts))
             case Neg(value):
@@ -191,7 +191,7 @@ class _Evaluation:
             case fn.RewardCall():
                 return _bias(self._rewarded(node) if self._judged else torch.zeros_like(self._any))
             case fn.Strength():
-                opinion = self._bound.opinions[node]
+                opinion = self._bound.judge_goals[node]
                 assert self._opinions is not None
                 return self._opinions.strength(opinion.judge, opinion.goal)
             case fn.Ban():
@@ -209,7 +209,7 @@ class _Evaluation:
         over = self._unjudged if node.over is None else self.normalized(node.over)
         likeliest = over.topk(min(node.k, over.numel()))
         tokens = likeliest.indices[likeliest.values > -torch.inf]
-        opinion = self._bound.opinions[node]
+        opinion = self._bound.judge_goals[node]
         goal = node.goal * opinion.goal + (1 - node.goal) * (1 - opinion.goal)
         assert self._opinions is not None
         after, before = self._opinions.candidates(opinion.judge, goal, tokens.tolist())
@@ -217,7 +217,7 @@ class _Evaluation:
 
     def _rewarded(self, node: fn.RewardCall) -> Tensor:
         """The advantages of the likely tokens, 0 for all others, `(V,)`: a head knows nothing of unlikely ones."""
-        over, opinion = self._unjudged, self._bound.opinions[node]
+        over, opinion = self._unjudged, self._bound.judge_goals[node]
         tokens = likely(over).nonzero()[:, 0]
         assert self._opinions is not None
         values = self._opinions.advantages(opinion.judge, opinion.goal, tokens, over[tokens])

@@ -108,7 +108,7 @@ class PromptedFormula:
             origin: where the budget counts from, `(V,)`; None for the formula without judges.
         """
         plain = None
-        if self.bound.opinions and logprobs is not None:
+        if self.bound.judge_goals and logprobs is not None:
             plain = without_opinions(self.bound, logprobs, self.opinions.after(token_ids, state))
             plain = plain.masked_fill(logits == -torch.inf, -torch.inf)
         ids = [*self.prompt_ids, *token_ids] if prepared.models else ()

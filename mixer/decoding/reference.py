@@ -17,14 +17,14 @@ def first_logprobs(session: Session) -> Tensor:
         FormulaError: the formula's weights come to nothing here.
     """
     prompted, wanted = session.prompted, session.wanted
-    voice = prompted.bound.voice
+    reward_branch = prompted.bound.reward_branch
     logprobs, states = {}, {}
     for one, (_, coefficients) in zip(prompted.branch_prompts, wanted.rows, strict=True):
-        fused = wanted.prepared.strengths if one.branch == voice else None
+        fused = wanted.prepared.strengths if one.branch == reward_branch else None
         logits, state = one.model.read(one.prompt_ids, coefficients, fused)
         logprobs[one.branch] = torch.log_softmax(logits[: prompted.model.vocab], dim=-1)
         states[one.branch] = state
-    state = states.get(voice, NO_STATE) if voice else NO_STATE
+    state = states.get(reward_branch, NO_STATE) if reward_branch else NO_STATE
     value = prompted.value(prompted.bound, logprobs, (), state)
     origin = logprobs[BASE] if wanted.prepared.steering.whole else None
     steered = prompted.steered(value, logprobs, (), state, wanted.prepared, 1.0, origin).logits

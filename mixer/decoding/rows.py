@@ -107,7 +107,7 @@ class RowGroup:
         self._draft_rows = self._of(speculation.draft) if speculation and speculation.draft else []
         self._formula_rows = self._of(bound)
         self._base_row = next((row for row in self.rows if row.branch == BASE), None)
-        self._reward_row = next((row for row in self._formula_rows if row.branch == bound.voice), None)
+        self._reward_row = next((row for row in self._formula_rows if row.branch == bound.reward_branch), None)
         self.step: Step | None = None
         self.error: Exception | None = None
         self._applied: Wanted = session.wanted  # what this round is computed under
@@ -123,7 +123,7 @@ class RowGroup:
 
     def _of(self, bound: BoundFormula) -> list[Row]:
         """The rows of a formula."""
-        return [row for row in self.rows if row.branch in bound.rows]
+        return [row for row in self.rows if row.branch in bound.branches]
 
     @property
     def ready(self) -> bool:
@@ -301,7 +301,7 @@ class RowGroup:
         if isinstance(bound.formula.result, Term):  # the logits of its one row are the value
             return self._active_rows[0].logits[first : last + 1]
         if first == last:
-            state = next((row.states[first] for row in self._active_rows if row.branch == bound.voice), NO_STATE)
+            state = next((row.states[first] for row in self._active_rows if row.branch == bound.reward_branch), NO_STATE)
             return [self.session.prompted.value(bound, self._logprobs(first), self._text_with(first), state)]
         rows = {row.branch: row.logits[first : last + 1] for row in self._active_rows}
         logprobs = {branch: torch.log_softmax(torch.stack(logits), -1) for branch, logits in rows.items()}
@@ -320,12 +320,12 @@ class RowGroup:
         """Whether anything steers, or a budget limits anything."""
         prepared, bound = self._applied.prepared, self.session.prompted.bound
         steering = prepared.steering
-        return prepared.moves or (steering.budget is not None and (steering.whole or bool(bound.opinions)))
+        return prepared.moves or (steering.budget is not None and (steering.whole or bool(bound.judge_goals)))
 
     def _steer(self, logits: Tensor, place: int) -> SteeredLogits:
         """The steering applied to the logits after so many guesses."""
         session, prepared = self.session, self._applied.prepared
-        logprobs = self._logprobs(place) if session.prompted.bound.opinions else None
+        logprobs = self._logprobs(place) if session.prompted.bound.judge_goals else None
         origin = self._base_row.logits[place] if prepared.steering.whole and self._base_row else None
         state = self._reward_row.states[place] if self._reward_row else NO_STATE
         temperature = session.params.temperature

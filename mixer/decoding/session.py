@@ -152,7 +152,7 @@ class Session:
     def steering(self, steering: Steering) -> None:
         prompted = self.prompted
         prepared = prompted.controller.prepare(steering)
-        if steering.heads and prompted.bound.voice is None:
+        if steering.heads and prompted.bound.reward_branch is None:
             hint = "Add a term of the base to the formula."
             raise InvalidValue("Reward heads read the resident base, and the formula has no term of it.", hint)
         if steering.whole and not any(one.branch == BASE for one in prompted.branch_prompts):

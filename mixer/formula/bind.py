@@ -89,17 +89,17 @@ class Vocabulary:
         return found | {name: Mix(raw={f"{name}.positive": 1.0}) for name in self.attributes}
 
     @property
-    def opinions(self) -> Mapping[str, JudgeGoal]:
+    def judge_labels(self) -> Mapping[str, JudgeGoal]:
         """What can stand in `judge` and `strength`."""
         return self._with_poles(self.judges)
 
     @property
-    def heads(self) -> Mapping[str, JudgeGoal]:
+    def reward_labels(self) -> Mapping[str, JudgeGoal]:
         """What can stand in `reward`; the goal says which pole is rewarded."""
         return self._with_poles(self.rewards)
 
     def _with_poles(self, names: Sequence[str]) -> Mapping[str, JudgeGoal]:
-        found = {label: opinion for label, opinion in self.labels.items() if opinion.judge in names}
+        found = {label: goal for label, goal in self.labels.items() if goal.judge in names}
         for name in names:
             if attribute := self.attributes.get(name):
                 found |= {
@@ -113,33 +113,33 @@ class BoundFormula:
     """A formula whose names are known.
 
     Attributes:
-        branches: term -> its branch.
-        opinions: `judge`, `strength` or `reward` -> whose, and for what.
+        branch_of: term -> its branch.
+        judge_goals: `judge`, `strength` or `reward` -> whose, and for what.
         draft: the formula that guesses for this one, or None.
         bans: words that the text may not hold.
     """
 
     formula: Formula
-    branches: Mapping[Term, Branch]
-    opinions: Mapping[Expr, JudgeGoal]
+    branch_of: Mapping[Term, Branch]
+    judge_goals: Mapping[Expr, JudgeGoal]
     bans: tuple[str, ...]
     draft: BoundFormula | None
 
     @property
-    def rows(self) -> tuple[Branch, ...]:
+    def branches(self) -> tuple[Branch, ...]:
         """The distinct branches of the formula itself, in order. One of `uniform` alone has the base for its row, which
         tells how large the vocabulary is."""
-        return tuple(dict.fromkeys(self.branches.values())) or (BASE,)
+        return tuple(dict.fromkeys(self.branch_of.values())) or (BASE,)
 
     @property
     def needs_opinions(self) -> bool:
         """Whether its value depends on more than its terms, through a judge or a reward head."""
-        return bool(self.opinions)
+        return bool(self.judge_goals)
 
     @property
-    def voice(self) -> Branch | None:
+    def reward_branch(self) -> Branch | None:
         """The row whose state reward heads read: the first of the resident base, if possible one with the sliders."""
-        resident = [row for row in self.rows if row.model is None]
+        resident = [row for row in self.branches if row.model is None]
         return next((row for row in resident if row.follows), resident[0] if resident else None)
 
     @cached_property
@@ -170,22 +170,22 @@ def bind(formula: Formula, vocabulary: Vocabulary) -> BoundFormula:
         FormulaError: a name is not known, there are too many branches, or too much of an anchor in one.
     """
     needed, names = _needed(formula), _Names(formula, vocabulary)
-    branches, opinions = dict[Term, Branch](), dict[Expr, JudgeGoal]()
+    branch_of, judge_goals = dict[Term, Branch](), dict[Expr, JudgeGoal]()
     for node in needed:
         if isinstance(node, Term):
-            branches[node] = names.branch(node)
-            if len(set(branches.values())) > MOST_BRANCHES:
+            branch_of[node] = names.branch(node)
+            if len(set(branch_of.values())) > MOST_BRANCHES:
                 message = f"This is the {MOST_BRANCHES + 1}th different model, and {MOST_BRANCHES} are the most."
                 raise formula.error(message, "Use fewer mixes and prompts; equal ones count once.", node)
         elif isinstance(node, JudgeCall | Strength):
-            opinions[node] = names.known("judge", node.attribute, names.opinions, node)
+            judge_goals[node] = names.known("judge", node.attribute, names.judge_labels, node)
         elif isinstance(node, RewardCall):
-            opinions[node] = names.known("reward head", node.attribute, vocabulary.heads, node)
+            judge_goals[node] = names.known("reward head", node.attribute, vocabulary.reward_labels, node)
     bans = dict.fromkeys(word for node in needed if isinstance(node, Ban) for word in node.words)
     draft = bind(drafted(formula), vocabulary) if any(isinstance(node, Supersede) for node in needed) else None
-    bound = BoundFormula(formula, branches, opinions, tuple(bans), draft)
-    for node in opinions:
-        if isinstance(node, RewardCall) and bound.voice is None:
+    bound = BoundFormula(formula, branch_of, judge_goals, tuple(bans), draft)
+    for node in judge_goals:
+        if isinstance(node, RewardCall) and bound.reward_branch is None:
             hint = "Add a term of its own, such as base."
             raise formula.error("A reward head reads the resident base, and the formula has no term of it.", hint, node)
     return bound
@@ -214,7 +214,7 @@ class _Names:
 
     def __init__(self, formula: Formula, vocabulary: Vocabulary) -> None:
         self.formula, self.vocabulary = formula, vocabulary
-        self.mixes, self.opinions = vocabulary.mixes, vocabulary.opinions
+        self.mixes, self.judge_labels = vocabulary.mixes, vocabulary.judge_labels
 
     def branch(self, term: Term) -> Branch:
         follows, positions, coefficients = 0.0, defaultdict[str, float](float), defaultdict[str, float](float)
@@ -246,6 +246,6 @@ class _Names:
         error = UnknownName(kind, name, known)
         if name in dict(self.formula.definitions):
             error.hint = "It is defined further behind: a definition stands before its use."
-        elif known is self.mixes and name in self.opinions:
+        elif known is self.mixes and name in self.judge_labels:
             error.hint = f"A judge is called so: write judge({named(name)})."
         raise self.formula.error(error.message, error.hint, at)

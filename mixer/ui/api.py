@@ -179,7 +179,7 @@ def _explain(desk: Desk) -> Callable[..., dict[str, Any]]:
             "weight": plan.report.weight,
             "summands": summands,
             "warnings": list(plan.report.warnings),
-            "rows": len(plan.bound.rows),
+            "rows": len(plan.bound.branches),
             "follows_settings": found.tie == "sliders",
             "settings": None if found.positions is None else dict(found.positions),
         }

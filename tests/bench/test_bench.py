@@ -217,7 +217,7 @@ def test_a_pass_a_term_writes_the_text_that_one_pass_writes(desk: Desk):
 @given(st.lists(st.sampled_from([0.0, 0.125, -0.75, 1.5]), min_size=4, max_size=4).filter(any))
 def test_a_term_is_written_so_that_it_is_read_as_the_mix_it_was(mix: list[float]):
     attributes = {f"slider{i:02}": Attribute(f"slider{i:02}", None, None, (f"n{i}", f"p{i}")) for i in range(2)}
-    (branch,) = compile_formula(formula.written(mix), Vocabulary(attributes)).bound.rows
+    (branch,) = compile_formula(formula.written(mix), Vocabulary(attributes)).bound.branches
     names = [f"slider{i:02}.{pole}" for i in range(2) for pole in ("negative", "positive")]
     assert branch.mix == Mix(raw=dict(zip(names, mix, strict=True))) and not branch.follows
 

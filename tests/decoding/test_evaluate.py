@@ -210,7 +210,7 @@ def test_uniform_adds_weight_alone(seed, power):
 @given(plain, plain, seeds)
 def test_a_superseding_formula_is_its_target(draft, target, seed):
     known = [bound(fn.Supersede(draft, target)), bound(target), bound(draft)]
-    assert known[0].rows == known[1].rows and known[0].draft is not None
+    assert known[0].branches == known[1].branches and known[0].draft is not None
     logprobs = tables(known, seed=seed)
     got, target_s, draft_s = (evaluate(one, logprobs, TableReader()) for one in known)
     assert torch.equal(got, target_s) and torch.equal(evaluate(known[0].draft, logprobs, TableReader()), draft_s)

@@ -1,4 +1,4 @@
-"""Reward heads in formulas: read where the formula's voice is, on likely tokens alone, however a text is computed."""
+"""Reward heads in formulas: read from the reward branch, on likely tokens alone, however a text is computed."""
 
 from __future__ import annotations
 
@@ -101,4 +101,4 @@ def test_a_reward_needs_a_term_of_the_resident_base(desk: Desk, tmp_path: Path):
     name = desk.vocabulary.models[0]
     with pytest.raises(FormulaError, match="no term of it"):
         desk.formula(f"[base, model={name}] + reward(humor)")
-    assert desk.formula(f"[base, model={name}] + reward(humor) + 0.1*base").bound.voice
+    assert desk.formula(f"[base, model={name}] + reward(humor) + 0.1*base").bound.reward_branch

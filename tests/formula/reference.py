@@ -88,7 +88,7 @@ class Reference:
         return self.of(self.definitions[node.name])
 
     def term(self, node: Any) -> Vector:
-        return self.distribution(self.logprobs[self.bound.branches[node]], self.full(0))
+        return self.distribution(self.logprobs[self.bound.branch_of[node]], self.full(0))
 
     def number(self, node: Any) -> float:
         return node.value
@@ -244,7 +244,7 @@ class Reference:
         return self.bias(self.full(0), self.full(0))
 
     def strength(self, node: Any) -> float:
-        opinion = self.bound.opinions[node]
+        opinion = self.bound.judge_goals[node]
         score = self.scores(opinion.judge, None)
         return max(opinion.goal * score + (1 - opinion.goal) * (1 - score), 1e-6)
 
@@ -255,7 +255,7 @@ class Reference:
         order = [token for token in np.argsort(-over) if over[token] > -np.inf]
         if node.k < len(order):
             self.jump(over[order[node.k - 1]] - over[order[node.k]], 2 * error.max())
-        opinion = self.bound.opinions[node]
+        opinion = self.bound.judge_goals[node]
 
         def log_c(token: int | None) -> float:
             score = self.scores(opinion.judge, token)
@@ -272,7 +272,7 @@ class Reference:
         try:
             return self.normal(self.of(self.bound.formula.result))
         except Refused:
-            return self.logprobs[self.bound.rows[0]], self.full(0)
+            return self.logprobs[self.bound.branches[0]], self.full(0)
         finally:
             self.judged = True
 

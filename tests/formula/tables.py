@@ -35,7 +35,7 @@ def tables(
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
         return torch.log_softmax(spread * torch.randn(shape, generator=generator), -1)
 
-    return {branch: table(branch) for formula in formulas for branch in formula.rows}
+    return {branch: table(branch) for formula in formulas for branch in formula.branches}
 
 
 class TableReader:

@@ -22,7 +22,7 @@ def bound(text: str) -> BoundFormula:
 
 
 def branch(text: str) -> Branch:
-    (only,) = bound(text).rows
+    (only,) = bound(text).branches
     return only
 
 
@@ -48,9 +48,9 @@ def nodes(formula: Formula) -> list[Expr]:
 @given(formulas(depth=4))
 def test_every_needed_name_is_known(formula: Formula):
     found, everything = bind(formula, VOCABULARY), nodes(formula)
-    assert set(found.branches) <= {node for node in everything if isinstance(node, Term)}
-    assert set(found.rows) == (set(found.branches.values()) or {BASE}) and len(found.rows) <= MOST_BRANCHES
-    assert found.needs_opinions == bool(found.opinions)
+    assert set(found.branch_of) <= {node for node in everything if isinstance(node, Term)}
+    assert set(found.branches) == (set(found.branch_of.values()) or {BASE}) and len(found.branches) <= MOST_BRANCHES
+    assert found.needs_opinions == bool(found.judge_goals)
     for node in found.numbers:
         assert any(node == id(own) for own in everything)
 
@@ -59,23 +59,23 @@ def test_every_needed_name_is_known(formula: Formula):
 @given(terms(), terms())
 def test_two_terms_are_one_branch_only_if_all_about_them_agrees(a: Term, b: Term):
     found = bind(Formula(a + b), VOCABULARY)
-    first, second = found.branches[a], found.branches[b]
+    first, second = found.branch_of[a], found.branch_of[b]
     agrees = (a.prompt or (None, "")[a.only], a.only) == (b.prompt or (None, "")[b.only], b.only)
     assert (first == second) == (agrees and (first.follows, first.mix) == (second.follows, second.mix))
-    assert len(found.rows) == 2 - (first == second)
+    assert len(found.branches) == 2 - (first == second)
 
 
 @patient
 @given(terms([name for name in NAMES if name != "sliders"]), st.floats(-1, 1))
 def test_without_sliders_a_branch_is_what_it_is(term: Term, position: float):
-    own = bind(Formula(term), VOCABULARY).branches[term]
+    own = bind(Formula(term), VOCABULARY).branch_of[term]
     assert own.under(Mix({"humor": Setting.at(position)})) == own.mix
 
 
 @patient
 @given(terms(), st.floats(-3, 3), st.floats(-100, 100))
 def test_a_branch_follows_the_sliders_by_its_share_and_adds_the_rest(term: Term, position: float, lambda_: float):
-    own, sliders = bind(Formula(term), VOCABULARY).branches[term], Mix({"humor": Setting.at(position, lambda_)})
+    own, sliders = bind(Formula(term), VOCABULARY).branch_of[term], Mix({"humor": Setting.at(position, lambda_)})
     under = own.under(sliders)
     for name in {*sliders.weights, *own.mix.weights}:
         wanted = own.follows * sliders.weights.get(name, 0.0) + own.mix.weights.get(name, 0.0)
@@ -85,7 +85,7 @@ def test_a_branch_follows_the_sliders_by_its_share_and_adds_the_rest(term: Term,
 
 @pytest.mark.parametrize("text", TECHNIQUES)
 def test_the_known_techniques_bind(text: str):
-    assert bound(text).rows
+    assert bound(text).branches
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_sliders_and_base_are_models_too():
 
 def test_equal_models_are_one_row_and_other_prompts_are_not():
     found = bound('a = formal; 2*[formal] + a + formality.positive + formal @ "" + formal @ "x" + formal @ only("x")')
-    assert [(row.prompt, row.only) for row in found.rows] == [(None, False), ("x", False), ("x", True)]
-    assert len(bound('[formal] @ only("") + formal').rows) == 2, "no text at all is not the user's text"
+    assert [(row.prompt, row.only) for row in found.branches] == [(None, False), ("x", False), ("x", True)]
+    assert len(bound('[formal] @ only("") + formal').branches) == 2, "no text at all is not the user's text"
 
 
 def test_what_supersede_drafts_with_is_a_formula_of_its_own():
@@ -130,15 +130,15 @@ def test_what_supersede_drafts_with_is_a_formula_of_its_own():
         'a = supersede(judge(rude) + base, formal); norm(supersede(a, polite)) + a + ban("x", "y") + ban("x")'
     )
     assert found.draft is not None and found.draft.draft is None
-    assert [row.mix for row in found.rows] == [branch("polite").mix, branch("formal").mix]
-    assert found.draft.rows == (BASE,) and found.draft.needs_opinions and not found.needs_opinions
+    assert [row.mix for row in found.branches] == [branch("polite").mix, branch("formal").mix]
+    assert found.draft.branches == (BASE,) and found.draft.needs_opinions and not found.needs_opinions
     assert found.bans == ("x", "y") and str(found.draft.formula).startswith("a = judge(rude) + base; norm(a) + a")
     assert bound("a = supersede(base, formal); polite").draft is None, "a definition that nobody uses"
 
 
 def test_judges_go_by_their_names_and_by_what_their_poles_are_called():
     text = "base + judge(politeness) + judge(polite) + strength(rude)*formal + judge(toxic) + judge(nontoxic)"
-    found = {str(node): opinion for node, opinion in bound(text).opinions.items()}
+    found = {str(node): opinion for node, opinion in bound(text).judge_goals.items()}
     assert found == {
         "judge(politeness)": JudgeGoal("politeness"),
         "judge(polite)": JudgeGoal("politeness"),
@@ -151,7 +151,7 @@ def test_judges_go_by_their_names_and_by_what_their_poles_are_called():
 def test_models_and_rewards_are_those_that_are_loaded():
     large = replace(VOCABULARY, models=("large one",), rewards=("calm",))
     found = bind(parse('[base, model="large one"] + base + reward(calm)'), large)
-    assert found.rows == (Branch(0.0, model="large one"), Branch(0.0)) and found.voice == Branch(0.0)
+    assert found.branches == (Branch(0.0, model="large one"), Branch(0.0)) and found.reward_branch == Branch(0.0)
     assert "Known: polite" in fault("base + reward(calm)").hint
     assert "None is loaded" in fault("[base, model=large]").hint
     with pytest.raises(FormulaError, match=r"belong to the resident base.*Write \[base, model="):
@@ -184,4 +184,4 @@ def test_names_that_stand_for_nothing_are_pointed_at(text: str, wrong: str, mess
 
 
 def test_names_that_nothing_needs_may_stand_for_nothing():
-    assert bound("a = nobody; base").rows == (BASE,)
+    assert bound("a = nobody; base").branches == (BASE,)

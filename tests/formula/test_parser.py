@@ -306,7 +306,7 @@ def understood(text: str) -> float:
         assert len(str(formula)) > LONGEST or parse(str(formula)) == formula
         check(formula)
         bound = bind(formula, VOCABULARY)
-        assert bound.numbers and bound.rows is not None and hash(formula)
+        assert bound.numbers and bound.branches is not None and hash(formula)
     except FormulaError as error:
         assert str(error) and len(error.caret.split("\n")) == 2 and error.message and error.hint
         assert 1 <= error.column <= len(error.text) + 1 and len(str(error)) < 600

@@ -122,7 +122,7 @@ def names(vocabulary: Vocabulary) -> list[dict[str, str]]:
                 about = f"The model at the {pole} end of {attribute.name}"
                 text = label if is_name(label) else f"[{named(label)}]"
                 found.append({"kind": "pole", "text": text, "title": about})
-    known = {"judge": vocabulary.opinions, "strength": vocabulary.opinions, "reward": vocabulary.rewards}
+    known = {"judge": vocabulary.judge_labels, "strength": vocabulary.judge_labels, "reward": vocabulary.rewards}
     return found + [_function(call) for name, call in FUNCTIONS.items() if known.get(name, True)]
 
 

@@ -47,7 +47,7 @@ def recipe(bound: BoundFormula, vocabulary: Vocabulary) -> Recipe:
         return Recipe(tie="mix", positions=positions)
     if str(bound.formula) == DEFAULT:
         return Recipe()
-    rows = [*bound.rows, *(bound.draft.rows if bound.draft else ())]
+    rows = [*bound.branches, *(bound.draft.branches if bound.draft else ())]
     text = str(bound.formula.result)
     title = text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
     return Recipe(bound.formula.source, title, "sliders" if any(row.follows for row in rows) else "none")

@@ -87,7 +87,7 @@ def test_what_does_not_move_keeps_its_words(text: str, wanted: dict[str, float])
 
 @given(positions)
 def test_a_text_means_the_same_model_as_the_sliders_it_was_made_from(wanted: dict[str, float]) -> None:
-    (branch,) = bind(parse(write("[base]", wanted)), VOCABULARY).rows
+    (branch,) = bind(parse(write("[base]", wanted)), VOCABULARY).branches
     raw = {f"{name}.{'positive' if x > 0 else 'negative'}": abs(x) for name, x in wanted.items() if x}
     assert dict(branch.mix.weights) == raw
     assert branch.follows == 0
