@@ -42,3 +42,18 @@ def give_back_memory() -> None:
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):
             ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
+
+
+def prepare_page() -> None:
+    """Settings of the environment for a process that serves the page; before Gradio or torch are imported."""
+    settings = os.environ.setdefault
+    settings("GRADIO_ANALYTICS_ENABLED", "False")  # the page asks no other machine for anything
+    settings("HF_HUB_DISABLE_TELEMETRY", "1")
+    settings("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # Gradio goes over all that it remembers after every run
+    # One core stays free for the server and the browser. With all cores in the model's threads, a slider waits for a
+    # core, and threads that wait for one another on a busy machine write a hundred times slower.
+    settings("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
+    # On a ZeroGPU Space this process has no GPU, and forks others that do (see mixer/ui/live/zero_gpu.py).
+    if os.environ.get("SPACES_ZERO_GPU"):
+        settings("HF_DEACTIVATE_ASYNC_LOAD", "1")  # what `spaces` makes of torch holds in this thread alone
+        import spaces  # noqa: F401  # pyright: ignore[reportMissingImports]  (a Space has it)

@@ -9,5 +9,7 @@ _PACKAGE = Path(str(files("mixer")))
 # A wheel carries both folders inside the package; in a checkout they lie beside it.
 ROOT = _PACKAGE if (_PACKAGE / "assets").is_dir() else _PACKAGE.parent
 ASSETS, ANCHORS = ROOT / "assets", ROOT / "anchors"
+# Where commands write by default: beside the checkout's own files, or below the current folder.
+OUTPUTS = Path() if ROOT == _PACKAGE else ROOT
 BASE, JUDGES, PRESETS, WEB = ASSETS / "base", ASSETS / "judges", ASSETS / "presets.yaml", ASSETS / "web"
 TRANSLATIONS, FAVICON = ASSETS / "translations.yaml", ASSETS / "favicon.png"

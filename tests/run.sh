@@ -18,6 +18,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
+.venv/bin/lint-imports
 .venv/bin/pyright --pythonpath .venv/bin/python
 # Two at a time: they mostly wait for browsers and servers.
 exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

@@ -98,7 +98,7 @@ class Writer:
         parts = [adapter.parts for adapter in desk.anchor_set.adapters]
         self._lm = desk.base_model
         self._stack = LoRAStack(self._lm, parts, self._lm.dtype) if parts else None
-        self._ends = sorted(desk.session(".").ends)
+        self._ends = sorted(desk.session(".").state.ends)
         head = self._lm.get_output_embeddings()
         self._embedding: Tensor = head.weight.detach().float()  # type: ignore[union-attr]
 

@@ -11,8 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from mixer.cli import batch, bench, evaluate, export, gguf, train
-from mixer.cli import generate as write
+from mixer.cli import batch, bench, evaluate, export, generate, gguf, page, train
 from mixer.errors import FormulaError, MixerError
 from mixer.process import quiet_libraries
 
@@ -39,6 +38,6 @@ def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     root = argparse.ArgumentParser("mixer", description="A mixing desk for language models.")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    for module in (write, batch, export, train, evaluate, gguf, bench):
+    for module in (page, generate, batch, export, train, evaluate, gguf, bench):
         module.add(commands)
     return root

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mixer.cli.options import REWARDS, command, load_desk
-from mixer.resources import ROOT
+from mixer.resources import ANCHORS, BASE
 from mixer.values.mix import RULES
 
 
@@ -82,7 +82,7 @@ def evaluate_control(options: argparse.Namespace) -> dict:
         tokens=options.tokens,
         seed=options.seed,
         rule=options.rule,
-        loglikelihoods=base_loglikelihoods(options.base or str(ROOT / "assets" / "base")),
+        loglikelihoods=base_loglikelihoods(options.base or str(BASE)),
     )
     return _told(report, options)
 
@@ -94,7 +94,6 @@ def evaluate_coupling(options: argparse.Namespace) -> dict:
     from mixer.adapters.peft import anchors_fingerprint
     from mixer.measure.control import base_loglikelihoods
     from mixer.measure.coupling import coupling
-    from mixer.resources import ANCHORS, BASE
 
     desk = load_desk(options)
     report = coupling(
@@ -124,7 +123,7 @@ def evaluate_formulas(options: argparse.Namespace) -> dict:
         prompts=held_out_prompts(count=options.prompts),
         tokens=options.tokens,
         seed=options.seed,
-        loglikelihoods=base_loglikelihoods(options.base or str(ROOT / "assets" / "base")),
+        loglikelihoods=base_loglikelihoods(options.base or str(BASE)),
     )
     return _told(report, options)
 
@@ -135,7 +134,7 @@ def evaluate_rewards(options: argparse.Namespace) -> dict:
     from mixer.training.reward_head import HeadConfig, HeadTraining
 
     config = HeadConfig(texts=options.texts)
-    bench = HeadTraining(ROOT / "assets" / "base", ROOT / "anchors", options.data, options.work, config)
+    bench = HeadTraining(BASE, ANCHORS, options.data, options.work, config)
     found = {}
     for attribute in options.attributes:
         report = rewards(attribute, bench, options.sweep)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixer.errors import InvalidValue, UnknownName
-from mixer.resources import ROOT
+from mixer.resources import OUTPUTS
 from mixer.values.mix import POLES, RULES, Mix, Setting
 from mixer.values.steering import BUDGET, REST, Steering
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
 
-REWARDS = ROOT / "runs" / "rewards"  # reward models and caches; nothing of these ships
+REWARDS = OUTPUTS / "runs" / "rewards"  # reward models and caches; nothing of these ships
 
 
 def command(

@@ -8,7 +8,7 @@ from typing import Any
 
 from mixer.cli.options import REWARDS, command
 from mixer.errors import InvalidValue
-from mixer.resources import ROOT
+from mixer.resources import ANCHORS, BASE, OUTPUTS
 from mixer.values.mix import POLES
 
 
@@ -19,9 +19,9 @@ def add(commands: Any) -> None:
     )
     base = command(train, "base", train_base, "a small language model from scratch")
     base.add_argument("--data", type=Path, required=True, help="folder with pretrain/, attributes/ and pairs/")
-    base.add_argument("--out", type=Path, default=ROOT / "assets" / "base")
+    base.add_argument("--out", type=Path, default=OUTPUTS / "assets" / "base")
     base.add_argument(
-        "--work", type=Path, default=ROOT / "runs" / "base", help="checkpoints; an unfinished run resumes"
+        "--work", type=Path, default=OUTPUTS / "runs" / "base", help="checkpoints; an unfinished run resumes"
     )
     length = base.add_mutually_exclusive_group(required=True)
     length.add_argument("--minutes", type=float)
@@ -48,7 +48,7 @@ def add(commands: Any) -> None:
         if name == "judge":
             judge.add_argument("attribute")
         judge.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
-        judge.add_argument("--out", type=Path, default=ROOT / "assets" / "judges")
+        judge.add_argument("--out", type=Path, default=OUTPUTS / "assets" / "judges")
 
     reward = command(train, "reward", train_reward, "a reward head, or the reward model that it learns from")
     reward.add_argument("attribute")
@@ -84,7 +84,7 @@ def train_anchors(options: argparse.Namespace) -> dict:
     config = anchor.AnchorConfig(**changes)
     if options.base and not options.out:
         raise InvalidValue("Anchors for another base would replace those that are shipped.", "Give --out a folder.")
-    base, out = options.base or ROOT / "assets" / "base", options.out or ROOT / "anchors"
+    base, out = options.base or BASE, options.out or OUTPUTS / "anchors"
     if hasattr(options, "attribute"):
         return anchor.train_anchor(base, options.attribute, options.pole, options.data, out, config, options.overwrite)
     return anchor.train_anchors(base, options.data, out, config, options.overwrite)
@@ -107,16 +107,16 @@ def train_reward(options: argparse.Namespace) -> dict:
     def given(*names: str) -> dict[str, Any]:
         return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
-    base = options.base or ROOT / "assets" / "base"
+    base = options.base or BASE
     if options.kind == "rad":
         asked = given("minutes", "lora")  # where nothing is, a finished one will do
         teacher = rad.TeacherConfig(**asked) if asked else None
         rad.train_teacher(base, options.attribute, options.data, options.work / options.attribute, teacher)
     elif options.base and not options.out:
         raise InvalidValue("Heads for another base would replace those that are shipped.", "Give --out a folder.")
-    anchors = options.anchors or (None if options.base else ROOT / "anchors")
+    anchors = options.anchors or (None if options.base else ANCHORS)
     config = reward.HeadConfig(**given("source", "rank", "reads", "regularizer", "texts"))
     bench = reward.HeadTraining(base, anchors, options.data, options.work, config)
     if options.kind == "rad":
         return reward.calibrate_teacher(options.attribute, bench)
-    return reward.train_head(options.attribute, bench, options.out or ROOT / "anchors")
+    return reward.train_head(options.attribute, bench, options.out or OUTPUTS / "anchors")

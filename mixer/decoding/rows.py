@@ -301,7 +301,9 @@ class RowGroup:
         if isinstance(bound.formula.result, Term):  # the logits of its one row are the value
             return self._active_rows[0].logits[first : last + 1]
         if first == last:
-            state = next((row.states[first] for row in self._active_rows if row.branch == bound.reward_branch), NO_STATE)
+            state = next(
+                (row.states[first] for row in self._active_rows if row.branch == bound.reward_branch), NO_STATE
+            )
             return [self.session.prompted.value(bound, self._logprobs(first), self._text_with(first), state)]
         rows = {row.branch: row.logits[first : last + 1] for row in self._active_rows}
         logprobs = {branch: torch.log_softmax(torch.stack(logits), -1) for branch, logits in rows.items()}

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-import app
 from mixer import Desk
 from mixer.cli import main
 from mixer.errors import BadArtifact, InvalidValue, UnknownName, Unsupported
@@ -55,7 +54,7 @@ def test_unknown_schemes_and_maps_get_the_nearest(tiny: Path):
 def test_the_doors_pass_scheme_and_map_on(tiny: Path, capsys: pytest.CaptureFixture[str]):
     words = ["--base", str(tiny / "base"), "--anchors", str(tiny / "anchors")]
     assert main(["attributes", *words, "--quantize", "int8", "--device-map", "auto"]) == 0
-    for door in (lambda bad: main(["attributes", *words, *bad]), lambda bad: app.main([*words, *bad])):
+    for door in (lambda bad: main(["attributes", *words, *bad]), lambda bad: main(["page", *words, *bad])):
         for option, name in (("--quantize", "int4"), ("--device-map", "autp")):
             assert door([option, name]) == 2
             assert f"called '{name}'" in capsys.readouterr().err

@@ -1,0 +1,56 @@
+"""The command that opens the page."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+from typing import Any
+
+from mixer.cli.options import add_sources, command, read_sources
+from mixer.errors import BadArtifact, InvalidValue, MixerError
+from mixer.process import give_back_memory
+
+LOADED_FROM = ("base", "anchors", "device", "dtype", "quantize", "device_map")  # options that say what is loaded
+
+
+def add(commands: Any) -> None:
+    """Add this command to the parser."""
+    page = command(commands, "page", serve, "open the desk in the browser", desk=True)
+    page.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    page.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
+    page.add_argument("--share", action="store_true", help="also open a public link through Gradio's relay")
+
+
+def serve(options: argparse.Namespace) -> dict:
+    """Serve the page until it is interrupted.
+
+    What cannot be used is left out and named on the page; a folder of anchors with nothing in it is refused.
+
+    Raises:
+        MixerError: the base cannot be loaded, an option is wrong, or the address cannot be had.
+    """
+    if options.port is not None and not 1 <= options.port <= 65535:
+        raise InvalidValue(f"--port {options.port} is no port.", "Give a number from 1 to 65535.")
+    from mixer import Desk
+
+    give_back_memory()
+    load = {name: getattr(options, name) for name in LOADED_FROM}
+    desk = Desk.load(**load, strict=False)
+    add_sources(desk, options)
+    if options.anchors is not None and not (desk.attributes or desk.rewards):
+        raise BadArtifact(next(iter(desk.problems), f"There is no anchor in {options.anchors}."))
+
+    from mixer.ui import DeskSource, build, launch
+    from mixer.ui.live.zero_gpu import wanted
+
+    given = {name: value for name, value in load.items() if value not in (None, "auto")}
+    page = build(desk, origin=DeskSource(given, read_sources(options)))
+    if not wanted():
+        threading.Thread(target=desk.warm_up, daemon=True).start()
+    try:
+        launch(page, host=options.host, port=options.port, share=options.share)
+    except OSError as error:
+        raise MixerError(f"The page could not be served: {str(error).splitlines()[0]}") from error
+    except KeyboardInterrupt:
+        pass
+    return {}
