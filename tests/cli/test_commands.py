@@ -211,7 +211,7 @@ def test_large_arrays_go_back_to_the_system():
     code = """
 import os
 import numpy as np
-from mixer.cli import give_back_memory
+from mixer.process import give_back_memory
 from bench.harness.processes import held
 give_back_memory()
 np.ones(3_000_000)
