@@ -170,7 +170,7 @@ class Apart(RewardController):
     The same distribution as fused heads have, at the price of a product with the whole vocabulary for every head.
     """
 
-    def steer_logprobs(
+    def steer(
         self,
         logits: Tensor,
         state: Tensor,
@@ -194,8 +194,8 @@ class Sequential:
         self.model, self.calibration, self.reach = model, model.calibration, model.reach
 
     def rewards(self, ids: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        """See `Rad.sequential`."""
-        return self.model.sequential(ids, tokens)
+        """As `Rad.rewards`, by a pass for each token; the text's keys and values are kept."""
+        return torch.cat([torch.zeros(0), *(self.model.rewards(ids, [token]) for token in tokens)])
 
 
 class Both(Sequential):

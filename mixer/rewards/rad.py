@@ -122,7 +122,7 @@ class Rad:
 
     def __init__(self, backend: Backend, weight: Tensor, bias: float, calibration: HeadCalibration) -> None:
         self.calibration = calibration
-        self._backend, self._weight, self._bias = backend, weight, bias
+        self.backend, self._weight, self._bias = backend, weight, bias
         self._lock = threading.Lock()
         self._held: dict[int, tuple[int, ...]] = dict.fromkeys(range(ROWS), ())  # by row, longest unused first
         for row in self._held:
@@ -135,27 +135,13 @@ class Rad:
             row, held = self._row_for(ids)
             positions = [*range(held, n), *[n] * k]
             wanted = range(n - held, n - held + k)
-            self._backend.forward([*ids[held:], *tokens], [row] * len(positions), positions, wanted, range(held, n + k))
+            self.backend.forward([*ids[held:], *tokens], [row] * len(positions), positions, wanted, range(held, n + k))
             self._held[row] = tuple(ids)
             return self._scores()
 
-    def sequential(self, ids: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        """The same by a pass for each token, as the paper's own code does; the text's keys and values are kept."""
-        n = len(ids)
-        with self._lock:
-            row, held = self._row_for(ids)
-            if held < n:
-                self._backend.forward(ids[held:], [row] * (n - held), range(held, n), [])
-            self._held[row] = tuple(ids)
-            scores = [torch.zeros(0)]
-            for token in tokens:
-                self._backend.forward([token], [row], [n], [0])
-                scores.append(self._scores())
-            return torch.cat(scores)
-
     def _scores(self) -> Tensor:
         """Of the last pass's wanted tokens; in float32 whatever the network's weights are."""
-        states = self._backend.states.cpu()
+        states = self.backend.states.cpu()
         return (states @ self._weight + self._bias).clamp(0, 1)
 
     def _row_for(self, ids: Sequence[int]) -> tuple[int, int]:
@@ -176,8 +162,8 @@ class Rad:
         if length < len(self._held[row]):
             other, row = row, next(iter(self._held))
             if length and row != other:
-                self._backend.reserve(row + 1, length)
-                self._backend.restore(row, self._backend.snapshot(other, length), length)
+                self.backend.reserve(row + 1, length)
+                self.backend.restore(row, self.backend.snapshot(other, length), length)
         del self._held[row]
         self._held[row] = ()  # should the pass break off
         return row, length

@@ -74,7 +74,7 @@ def test_strength_is_a_number():
 def test_a_judge_needs_a_reader_and_one_position():
     known = bound("base + judge(polite)")
     for logprobs, reader in [(tables([known]), None), (tables([known], rows=2), TableReader())]:
-        with pytest.raises(ValueError, match="reader"):
+        with pytest.raises(ValueError, match="opinions"):
             evaluate(known, logprobs, reader)
 
 

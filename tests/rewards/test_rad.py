@@ -54,6 +54,10 @@ class Case:
         self.rad: Rad = load_rad(self.lm, folder, native)
         self.model: RewardModel = load_teacher(base, folder)
 
+    def one_by_one(self, text: list[int], tokens: list[int]) -> Tensor:
+        """The rewards by a pass for each token."""
+        return torch.cat([self.rad.rewards(text, [token]) for token in tokens])
+
     @torch.inference_mode()
     def expected(self, text: list[int], tokens: list[int]) -> Tensor:
         """RAD as it is written down: each token in a pass of its own, from the first token on."""
@@ -80,7 +84,7 @@ def test_texts_that_grow_and_go_back_are_scored_as_from_the_start(case: Case, te
         text = data.draw(st.sampled_from(texts))
         some = data.draw(tokens)
         expected = case.expected(text, some)
-        for scores in data.draw(st.permutations([case.rad.rewards, case.rad.sequential])):
+        for scores in data.draw(st.permutations([case.rad.rewards, case.one_by_one])):
             assert torch.allclose(scores(text, some), expected, atol=1e-4)
         change = data.draw(st.sampled_from(["grow", "branch", "back"]))
         if change == "grow":
@@ -93,7 +97,7 @@ def test_texts_that_grow_and_go_back_are_scored_as_from_the_start(case: Case, te
 
 def test_which_network_scores(case: Case, request: pytest.FixtureRequest):
     native = "native" in request.node.name and "gpt2" not in request.node.name
-    assert isinstance(case.rad._backend, CpuBackend if native else TorchBackend)
+    assert isinstance(case.rad.backend, CpuBackend if native else TorchBackend)
     assert case.rad.calibration == CALIBRATION
 
 
@@ -106,13 +110,13 @@ def test_more_texts_than_rows_and_none_in_another_s_way(case: Case):
 
 
 def test_a_text_s_tokens_are_read_once(case: Case, monkeypatch: pytest.MonkeyPatch):
-    read, forward = [], case.rad._backend.forward
+    read, forward = [], case.rad.backend.forward
 
     def counting(ids, *rest):
         read.append(len(ids))
         return forward(ids, *rest)
 
-    monkeypatch.setattr(case.rad._backend, "forward", counting)
+    monkeypatch.setattr(case.rad.backend, "forward", counting)
     text, other = [3, 1, 4, 1, 5, 9, 2, 6, 77], [3, 1, 4, 1, 5, 99]
     for ids in (text, [*text, 8], other, [*text, 8, 8], [*other, 7]):  # two that part go on side by side
         case.rad.rewards(ids, [1, 2, 3])
@@ -145,7 +149,7 @@ def test_a_pass_that_breaks_off_costs_a_row_and_nothing_else(case: Case, monkeyp
         raise MemoryError
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(case.rad._backend, "forward", break_off)
+        patch.setattr(case.rad.backend, "forward", break_off)
         case.rad.rewards([*text, 4], [1])
     assert torch.allclose(case.rad.rewards([*text, 4], [1]), case.expected([*text, 4], [1]), atol=1e-4)
 
