@@ -14,7 +14,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # it goes over all 
 # Before torch is imported: one core stays free for the server and the browser. With all of them in the model's threads,
 # a slider waits for a core, and threads that wait for one another on a busy machine write a hundred times slower.
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
-# Before torch too: on a ZeroGPU Space this process has no GPU, and forks others that do (see mixer/ui/zero.py).
+# Before torch too: on a ZeroGPU Space this process has no GPU and forks others that do, see mixer/ui/live/zero_gpu.py.
 if os.environ.get("SPACES_ZERO_GPU"):
     os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")  # what `spaces` makes of torch holds in this thread alone
     import spaces  # noqa: F401  # pyright: ignore[reportMissingImports]  (a Space has it)
@@ -64,12 +64,12 @@ def main(argv: list[str] | None = None) -> int:
         return _refuse(next(iter(desk.problems), f"There is no anchor in {args.anchors}."))
 
     from mixer.ui import DeskSource, build, launch
-    from mixer.ui.live.zero_gpu import wanted
+    from mixer.ui.live.zero_gpu import is_zero_gpu
 
     load = {name: getattr(args, name) for name in ("base", "anchors", "device", "dtype", "quantize", "device_map")}
     origin = DeskSource({name: value for name, value in load.items() if value not in (None, "auto")}, sources)
 
-    if not wanted():
+    if not is_zero_gpu():
         threading.Thread(target=desk.warm_up, daemon=True).start()
     try:
         launch(build(desk, origin=origin), host=args.host, port=args.port, share=args.share)

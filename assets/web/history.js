@@ -1,7 +1,7 @@
 // The last texts, kept in this browser alone: each brings back the text, and the state and seed that write it again.
 // To others they are `desk.texts`: `all()`, the newest first, and `show(one)`; "desk:texts" says that they are others now.
 // `tools` are those of tools.js: `now()`, where the controls stand, and `take(state)`, which puts them there.
-function texts({ make, root, now, take }) {
+function texts({ make, root, deck, now, take }) {
   const KEY = "mixing-desk.history";
   const MOST = 20;
   const sheet = root.querySelector("#history-sheet");
@@ -43,9 +43,10 @@ function texts({ make, root, now, take }) {
   // Sliders may have moved in mid-text, and count as they stood at its end; all else as it was begun with.
   function keep(frame) {
     if (!begun || !frame.mix.length) return;
-    const { positions, rewards, levels, budget, whole, decouple, formula } = now();
+    const { formula } = now();
+    const sliders = Object.fromEntries(deck.map((name) => [name, now()[name]]));
     const tied = frame.formula ? begun.formula : formula === begun.formula ? formula : "sliders"; // see Recipe
-    const state = { ...begun, prompt: frame.prompt, formula: tied, positions, rewards, levels, budget, whole, decouple, seed: frame.status.seed, fresh: false };
+    const state = { ...begun, ...sliders, prompt: frame.prompt, formula: tied, seed: frame.status.seed, fresh: false };
     save([{ at: Date.now(), state, frame }, ...load()]);
   }
 

@@ -23,12 +23,15 @@ function mount(element, trigger, props, watch, server) {
   const numbers = (values = {}) => Object.fromEntries(Object.entries(values).filter(([, value]) => value).sort(([a], [b]) => (a < b ? -1 : 1)));
   const levels = (values = {}) => Object.fromEntries(Object.entries(values).sort(([a], [b]) => (a < b ? -1 : 1)));
 
-  function read([deck, box, prompt, mode, temperature, tokens, seed, rate, fresh]) {
-    return {
-      prompt, formula: box.text, positions: numbers(deck.positions), rewards: numbers(deck.rewards), levels: levels(deck.levels),
-      budget: deck.budget === undefined ? props.budget : deck.budget, whole: Boolean(deck.whole), decouple: Boolean(deck.decouple),
-      mode, temperature, tokens, seed, rate, fresh,
-    };
+  // The state that the controls' values make, its keys in the order that `props.rest` has.
+  function read([deck, box, ...plain]) {
+    const state = { ...props.rest, formula: box.text };
+    for (const name of props.deck) state[name] = deck[name] ?? props.rest[name];
+    props.plain.forEach((name, index) => {
+      state[name] = plain[index];
+    });
+    if (deck.budget === null) state.budget = null; // no limit
+    return { ...state, positions: numbers(state.positions), rewards: numbers(state.rewards), levels: levels(state.levels) };
   }
 
   const soon = () => (clearTimeout(timer), (timer = setTimeout(() => held || settle(), PAUSE)));
@@ -126,8 +129,7 @@ function mount(element, trigger, props, watch, server) {
     const chosen = props.presets[menu.value];
     if (!chosen) return draw();
     grab();
-    const { prompt, formula, positions, rewards, levels, decouple } = chosen.state;
-    take({ ...now, prompt, formula, positions, rewards, levels, decouple });
+    take({ ...now, ...chosen.state });
   });
 
   async function copy(text, field) {
@@ -180,7 +182,7 @@ function mount(element, trigger, props, watch, server) {
 
   const link = async () => (await tell()).Link || location.href;
   Object.assign(desk, { now: () => now, take, link });
-  texts({ make, root, now: () => now, take });
+  texts({ make, root, deck: props.deck, now: () => now, take });
 
   const mounted = () => [".deck > *", ".formula .chip", ".notices", "#options button", "#prompt textarea", "#generate", "#stop"].every((part) => document.querySelector(part));
 

@@ -12,15 +12,15 @@ from typing import Any
 import gradio as gr
 
 from mixer.formula.bind import Vocabulary
-from mixer.ui.state.controls import LIMIT, STEP
+from mixer.ui.state.controls import LIMIT, REWARD_LIMIT, STEP
 from mixer.ui.state.page_state import PageState
 from mixer.ui.web import script
-from mixer.values.steering import BUDGET
+from mixer.values.request import FIELDS
 
 BUDGETS = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # nats; after these, no limit
 
 
-def component(
+def deck_component(
     vocabulary: Vocabulary, state: PageState | None = None, scales: Mapping[str, Sequence[float]] | None = None
 ) -> gr.HTML:
     """The deck for any number of attributes and rewards; a reward without anchors has a card of its own.
@@ -47,7 +47,8 @@ def component(
         limit=LIMIT,
         step=STEP,
         budgets=BUDGETS,
-        budget=BUDGET,
+        budget=FIELDS["budget"].default,
+        reward_limit=REWARD_LIMIT,
         scales=scales,
     )
 

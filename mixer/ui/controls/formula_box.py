@@ -43,7 +43,7 @@ _TEMPLATE = """
 """
 
 
-def component(desk: Desk, text: str = DEFAULT) -> gr.HTML:
+def formula_component(desk: Desk, text: str = DEFAULT) -> gr.HTML:
     """The box, with a formula in it; its value is {text, typed}."""
     return gr.HTML(
         value={"text": text, "typed": False},  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
@@ -87,7 +87,7 @@ def answer(desk: Desk, text: str, moved: Any = None) -> dict[str, Any]:
     return {"text": text, "title": found.title, "tie": found.tie, "positions": found.positions, **_figures(plan)}
 
 
-def gist(desk: Desk, text: str) -> dict[str, str]:
+def formula_summary(desk: Desk, text: str) -> dict[str, str]:
     """The `title` and `tie` of a formula, as in `Recipe`; those of the sliders alone where it is wrong."""
     found = answer(desk, text)
     return {"title": found.get("title", ""), "tie": found.get("tie", "sliders")}

@@ -21,7 +21,7 @@ _TAB = (
 _TEMPLATE = '<div class="tabs" role="tablist" aria-label="More tools">{tabs}</div>'
 
 
-def shelf(desk: Desk, registry: BrowserSessions, panels: Mapping[str, Panel]) -> None:
+def shelf(desk: Desk, browsers: BrowserSessions, panels: Mapping[str, Panel]) -> None:
     """A tab for each of the panels, given by title; the panel of `Paint` is the element `shelf-paint`."""
     names = {title: title.lower() for title in panels}
     tabs = "".join(_TAB.format(name=name, title=title) for title, name in names.items())
@@ -34,4 +34,4 @@ def shelf(desk: Desk, registry: BrowserSessions, panels: Mapping[str, Panel]) ->
         )
         for title, panel in panels.items():
             with gr.Column(elem_id=f"shelf-{names[title]}"):
-                panel(desk, registry)
+                panel(desk, browsers)

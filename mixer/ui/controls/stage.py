@@ -99,7 +99,7 @@ _TEMPLATE = (
 STATUS = '<div class="status-line" aria-label="Figures of the last run"><span>ready</span></div>'
 
 
-def component(state: PageState, title: str = "", tie: str = "sliders") -> gr.HTML:
+def stage_component(state: PageState, title: str = "", tie: str = "sliders") -> gr.HTML:
     """The two panes, headed by what a new page would write by: its state, and its formula as in `Recipe`.
 
     Their value is a frame.

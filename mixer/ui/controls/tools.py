@@ -16,19 +16,22 @@ from mixer.errors import MixerError
 from mixer.ui.state import snippets
 from mixer.ui.state.decouple import LEFT_OUT, calibration, without_decouple
 from mixer.ui.state.link import read_query, write_query
-from mixer.ui.state.page_state import PageState, read_state
+from mixer.ui.state.page_state import DECK, PageState, read_state
 from mixer.ui.state.presets import Choice
 from mixer.ui.state.snippets import SHIPPED, DeskSource
 from mixer.ui.web import script
-from mixer.values.steering import BUDGET
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
 
 LONGEST_LINK = 16_000  # letters; servers and mail programs cut longer ones off
-# Both run in the browser alone. The order is that of the page's list of controls.
-PUT = "(s) => [s.prompt, s.mode, s.temperature, s.tokens, s.seed, s.rate, s.fresh]"
+# The fields of the state whose controls are Gradio's own, in the order in which the page lists them.
+PLAIN = ("prompt", "mode", "temperature", "tokens", "seed", "rate", "fresh")
+# Both run in the browser alone.
+PUT = f"(state) => {list(PLAIN)}.map((name) => state[name])"
 TELL = '(...values) => void document.dispatchEvent(new CustomEvent("desk:values", {detail: values}))'
+
+PRESET = ("prompt", "formula", "positions", "rewards", "levels", "decouple")  # the fields that a preset sets
 
 NOTICES = """
 <div class="notices">
@@ -71,7 +74,7 @@ _TEMPLATE = f"""
 """
 
 
-def component(desk: Desk, known: Sequence[Choice], state: PageState, origin: DeskSource) -> gr.HTML:
+def tools_component(desk: Desk, known: Sequence[Choice], state: PageState, origin: DeskSource) -> gr.HTML:
     """The tools of a page that opens with `state`; their value is the state that the other controls are to take."""
     return gr.HTML(
         value=state.json(),  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
@@ -80,10 +83,17 @@ def component(desk: Desk, known: Sequence[Choice], state: PageState, origin: Des
         apply_default_css=False,
         elem_id="tools",
         server_functions=[_visit(desk), _tell(desk, origin)],
-        presets=[{"name": one.name, "about": one.about, "state": one.state.json()} for one in known],
+        presets=[{"name": one.name, "about": one.about, "state": _preset(one.state)} for one in known],
         start=state.json(),
-        budget=BUDGET,
+        rest=PageState().json(),
+        deck=DECK,
+        plain=PLAIN,
     )
+
+
+def _preset(state: PageState) -> dict[str, Any]:
+    """What a preset sets; the rest of the page stays as it is."""
+    return {name: value for name, value in state.json().items() if name in PRESET}
 
 
 def _visit(desk: Desk) -> Callable[[Any], dict[str, Any] | None]:

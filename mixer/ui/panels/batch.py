@@ -16,10 +16,10 @@ import gradio as gr
 
 from mixer.errors import Busy, InvalidValue
 from mixer.ui.live.pace import Pace
-from mixer.ui.panels import job as work
-from mixer.ui.state.controls import LIMIT, MOST_TOKENS, fewest_tokens, read_text
+from mixer.ui.panels.job import FRAMES, wire
+from mixer.ui.state.controls import read_text
 from mixer.ui.state.page_state import read_state
-from mixer.ui.state.request import request
+from mixer.ui.state.request import fewest_tokens, request
 from mixer.ui.web import script
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 200
 MOST_CHARACTERS = 1_000_000
-MOST_HEAT = 2.0
 ROWS = 16  # of the desk at once: others are writing too
 SHOWN = 4  # of the last rows
 SHORT = 200  # characters of a text that is shown
@@ -72,7 +71,7 @@ def read_sheet(posted: object, desk: Desk) -> BatchTable:
         MixerError: it is not as the panel sends it, or the file cannot be read at all.
     """
     from mixer.files.csv_table import read_table
-    from mixer.tasks.batch_csv import PROMPT, BatchTable, Bounds
+    from mixer.tasks.batch_csv import PROMPT, BatchTable
 
     if not isinstance(posted, Mapping):
         raise InvalidValue("The batch is not an object.", "Send {state, text}.")
@@ -83,7 +82,7 @@ def read_sheet(posted: object, desk: Desk) -> BatchTable:
     default, _ = request(desk, state)
     if state.fresh or state.seed is None:
         default = replace(default, params=replace(default.params, seed=None))  # one for each row
-    return BatchTable(desk, table, default, Bounds(LIMIT, MOST_TOKENS, MOST_HEAT, fewest_tokens))
+    return BatchTable(desk, table, default, served=True, fewest_tokens=fewest_tokens)
 
 
 def run(desk: Desk, sheet: BatchTable, flag: threading.Event) -> Iterator[dict[str, Any]]:
@@ -94,7 +93,7 @@ def run(desk: Desk, sheet: BatchTable, flag: threading.Event) -> Iterator[dict[s
     """
     from mixer.tasks.batch import write
 
-    pace, last = Pace(work.FRAMES), "done"
+    pace, last = Pace(FRAMES), "done"
     found: dict[str, Any] = {}
     yield _frame(sheet, "running")
     try:
@@ -135,7 +134,7 @@ def _frame(sheet: BatchTable, state: str) -> dict[str, Any]:
     }
 
 
-def panel(desk: Desk, registry: BrowserSessions) -> None:
+def panel(desk: Desk, browsers: BrowserSessions) -> None:
     """The batch in its tab."""
     from mixer.tasks.batch_csv import sample
 
@@ -147,4 +146,4 @@ def panel(desk: Desk, registry: BrowserSessions) -> None:
         most=MOST_CHARACTERS,
         sample=sample(desk),
     )
-    work.wire(box, registry, "batch", lambda posted, flag: run(desk, read_sheet(posted, desk), flag), AT_ONCE)
+    wire(box, browsers, "batch", lambda posted, flag: run(desk, read_sheet(posted, desk), flag), AT_ONCE)

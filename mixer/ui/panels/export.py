@@ -60,14 +60,14 @@ class ExportRequest:
     dtype: str
 
 
-def read_wish(posted: object, desk: Desk) -> ExportRequest:
+def read_request(posted: object, desk: Desk) -> ExportRequest:
     """What a client posted, checked: `{state, kind, rank, dtype}`.
 
     Raises:
         MixerError: it is not as the page sends it.
     """
     if not isinstance(posted, dict):
-        raise InvalidValue("The wish is not an object.", "Send {state, kind, rank, dtype}.")
+        raise InvalidValue("The request is not an object.", "Send {state, kind, rank, dtype}.")
     kind, rank, dtype = posted.get("kind"), posted.get("rank"), posted.get("dtype", "float32")
     if kind not in KINDS:
         raise InvalidValue("There is no such export.", f"Choose one of {', '.join(KINDS)}.")
@@ -78,7 +78,7 @@ def read_wish(posted: object, desk: Desk) -> ExportRequest:
     return ExportRequest(read_state(posted.get("state"), desk.attributes, desk.rewards), kind, rank, dtype)
 
 
-def write(desk: Desk, wish: ExportRequest, folder: Path) -> tuple[Path, str]:
+def write(desk: Desk, request: ExportRequest, folder: Path) -> tuple[Path, str]:
     """Writes the file, in a folder of the caller's; its path and what to know of it, in a sentence or two.
 
     Raises:
@@ -87,31 +87,31 @@ def write(desk: Desk, wish: ExportRequest, folder: Path) -> tuple[Path, str]:
     from mixer.export import export_adapter, export_merged
     from mixer.files.mix_file import save_mix
 
-    state = wish.state
+    state = request.state
     mix = mix_of(desk, state)
     left = "" if state.formula == PageState().formula else " The formula is not in it."
-    if wish.kind == "mix":
+    if request.kind == "mix":
         path = save_mix(mix, folder / "mix.yaml", state.steers)
         return path, f"The mix, as a file for --mix.{left}"
     left += " The rewards are not in it: they act while the text is written." if state.steers.heads else ""
-    if wish.kind == "adapter":
-        done = export_adapter(desk, mix, folder / "adapter", wish.rank, wish.dtype)
+    if request.kind == "adapter":
+        done = export_adapter(desk, mix, folder / "adapter", request.rank, request.dtype)
         about = f"Rank {done.rank}, retained energy {done.energy:.4f}.{left}"
     else:
-        size = desk.base_model.num_parameters() * (4 if wish.dtype == "float32" else 2)
+        size = desk.base_model.num_parameters() * (4 if request.dtype == "float32" else 2)
         if size > MOST_BYTES:
             raise Unsupported(
                 f"The merged model would be {size / 1e9:.1f} GB, too large to make here.",
                 "On the desk's own machine, run `python -m mixer export merged`.",
             )
-        export_merged(desk, mix, folder / "merged", wish.dtype)
+        export_merged(desk, mix, folder / "merged", request.dtype)
         about = f"For transformers, with its tokenizer.{left}"
-    kind = wish.kind
+    kind = request.kind
     path = Path(shutil.make_archive(str(folder / kind), "zip", folder, kind))
     return path, about
 
 
-def panel(desk: Desk, registry: BrowserSessions) -> None:
+def panel(desk: Desk, browsers: BrowserSessions) -> None:
     """The form, and the button that downloads what it made."""
     form = gr.HTML(
         value={},  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
@@ -137,7 +137,7 @@ def _export(desk: Desk) -> Callable[[Any], Iterator[tuple[Any, Any]]]:
         yield {"state": "running"}, gr.DownloadButton(visible="hidden")
         with tempfile.TemporaryDirectory(prefix="mixing-desk-") as folder:
             try:
-                path, about = write(desk, read_wish(posted, desk), Path(folder))
+                path, about = write(desk, read_request(posted, desk), Path(folder))
             except MixerError as error:
                 yield {"state": "error", "error": str(error)}, gr.skip()
                 return

@@ -23,7 +23,7 @@ Work = Callable[[Any, threading.Event], Iterator[dict[str, Any]]]
 log = logging.getLogger(__name__)
 
 
-def wire(box: gr.HTML, registry: BrowserSessions, name: str, work: Work, at_once: int) -> None:
+def wire(box: gr.HTML, browsers: BrowserSessions, name: str, work: Work, at_once: int) -> None:
     """Has a panel's component run `work` on `submit`, and end it on `stop`.
 
     Frames bear the `seq` of the value that they answer; errors end in a frame {state: "error", error}.
@@ -36,7 +36,7 @@ def wire(box: gr.HTML, registry: BrowserSessions, name: str, work: Work, at_once
     def submit(posted: Any, request: gr.Request) -> Iterator[dict[str, Any]]:
         seq = posted.get("seq") if isinstance(posted, Mapping) else None
         seq = seq if isinstance(seq, int) and abs(seq) <= MAX_SEQ else None  # what is no number is not sent back
-        flag = registry.live(str(request.session_hash)).job(name)
+        flag = browsers.open(str(request.session_hash)).job(name)
         try:
             for frame in work(posted, flag):
                 yield {"seq": seq, **frame}
@@ -47,7 +47,7 @@ def wire(box: gr.HTML, registry: BrowserSessions, name: str, work: Work, at_once
             yield {"seq": seq, "state": "error", "error": FAULT}
 
     def stop(request: gr.Request) -> None:
-        registry.live(str(request.session_hash)).cancel(name)
+        browsers.open(str(request.session_hash)).cancel(name)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     box.submit(submit, box, box, trigger_mode="multiple", concurrency_limit=at_once, **quiet)

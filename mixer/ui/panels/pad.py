@@ -53,7 +53,7 @@ _TEMPLATE = """
 """
 
 
-def panel(desk: Desk, registry: BrowserSessions) -> None:
+def panel(desk: Desk, browsers: BrowserSessions) -> None:
     """The pad and the radar, in the tab that is open."""
     attributes = desk.vocabulary.attributes.values()
     gr.HTML(

@@ -16,7 +16,7 @@ import gradio as gr
 
 from mixer.errors import InvalidValue
 from mixer.ui.live.pace import Pace
-from mixer.ui.panels import job as work
+from mixer.ui.panels.job import FRAMES, wire
 from mixer.ui.state.segments import read_written
 from mixer.ui.web import script
 
@@ -69,7 +69,7 @@ def run(desk: Desk, posted: object, flag: threading.Event) -> Iterator[dict[str,
         raise InvalidValue("The text has no prompt.", "Send {prompt, written}.")
     segments, params, formula = read_written(posted.get("written"), desk)
     study = EffectReplays(desk, prompt.encode("utf-8", "replace").decode(), segments, params, formula)
-    pace = Pace(work.FRAMES)
+    pace = Pace(FRAMES)
     with closing(study.run()) as shares:
         for share in shares:
             if flag.is_set():
@@ -114,7 +114,7 @@ def _finite(nats: float) -> float | None:
     return round(nats, 4) + 0.0 if math.isfinite(nats) else None
 
 
-def panel(desk: Desk, registry: BrowserSessions) -> None:
+def panel(desk: Desk, browsers: BrowserSessions) -> None:
     """The painting in its tab."""
     box = gr.HTML(
         html_template=_TEMPLATE,
@@ -123,4 +123,4 @@ def panel(desk: Desk, registry: BrowserSessions) -> None:
         elem_id="paint-panel",
         full=FULL,
     )
-    work.wire(box, registry, "paint", lambda posted, flag: run(desk, posted, flag), AT_ONCE)
+    wire(box, browsers, "paint", lambda posted, flag: run(desk, posted, flag), AT_ONCE)

@@ -16,13 +16,14 @@ import gradio as gr
 
 from mixer.errors import InvalidValue, UnknownName
 from mixer.ui.live.pace import Pace
-from mixer.ui.panels import job as work
-from mixer.ui.state.controls import LIMIT, describe, options
+from mixer.ui.panels.job import FRAMES, wire
+from mixer.ui.state.controls import LIMIT, REWARD_LIMIT, describe
 from mixer.ui.state.formula_text import rewrite
 from mixer.ui.state.page_state import PageState, read_state
 from mixer.ui.state.request import request
 from mixer.ui.web import script
 from mixer.values.bounds import bounded
+from mixer.values.request import FIELDS
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
@@ -33,7 +34,7 @@ STOPS = 7
 TOKENS = 48
 MOST_TOKENS = 200
 LEAST_STEP = 0.01  # between two stops
-LIMITS = {"position": LIMIT, "reward": 1.0}  # what the page's sliders reach
+LIMITS = {"position": LIMIT, "reward": REWARD_LIMIT}  # of the page's sliders
 AT_ONCE = 4
 
 _TEMPLATE = """
@@ -110,7 +111,7 @@ def read_question(posted: object, desk: Desk) -> SweepQuestion:
     low, high = (bounded(f"The {key} end", posted.get(key), -limit, limit) for key in ("low", "high"))
     if high - low < LEAST_STEP * (STOPS - 1):
         raise InvalidValue("The range from the low to the high end is too small.", "Take them further apart.")
-    tokens = options(bounded("The number of tokens", posted.get("tokens"), 1, MOST_TOKENS), 0.0, 0).max_new_tokens
+    tokens = FIELDS["tokens"].check(bounded("The number of tokens", posted.get("tokens"), 1, MOST_TOKENS))
     state = replace(read_state(posted.get("state"), desk.attributes, desk.rewards), tokens=tokens)
     asked, found = request(desk, state)
     if part == "position" and found.tie == "none":
@@ -147,7 +148,7 @@ def run(desk: Desk, question: SweepQuestion, flag: threading.Event) -> Iterator[
     ]
     frame: dict[str, Any] = {"part": question.part, "name": question.name, "prompt": asked.prompt}
     frame |= {"seed": asked.params.seed, "state": "running"}
-    pace = Pace(work.FRAMES)
+    pace = Pace(FRAMES)
     with closing(write(desk, jobs)) as steps:
         for _ in steps:
             if flag.is_set():
@@ -183,7 +184,7 @@ def table(question: SweepQuestion, jobs: Sequence[BatchText]) -> str:
     return write_table(["attribute", "asked", "measured", "text"], rows)
 
 
-def panel(desk: Desk, registry: BrowserSessions) -> None:
+def panel(desk: Desk, browsers: BrowserSessions) -> None:
     """The sweep in its tab."""
     sliders = [("position", name) for name in desk.attributes] + [("reward", name) for name in desk.rewards]
     box = gr.HTML(
@@ -196,4 +197,4 @@ def panel(desk: Desk, registry: BrowserSessions) -> None:
         tokens=TOKENS,
         most=MOST_TOKENS,
     )
-    work.wire(box, registry, "sweep", lambda posted, flag: run(desk, read_question(posted, desk), flag), AT_ONCE)
+    wire(box, browsers, "sweep", lambda posted, flag: run(desk, read_question(posted, desk), flag), AT_ONCE)

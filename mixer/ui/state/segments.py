@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixer.errors import InvalidValue, Unsupported
 from mixer.ui.state.controls import MOST_TOKENS, options, read_box, read_positions, read_steering
+from mixer.values.request import FIELDS
 from mixer.values.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -35,15 +36,11 @@ def write_written(session: Session, formula: str | None) -> dict[str, Any] | Non
 
 
 def _part(segment: Segment) -> dict[str, Any]:
-    settings, steering = segment.mix.settings, segment.steering
     return {
         "tokens": list(segment.token_ids),
         "exact": segment.exact,
-        "positions": {name: round(setting.position, DIGITS) for name, setting in settings.items()},
-        "rewards": dict(steering.positions),
-        "levels": dict(steering.levels),
-        "budget": steering.budget,
-        "whole": steering.whole,
+        "positions": {name: round(setting.position, DIGITS) for name, setting in segment.mix.settings.items()},
+        **segment.steering.record(),
     }
 
 
@@ -67,10 +64,8 @@ def read_written(posted: object, desk: Desk) -> tuple[list[Segment], SamplingPar
         raise Unsupported("The sliders moved too often in this text to read it anew each time.", hint)
     formula = posted.get("formula")
     text = None if formula is None else read_box({"text": formula}).text
-    least = posted.get("least", 0)
-    if isinstance(least, bool) or not isinstance(least, int) or not 0 <= least <= MOST_TOKENS:
-        raise InvalidValue("The fewest tokens are no whole number.", f"Give one up to {MOST_TOKENS:,}.")
-    return segments, replace(params, min_new_tokens=min(least, params.max_new_tokens)), text
+    fewest = FIELDS["fewest_tokens"].check(posted.get("least", 0), True)
+    return segments, replace(params, min_new_tokens=min(fewest, params.max_new_tokens)), text
 
 
 def _segment(part: object, desk: Desk) -> Segment:
