@@ -1,4 +1,4 @@
-"""The shelf: tabs beneath the stage, each with one panel, of which one or none is open. Knows no panel from inside."""
+"""The shelf: tabs below the stage, one for each panel; at most one panel is open. Does not know what is in a panel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TEMPLATE = '<div class="tabs" role="tablist" aria-label="More tools">{tabs}</di
 
 
 def shelf(desk: Desk, browsers: BrowserSessions, panels: Mapping[str, Panel]) -> None:
-    """A tab for each of the panels, given by title; the panel of `Paint` is the element `shelf-paint`."""
+    """A tab for each panel. `panels` are by title; the panel with the title `Paint` is the element `shelf-paint`."""
     names = {title: title.lower() for title in panels}
     tabs = "".join(_TAB.format(name=name, title=title) for title, name in names.items())
     with gr.Column(elem_id="shelf"):

@@ -1,8 +1,8 @@
 """Takes on a ZeroGPU Space, where only processes that `spaces` forks have a GPU.
 
 `spaces` forks a process for each take, hands the arguments to it and brings the frames back. Moves and stops go through
-a `SharedSlots`. The forked process runs `stream.run` on the desk that it inherits. The server's process must not compute
-anything with the model. Elsewhere this file is not used.
+a `SharedSlots`. The forked process runs `stream.run` on the desk that it inherits. The server's process must not use
+the model for anything. Elsewhere this file is not used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The batch: a CSV in, a CSV out. The browser reads the file and saves the answer, and nothing stays on the server.
+"""The batch: a CSV in, a CSV out. The browser reads the file and saves the answer; nothing stays on the server.
 
-What columns mean is in `mixer.tasks.batch_csv`; what a row leaves empty is as the page stands at the moment of Run. Looks
-and behavior are in assets/web/batch.css and assets/web/batch.js.
+What columns mean is in `mixer.tasks.batch_csv`; what a row leaves empty is as on the page when Run was pressed. Style
+and behavior are in assets/web/batch.css and batch.js.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 200
 MOST_CHARACTERS = 1_000_000
-ROWS = 16  # of the desk at once: others are writing too
-SHOWN = 4  # of the last rows
+ROWS = 16  # of the desk's batch at once; other texts are written too
+SHOWN = 4  # how many of the last rows are shown
 SHORT = 200  # characters of a text that is shown
 AT_ONCE = 2
 
@@ -65,10 +65,10 @@ _TEMPLATE = """
 
 
 def read_sheet(posted: object, desk: Desk) -> BatchTable:
-    """What a client posted, checked: `{"state", "text"}`, the text being that of a CSV file.
+    """What a client posted, checked: `{"state", "text"}`; the text is a CSV file.
 
     Raises:
-        MixerError: it is not as the panel sends it, or the file cannot be read at all.
+        MixerError: it is not as the panel sends it, or the file is no CSV with prompts.
     """
     from mixer.files.csv_table import read_table
     from mixer.tasks.batch_csv import PROMPT, BatchTable
@@ -88,8 +88,8 @@ def read_sheet(posted: object, desk: Desk) -> BatchTable:
 def run(desk: Desk, sheet: BatchTable, flag: threading.Event) -> Iterator[dict[str, Any]]:
     """Frames of one batch, until it is done or the flag is set; closing the iterator gives the rows back.
 
-    A frame is {state, done, total, share, wrong, notes, rows}, the last few rows being {row, prompt, text, error}; the
-    last frame also has the `csv` of all that is done, and where the desk is full, that as its `error`.
+    A frame is {state, done, total, share, wrong, notes, rows}; `rows` are the last ones, each {row, prompt, text,
+    error}. The last frame also has the `csv` of all rows that are done, and an `error` if the desk has no free rows.
     """
     from mixer.tasks.batch import write
 

@@ -1,4 +1,4 @@
-"""The export: where the sliders stand as a file for elsewhere. What is in the files only `mixer.export` knows."""
+"""The export: the mix of the sliders as a file for other programs. `mixer.export` knows what is in the files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _TEMPLATE = """
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What a client asks for: the state to export, as one of `KINDS`; `rank` None is exact."""
+    """What a client asks for: the state to export, and one of `KINDS`; a `rank` of None is exact."""
 
     state: PageState
     kind: str
@@ -79,7 +79,7 @@ def read_request(posted: object, desk: Desk) -> ExportRequest:
 
 
 def write(desk: Desk, request: ExportRequest, folder: Path) -> tuple[Path, str]:
-    """Writes the file, in a folder of the caller's; its path and what to know of it, in a sentence or two.
+    """Writes the file into `folder`; returns its path, and one or two sentences about it.
 
     Raises:
         MixerError: the mix cannot be written so.
@@ -112,7 +112,7 @@ def write(desk: Desk, request: ExportRequest, folder: Path) -> tuple[Path, str]:
 
 
 def panel(desk: Desk, browsers: BrowserSessions) -> None:
-    """The form, and the button that downloads what it made."""
+    """The form, and the button that downloads the file."""
     form = gr.HTML(
         value={},  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
         html_template=_TEMPLATE,
@@ -143,7 +143,7 @@ def _export(desk: Desk) -> Callable[[Any], Iterator[tuple[Any, Any]]]:
                 return
             size = path.stat().st_size / 1e6
             label = f"{path.name} ({size:.1f} MB)" if size >= 0.1 else path.name
-            # Gradio copies the file into its cache, which it clears by itself (see `build`); this one goes at once.
+            # Gradio copies the file into its cache, which it clears by itself (see `page.CACHE`).
             yield {"state": "done", "about": about}, gr.DownloadButton(label, value=path, visible=True)
 
     return export

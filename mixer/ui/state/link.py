@@ -2,8 +2,8 @@
 
     ?v=1&p=Dear+neighbour%2C&formality=0.6&r.sentiment=0.8&aim.toxicity=0.1&f=1.5*sliders+-+0.5*base&seed=3
 
-What stands as a new page has it is left out of a link, but for the prompt. Links come from anywhere: what is wrong in
-one is left out by itself, with a sentence. Knows neither Gradio nor the desk.
+A link leaves out what is as in a new page, except the prompt. Links come from anywhere: a part that is wrong is left
+out by itself, with a sentence. Knows neither Gradio nor the desk.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def _key(field: Field, name: str) -> str:
 
 
 def read_query(query: str, names: Collection[str], heads: Collection[str]) -> tuple[PageState, list[str]] | None:
-    """The state that a link asks for, and a sentence for each of its parts that was left out.
+    """The state that a link asks for, and a sentence for each part that was left out.
 
-    None where the query holds no state: it has no `v`, whatever else it says to the server.
+    None if the query has no `v`: then it holds no state.
     """
     try:
         parts = parse_qsl(query.removeprefix("?"), keep_blank_values=True, max_num_fields=MOST_PARTS)
@@ -63,7 +63,7 @@ def read_query(query: str, names: Collection[str], heads: Collection[str]) -> tu
     state = PageState()
     for key, text in reversed(found.items()):
         if key.startswith("__"):
-            continue  # the server's own, such as __theme
+            continue  # Gradio's own, such as __theme
         try:
             state = _part(state, key, text, names, heads)
         except MixerError as error:

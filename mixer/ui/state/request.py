@@ -33,7 +33,7 @@ def with_formula(desk: Desk, text: str, sliders: Sliders, typed: bool = True) ->
     """The recipe of a formula, and the sliders as they stand under it: a weight mix sets their positions.
 
     Args:
-        typed: whether a person wrote the formula after the sliders were moved. If not, the sliders keep their positions.
+        typed: whether the formula was written after the last slider moved. If not, the sliders keep their positions.
 
     Raises:
         FormulaError: the formula cannot be read, or names what is not loaded.

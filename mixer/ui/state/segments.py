@@ -1,7 +1,7 @@
-"""What a text was written under, token by token, as JSON: goes out with its last frame and comes back to be replayed.
+"""What a text was written under, as JSON: it goes to the browser with the last frame, and comes back to be replayed.
 
 So the server keeps nothing, and texts of the history can be replayed too. What comes back may be anything, and is
-checked. Knows neither Gradio nor who asks.
+checked. Knows neither Gradio nor the browser session.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from mixer.decoding.session import Segment, Session
     from mixer.desk import Desk
 
-MOST_READ = 60_000  # tokens that one replay may read anew because sliders moved
-DIGITS = 9  # of a position, more than any slider has
+MOST_READ = 60_000  # tokens of prefill that one replay may do again because sliders moved
+DIGITS = 9  # decimals of a position, more than any slider has
 
 
 def write_written(session: Session, formula: str | None) -> dict[str, Any] | None:
-    """`{formula, temperature, least, parts}` of a text; None where it has no tokens.
+    """`{formula, temperature, least, parts}` of a text, `least` being `min_new_tokens`; None if it has no tokens.
 
-    A part is `{tokens, exact, positions}` and what `read_steering` reads; see `mixer.decoding.session.Segment`.
+    A part is a `mixer.decoding.session.Segment`: `{tokens, exact, positions}` and what `read_steering` reads.
     """
     params = session.params
     parts = [_part(segment) for segment in session.segments]
@@ -45,7 +45,7 @@ def _part(segment: Segment) -> dict[str, Any]:
 
 
 def read_written(posted: object, desk: Desk) -> tuple[list[Segment], SamplingParams, str | None]:
-    """What `write_written` wrote, checked; tokens themselves are looked at by whoever replays them.
+    """What `write_written` wrote, checked; the replay itself checks the tokens.
 
     Raises:
         UnknownName, InvalidValue: it is not as the page sends it. Unsupported: the sliders moved too often.

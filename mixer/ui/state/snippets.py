@@ -1,6 +1,6 @@
-"""A state of the page as text that runs elsewhere: in Python, on the command line, and as a request to this server.
+"""A state of the page as code to copy: a Python program, a command, and a request to this server.
 
-All three write the very text that the page writes. Texts that people typed go in quoted, never bare.
+All three write the same text as the page. Texts that people typed are always quoted.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from mixer.values.steering import REST
 
 @dataclass(frozen=True)
 class DeskSource:
-    """What a desk was loaded from, where that is not the shipped one alone.
+    """What a desk was loaded from, besides the shipped base and anchors.
 
     Attributes:
         load: arguments of `Desk.load`, such as `{"base": "my-model"}`.
-        added: what was loaded for formulas, as (`model`, `judge` or `reward`, name, source, label or nothing).
+        added: what was loaded for formulas, as (`model`, `judge` or `reward`, name, source, label or empty).
     """
 
     load: Mapping[str, str] = field(default_factory=dict)
@@ -100,7 +100,7 @@ def request(state: PageState) -> dict[str, Any]:
 
 
 def _values(state: PageState) -> dict[str, Any]:
-    """The fields of the request that Generate makes of the state; None for a fresh seed and for the formula `sliders`."""
+    """The fields of the request that Generate makes; None for a seed to draw, and for the formula `sliders`."""
     return {
         "prompt": state.prompt,
         "positions": dict(state.positions),
