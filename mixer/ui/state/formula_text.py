@@ -151,7 +151,7 @@ def _signed(gap: str, after: bool, negative: bool) -> str:
 
 
 def place(error: FormulaError, text: str) -> dict[str, str]:
-    """An error in a formula as the browser gets it: its sentence, and its line in three pieces, the middle one wrong."""
+    """An error in a formula for the browser: its sentence, and its line in three pieces, the middle one wrong."""
     start = error.column - 1
     stop = start + error.length
     return {
