@@ -1,14 +1,29 @@
-// The batch: reads a CSV in the browser, has its rows written by the server (see mixer/ui/batch.py), and gives what came
-// of them as a file. Nothing of it is kept on the server.
+// The batch: reads a CSV file in the browser, sends it to the server, which writes a text for every row (see
+// mixer/ui/panels/batch.py), and saves the answer as a file. The server keeps nothing of it.
+// biome-ignore lint/correctness/noUnusedVariables: mixer/ui/web.py calls it
 function mount(element, trigger, props, watch) {
   const { make, say } = desk;
   const root = element.querySelector(".batch");
-  const [input, file, run, cancel, download, example, alert, hint, course, progress, label, faults, notes, last] =
-    ["choose input", "file", "run", "cancel", "download", "sample", "alert", "hint", "course", "course progress", "course label", "course .faults", "notes", "last"].map((name) => root.querySelector(`.${name}`));
+  const [input, file, run, cancel, download, example, alert, hint, course, progress, label, faults, notes, last] = [
+    "choose input",
+    "file",
+    "run",
+    "cancel",
+    "download",
+    "sample",
+    "alert",
+    "hint",
+    "course",
+    "course progress",
+    "course label",
+    "course .faults",
+    "notes",
+    "last",
+  ].map((name) => root.querySelector(`.${name}`));
   const announcer = root.querySelector("[role=status]");
-  let seq = 0; // of the newest batch asked for
-  let chosen = null; // {name, text}
-  let frame = null; // the newest of its frames
+  let seq = 0; // of the newest batch
+  let chosen = null; // the file: {name, text}
+  let frame = null; // the newest frame of the batch
 
   const running = () => frame?.state === "running";
 
@@ -18,26 +33,28 @@ function mount(element, trigger, props, watch) {
     download.disabled = !frame?.csv;
   }
 
-  function fault(sentence) {
+  function showFault(sentence) {
     alert.textContent = sentence;
     alert.hidden = !sentence;
   }
 
-  async function read(one) {
-    if (!one || running()) return;
-    chosen = frame = null;
-    file.textContent = one.name;
-    file.title = one.name;
+  async function read(opened) {
+    if (!opened || running()) return;
+    chosen = null;
+    frame = null;
+    file.textContent = opened.name;
+    file.title = opened.name;
     file.classList.add("known");
-    fault("");
+    showFault("");
     try {
-      if (one.size > props.most) throw new RangeError();
-      const text = new TextDecoder("utf-8", { fatal: true }).decode(await one.arrayBuffer());
-      chosen = { name: one.name, text };
+      if (opened.size > props.most) throw new RangeError();
+      const text = new TextDecoder("utf-8", { fatal: true }).decode(await opened.arrayBuffer());
+      chosen = { name: opened.name, text };
     } catch (error) {
-      if (error instanceof RangeError) fault(say("The file is larger than {size} MB. Split it.", { size: props.most / 1e6 }));
-      else if (error instanceof TypeError) fault(say("The file is not in UTF-8. Save it as “CSV UTF-8”."));
-      else fault(say("The file cannot be read."));
+      if (error instanceof RangeError)
+        showFault(say("The file is larger than {size} MB. Split it.", { size: props.most / 1e6 }));
+      else if (error instanceof TypeError) showFault(say("The file is not in UTF-8. Save it as “CSV UTF-8”."));
+      else showFault(say("The file cannot be read."));
     }
     for (const part of [course, notes, last]) part.hidden = true;
     hint.hidden = false;
@@ -65,7 +82,7 @@ function mount(element, trigger, props, watch) {
   run.addEventListener("click", () => {
     seq += 1;
     frame = { seq, state: "running" };
-    fault("");
+    showFault("");
     announcer.textContent = say("Writing");
     buttons();
     props.value = { seq, state: desk.now(), text: chosen.text };
@@ -78,8 +95,9 @@ function mount(element, trigger, props, watch) {
   function show(next) {
     if (!next || next.seq !== seq || !next.state) return;
     frame = { ...frame, ...next };
-    fault(frame.error || "");
-    announcer.textContent = { running: say("Writing"), done: say("Finished"), stopped: say("Stopped") }[frame.state] || "";
+    showFault(frame.error || "");
+    announcer.textContent =
+      { running: say("Writing"), done: say("Finished"), stopped: say("Stopped") }[frame.state] || "";
     buttons();
     if (frame.total === undefined) return;
     hint.hidden = true;
@@ -91,14 +109,14 @@ function mount(element, trigger, props, watch) {
     last.hidden = !frame.rows.length;
     last.querySelector("tbody").replaceChildren(
       ...frame.rows.map(({ row, prompt, text, error }) => {
-        const line = make("tr");
+        const tableRow = make("tr");
         const head = make("th", "", String(row));
         head.scope = "row";
         const cells = [make("td", "", prompt), make("td", error ? "wrong" : "", error || text.trim())];
         for (const cell of cells) [cell.dir, cell.title] = ["auto", cell.textContent];
-        line.append(head, ...cells);
-        return line;
-      })
+        tableRow.append(head, ...cells);
+        return tableRow;
+      }),
     );
   }
 

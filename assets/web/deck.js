@@ -1,27 +1,36 @@
-// The mix deck under the hand: native range inputs, so that keyboard and screen reader work as everywhere.
-// Sends {seq, positions} to the server as the component's value, {decouple: true} where that is on (see decouple.js), and
-// {rewards, levels, budget, whole} where any of the controls in reward.js is not at rest: while dragging at most every 40 ms, and the exact last value when the browser
-// commits it; tells the page of it ("desk:steer"). Takes what was measured from the stage's frames ("desk:frame"),
-// positions from the formula box ("desk:formula") and the pad ("desk:move"), and all of it from the tools ("desk:put").
+// The mix deck: native range inputs, so that keyboard and screen reader work as everywhere.
+// The component's value is {seq, positions}, with {decouple: true} while that is on (see decouple.js), and with {rewards,
+// levels, budget, whole} while any control of reward.js is not at rest. It goes to the server at most every 40 ms during a
+// drag, and exactly when the browser commits a value; the event "desk:steer" tells the page. The deck receives scores from
+// the stage's frames ("desk:frame"), positions from the formula box ("desk:formula") and the pad ("desk:move"), and whole
+// states from the tools ("desk:put").
+// biome-ignore lint/correctness/noUnusedVariables: mixer/ui/web.py calls it
 function mount(element, trigger, props) {
   const THROTTLE = 40; // ms
-  const TOLERANCE = 0.5; // asked and measured position may differ by this much before it shows
+  const TOLERANCE = 0.5; // larger differences between the asked and the measured position are marked
   const limit = props.limit;
   const root = element.querySelector(".deck");
   const rows = new Map(); // the anchors' sliders
   const rewards = []; // the reward heads'
-  let seq = props.value && props.value.seq ? props.value.seq : 0;
+  let seq = props.value?.seq || 0;
   let timer = null;
   let lastSent = -Infinity;
-  let held = null; // the input under a finger; a value from the server does not move it
+  let held = null; // the input that a person holds; nothing else moves it
 
   const { make, say } = desk;
-  const tools = { make, signed: (x) => signed(x), moved: (now) => (settle(), now ? send() : sendSoon()) };
+  const limits = { rewardLimit: props.reward_limit, step: props.step };
+  const tools = { make, signed: (x) => signed(x), moved: (done) => moved(done), ...limits };
   const fraction = (position) => (Math.max(-limit, Math.min(limit, position)) + limit) / (2 * limit);
   const signed = (x) => (Math.abs(x) < 0.005 ? "0.00" : (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2));
-  const moved = (row) => (row.position = Math.round(parseFloat(row.input.value) * 100) / 100);
 
-  // `hand`: whether a person moved a slider, or the formula did.
+  // `done`: the browser has committed the value, or it was one step.
+  function moved(done) {
+    settle();
+    if (done) send();
+    else sendSoon();
+  }
+
+  // `hand`: a person moved a slider, and not the formula or the tools.
   function send(hand = true) {
     clearTimeout(timer);
     timer = null;
@@ -34,7 +43,7 @@ function mount(element, trigger, props) {
     document.dispatchEvent(new CustomEvent("desk:steer", { detail: { ...props.value, hand } }));
   }
 
-  // Nothing at all while every reward rests, so that then the text is the one without them.
+  // Empty while all rewards are at rest, so that the text is then the one without rewards.
   function steering() {
     const resting = rewards.every((one) => one.resting()) && budget.resting();
     budget.node.classList.toggle("rest", resting);
@@ -69,23 +78,29 @@ function mount(element, trigger, props) {
     settle();
   }
 
-  const settle = () => (reset.disabled = [...rows.values()].every((row) => row.position === 0) && !Object.keys(steering()).length);
+  // The button Reset all works only while something is not at rest.
+  function settle() {
+    reset.disabled = [...rows.values()].every((row) => row.position === 0) && !Object.keys(steering()).length;
+  }
 
-  // "Asked against got": a tick under the track where the judge finds the text, amber when far from what was asked.
+  // A tick under the track where the judge finds the text; it is amber if that is far from what was asked.
   function judge(row) {
     const known = typeof row.score === "number";
     row.tick.hidden = !known;
     row.got.textContent = known ? signed(2 * row.score - 1) : "";
     if (!known) return;
     const got = 2 * row.score - 1;
-    const asked = decouple.wanted(row.control.name, row.position);
+    const asked = decouple.askedScore(row.control.name, row.position);
     const off = Math.abs(row.position) >= 0.25 && Math.abs(asked - got) > TOLERANCE;
     row.node.classList.toggle("off", off);
     row.line.style.setProperty("--got", fraction(got));
-    row.measured.title = say("The text so far measures {got} (score {score})", { got: signed(got), score: row.score.toFixed(2) });
+    row.measured.title = say("The text so far measures {got} (score {score})", {
+      got: signed(got),
+      score: row.score.toFixed(2),
+    });
   }
 
-  // The input takes the nearest of its steps; the position is kept as it was given.
+  // The input takes the nearest of its steps; the row keeps the exact position.
   function set(row, position) {
     row.input.value = String(position);
     row.position = position;
@@ -113,7 +128,14 @@ function mount(element, trigger, props) {
     const line = make("div", "line");
     const input = make("input", "fader");
     Object.assign(input, { type: "range", min: -limit, max: limit, step: props.step, value: 0 });
-    input.setAttribute("aria-label", say("{title}: {negative} to {positive}", { title, negative: say(control.negative), positive: say(control.positive) }));
+    input.setAttribute(
+      "aria-label",
+      say("{title}: {negative} to {positive}", {
+        title,
+        negative: say(control.negative),
+        positive: say(control.positive),
+      }),
+    );
     input.dataset.name = control.name;
     const tick = make("i", "tick");
     tick.setAttribute("aria-hidden", "true");
@@ -127,9 +149,17 @@ function mount(element, trigger, props) {
     node.append(asked, line, measured);
     const row = { control, node, line, input, tick, asked, got, measured, position: 0, score: undefined };
 
-    input.addEventListener("input", () => (moved(row), draw(row), sendSoon()));
-    input.addEventListener("change", () => (moved(row), draw(row), send()));
-    const rest = () => (set(row, 0), send());
+    for (const name of ["input", "change"]) {
+      input.addEventListener(name, () => {
+        row.position = Math.round(parseFloat(input.value) * 100) / 100;
+        draw(row);
+        moved(name === "change");
+      });
+    }
+    function rest() {
+      set(row, 0);
+      send();
+    }
     line.addEventListener("dblclick", rest);
     input.addEventListener("keydown", (event) => {
       if (event.key === "Delete" || event.key === "Backspace") rest();
@@ -153,39 +183,57 @@ function mount(element, trigger, props) {
   });
   const notice = make("span", "notice");
   notice.setAttribute("role", "status");
-  head.append(make("h2", "", say("Mix")), decouple.node, notice, make("span", "legend", say("asked / measured")), reset);
+  head.append(
+    make("h2", "", say("Mix")),
+    decouple.node,
+    notice,
+    make("span", "legend", say("asked / measured")),
+    reset,
+  );
   const strips = make("div", "strips");
   const budget = budgetControl(props, tools);
   for (const control of props.controls) strips.append(strip(control));
-  if (!props.controls.length) strips.append(make("p", "empty", say("No anchors were found, so there is nothing to mix: only the base model writes.")));
+  if (!props.controls.length)
+    strips.append(
+      make("p", "empty", say("No anchors were found, so there is nothing to mix: only the base model writes.")),
+    );
   const drawer = rewardDrawer(root);
   root.replaceChildren(head, strips, ...(rewards.length ? [drawer.node, budget.node] : []));
-  root.addEventListener("pointerdown", (event) => (held = event.target));
-  for (const end of ["pointerup", "pointercancel", "focusout"]) root.addEventListener(end, () => (held = null));
+  root.addEventListener("pointerdown", (event) => {
+    held = event.target;
+  });
+  for (const end of ["pointerup", "pointercancel", "focusout"]) {
+    root.addEventListener(end, () => {
+      held = null;
+    });
+  }
 
-  function put({ positions, decouple: apart, rewards: pushes = {}, levels = {}, budget: nats, whole: all }) {
-    decouple.put(apart);
+  function put({ positions, decouple: decoupled, rewards: pushes = {}, levels = {}, budget: nats, whole }) {
+    decouple.put(decoupled);
     for (const [name, row] of rows) if (row.input !== held) set(row, positions[name] || 0);
     for (const one of rewards) {
       const aimed = levels[one.name] !== undefined;
       if (one.input !== held) one.put(aimed ? levels[one.name] : pushes[one.name] || 0, aimed);
     }
-    budget.put(nats, all);
+    budget.put(nats, whole);
     if (Object.keys(steering()).length) drawer.open(true);
     settle();
   }
   put(props.value);
-  document.addEventListener("desk:put", (event) => (put(event.detail), send(false)));
+  document.addEventListener("desk:put", (event) => {
+    put(event.detail);
+    send(false);
+  });
 
-  // The pad moves sliders as a hand on them does; with `done`, for now it is where it wants to be.
+  // The pad moves sliders as a person does; `done` as in `moved`.
   document.addEventListener("desk:move", ({ detail: { positions, done } }) => {
     for (const [name, row] of rows) if (name in positions) set(row, positions[name]);
     if (done) send();
     else sendSoon();
   });
 
-  // What the formula makes of the sliders: "mix" is a weight mix with positions of its own, "sliders" names them, and
-  // in any other the sliders do nothing.
+  // How the sliders act on the formula: "mix" is a weight mix, whose numbers are their positions; "sliders" names them;
+  // with "none" they do nothing.
   document.addEventListener("desk:formula", (event) => {
     const { tie, positions } = event.detail;
     const words = tie === "none" ? say("The sliders do not act on this formula") : "";
@@ -193,9 +241,9 @@ function mount(element, trigger, props) {
     if (decouple.follow(tie)) send(timer !== null);
     if (notice.textContent !== words) notice.textContent = words;
     if (!positions) return;
-    const wanted = [...rows].filter(([name, row]) => row.input !== held && row.position !== (positions[name] || 0));
-    for (const [name, row] of wanted) set(row, positions[name] || 0);
-    if (wanted.length) send(timer !== null); // a hand's move that still waited goes with it
+    const different = [...rows].filter(([name, row]) => row.input !== held && row.position !== (positions[name] || 0));
+    for (const [name, row] of different) set(row, positions[name] || 0);
+    if (different.length) send(timer !== null); // a person's move that still waits goes with it
   });
 
   document.addEventListener("desk:frame", (event) => {

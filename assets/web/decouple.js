@@ -1,6 +1,7 @@
-// Decouple: with it on, a slider asks for a level of its own score, and the server finds the positions of all sliders
-// that hold the other scores where the base has them. Only where the anchors were measured: `scales` has, by attribute,
-// the scores that levels -1, 0 and 1 ask for. `changed` is called when a hand has switched it.
+// The button Decouple. While it is on, a slider asks for a level of its own score, and the server finds positions of all
+// sliders that keep the other scores where the base model has them. It needs measured anchors: `scales` has, for each
+// attribute, the scores that the levels -1, 0 and 1 ask for. `changed` is called after a person has pressed the button.
+// biome-ignore lint/correctness/noUnusedVariables: part of deck.js
 function decoupler(scales, changed) {
   const { make, say } = desk;
   const node = make("button", "decouple", say("Decouple"));
@@ -8,24 +9,26 @@ function decoupler(scales, changed) {
   node.hidden = !scales;
   let on = false;
 
-  function put(wanted) {
-    on = Boolean(wanted && scales);
+  function put(pressed) {
+    on = Boolean(pressed && scales);
     node.setAttribute("aria-pressed", String(on));
   }
 
-  // The numbers of a weight mix are positions themselves, so it switches this off. Whether it did.
+  // A formula that is a weight mix switches the button off, since its numbers are positions. Returns whether it did.
   function follow(tie) {
     const off = on && tie === "mix";
     if (off) put(false);
     node.disabled = tie === "mix";
     node.title = node.disabled
       ? say("The numbers in the formula are the sliders' own positions")
-      : say("Calibrated: a slider asks for a level of its own measured score, and the others are held where the base model has them");
+      : say(
+          "Calibrated: a slider asks for a level of its own measured score, and the others are held where the base model has them",
+        );
     return off;
   }
 
-  // The score that a slider asks for, as a position from -1 to 1 where the text would be measured.
-  function wanted(name, position) {
+  // The score that a slider asks for, on the scale of positions, -1 to 1.
+  function askedScore(name, position) {
     const asked = Math.max(-1, Math.min(1, position));
     if (!on || !scales[name]) return asked;
     const [least, base, most] = scales[name];
@@ -38,5 +41,5 @@ function decoupler(scales, changed) {
   });
   put(false);
   follow("sliders");
-  return { node, put, follow, wanted, value: () => (on ? { decouple: true } : {}) };
+  return { node, put, follow, askedScore, value: () => (on ? { decouple: true } : {}) };
 }

@@ -1,10 +1,11 @@
-// What every script of the page shares, as `window.desk`; runs in the page's head, before anything is drawn.
-// `desk.words` is the chosen language's catalog, English text -> translation (see mixer/ui/words.py).
+// What all scripts of the page share, as `window.desk`. Runs in the page's head, before anything is drawn. The catalogs
+// map English texts to translations (see mixer/ui/translations.py).
 (() => {
   const KEY = "mixing-desk.language";
   const RIGHT_TO_LEFT = ["he"];
   const catalogs = JSON.parse(document.querySelector("#desk-words").textContent);
 
+  // Reads what this browser has kept under a name, or keeps a value.
   const kept = (name, value) => {
     try {
       if (value === undefined) return localStorage.getItem(name);
@@ -19,7 +20,7 @@
   document.documentElement.lang = language;
   document.documentElement.dir = RIGHT_TO_LEFT.includes(language) ? "rtl" : "ltr";
 
-  // A text for people in their language; `{name}` in it is replaced by a value. English where there is no other.
+  // A text in the chosen language, or in English if it has no translation. `{name}` is replaced by the value of `name`.
   const say = (text, values = {}) => (words[text] || text).replace(/\{(\w+)\}/g, (part, name) => values[name] ?? part);
 
   const make = (tag, className = "", text) => {
@@ -29,7 +30,7 @@
     return node;
   };
 
-  // Translates what the server wrote: a template, or labels of Gradio's.
+  // Translates what the server wrote: templates, and Gradio's own labels.
   function localize(root) {
     if (language === "en") return;
     const texts = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
@@ -46,6 +47,6 @@
     }
   }
 
-  const speak = (wanted) => kept(KEY, wanted); // from the next visit on
+  const speak = (code) => kept(KEY, code); // from the next visit on
   window.desk = { say, make, localize, kept, language, speak, languages: ["en", ...Object.keys(catalogs)] };
 })();

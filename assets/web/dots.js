@@ -1,9 +1,10 @@
-// The texts of the history on the pad: a dot where each was asked for, which brings it back, and a line from there to
-// where it was measured. One stop for the keyboard; arrows go from one to the next. Part of the pad (see pad.js), which
-// knows where a text lies; gives a function that draws them anew.
+// The texts of the history on the pad (see pad.js): a dot where each text was asked for, and a line from there to where
+// it was measured. A press on a dot brings its text back. All dots are one stop for the keyboard; arrow keys go from one
+// to the next. Returns a function that draws all of them again.
+// biome-ignore lint/correctness/noUnusedVariables: part of pad.js
 function dots(square, { place, asked, measured, told }) {
-  const FAN = 5; // pixels between dots of the same place
-  const LETTERS = 60;
+  const FAN = 5; // pixels between dots of the same position
+  const LETTERS = 60; // of a text in its title
   const { say, make } = desk;
   const drawing = square.querySelector("svg");
   const board = square.querySelector(".dots");
@@ -16,8 +17,15 @@ function dots(square, { place, asked, measured, told }) {
 
   function dot(entry, from, to) {
     const button = make("button");
-    const text = entry.frame.mix.map(([, part]) => part).join("").trim();
-    const facts = [`${say("asked")}: ${told(from)}`, ...(to ? [`${say("measured")}: ${told(to)}`] : []), say("seed {seed}", { seed: entry.state.seed })];
+    const text = entry.frame.mix
+      .map(([, part]) => part)
+      .join("")
+      .trim();
+    const facts = [
+      `${say("asked")}: ${told(from)}`,
+      ...(to ? [`${say("measured")}: ${told(to)}`] : []),
+      say("seed {seed}", { seed: entry.state.seed }),
+    ];
     button.type = "button";
     button.tabIndex = -1;
     button.title = `${text.slice(0, LETTERS)}${text.length > LETTERS ? "…" : ""} (${facts.join("; ")})`;
@@ -30,7 +38,14 @@ function dots(square, { place, asked, measured, told }) {
   board.addEventListener("keydown", (event) => {
     const buttons = [...board.children];
     const here = buttons.indexOf(document.activeElement);
-    const next = { ArrowRight: here + 1, ArrowUp: here + 1, ArrowLeft: here - 1, ArrowDown: here - 1, Home: 0, End: buttons.length - 1 }[event.key];
+    const next = {
+      ArrowRight: here + 1,
+      ArrowUp: here + 1,
+      ArrowLeft: here - 1,
+      ArrowDown: here - 1,
+      Home: 0,
+      End: buttons.length - 1,
+    }[event.key];
     if (!buttons[next]) return;
     event.preventDefault();
     buttons[here].tabIndex = -1;
@@ -41,14 +56,21 @@ function dots(square, { place, asked, measured, told }) {
   return function draw() {
     const counts = {};
     const lines = [];
-    const buttons = desk.texts.all().reverse().map((entry) => { // the newest lies on top
-      const [from, to] = [asked(entry.state.positions), measured(entry.frame.scores)];
-      const button = dot(entry, from, to);
-      const many = (counts[from] = (counts[from] ?? -1) + 1); // older ones of the same place
-      button.style.translate = [Math.cos, Math.sin].map((turn) => `${FAN * Math.sqrt(many) * turn(2.4 * many)}px`).join(" ");
-      if (to) lines.push(line(from, to));
-      return button;
-    });
+    // The newest text comes last, so that its dot lies on top.
+    const buttons = desk.texts
+      .all()
+      .reverse()
+      .map((entry) => {
+        const [from, to] = [asked(entry.state.positions), measured(entry.frame.scores)];
+        const button = dot(entry, from, to);
+        const older = counts[from] ?? 0; // dots of the same position
+        counts[from] = older + 1;
+        button.style.translate = [Math.cos, Math.sin]
+          .map((turn) => `${FAN * Math.sqrt(older) * turn(2.4 * older)}px`)
+          .join(" ");
+        if (to) lines.push(line(from, to));
+        return button;
+      });
     drawing.replaceChildren(...lines);
     board.replaceChildren(...buttons);
     board.hidden = !buttons.length;

@@ -1,8 +1,9 @@
-// The formula box: a text area that is checked by the server as it is typed, and its tie to the deck.
-// Its value is {text, typed}: `typed` from a keystroke until the sliders have followed it. It tells the deck what a
-// formula asks of the sliders ("desk:formula") and hears from it where a hand put them ("desk:steer"); the tools put a text
-// here ("desk:put"). What a formula means, and how its numbers are rewritten, only the server knows: see mixer/ui/box.py.
-function mount(element, trigger, props, watch, server) {
+// The formula box: a text area whose text the server checks while a person types, and its tie to the deck.
+// Its value is {text, typed}; `typed` is true from a keystroke until the sliders have followed it. The box sends what a
+// formula asks of the sliders ("desk:formula"), receives where a person put them ("desk:steer"), and the tools put a text
+// into it ("desk:put"). The server alone reads formulas and rewrites their numbers: see mixer/ui/controls/formula_box.py.
+// biome-ignore lint/correctness/noUnusedVariables: mixer/ui/web.py calls it
+function mount(element, _trigger, props, _watch, server) {
   const { make, say } = desk;
   const PAUSE = 150; // ms without a keystroke before the text is checked
   const TIES = {
@@ -19,20 +20,22 @@ function mount(element, trigger, props, watch, server) {
   const note = root.querySelector(".note");
   const alert = root.querySelector("[role=alert]");
   const rows = root.querySelectorAll("[role=toolbar]");
-  let written = ""; // what a person wrote last; rewriting always starts from it, so that nothing wears off
-  let edition = 0; // counts what a person wrote
+  let written = ""; // what a person wrote last; every rewriting starts from it, so that its words and layout stay
+  let edition = 0; // counts the texts that a person wrote
   let seq = 0; // counts the questions to the server
   let shown = 0; // the newest question whose answer is shown
   let valid = true;
   let tie = null; // of the last valid formula, which stays in force
   let timer = null;
   let asking = false;
-  let waiting = null; // the next question, while one is out
-  let composing = false;
+  let waiting = null; // the next question, while the answer to one is awaited
+  let composing = false; // an input method is at work
   let known = null; // the last answer for a valid text
-  let writing = null; // what is being written by, in short, while it is
+  let writing = null; // title of the formula that the running text is written by
 
-  const keep = (typed) => (props.value = { text: box.value, typed });
+  function keep(typed) {
+    props.value = { text: box.value, typed };
+  }
 
   async function ask(question) {
     if (asking) {
@@ -58,13 +61,13 @@ function mount(element, trigger, props, watch, server) {
     }
   }
 
-  // An answer for the text as it stands. `moved`: it was asked for by the sliders, else by the keyboard.
+  // Shows an answer about the current text. `moved`: the sliders asked, and not the keyboard.
   function take(answer, moved) {
     valid = !answer.error;
     if (answer.error) return refuse(answer.error);
     box.removeAttribute("aria-invalid");
     fault.hidden = true;
-    sentence.replaceChildren(); // a description is read even where it is hidden
+    sentence.replaceChildren(); // a screen reader reads a description even where it is hidden
     known = answer;
     tie = answer.tie;
     tell();
@@ -80,34 +83,49 @@ function mount(element, trigger, props, watch, server) {
     document.dispatchEvent(new CustomEvent("desk:formula", { detail: { tie, positions, title: answer.title } }));
   }
 
-  // The offending line with carets under the place, and the sentence. The carets stand under an invisible copy of what
-  // is before them, so that they are in place whatever the letters' widths.
+  // Shows the wrong line with carets under the wrong place, and the sentence. An invisible copy of what is before the
+  // place stands before the carets, so that they are in place whatever the widths of the letters.
   function refuse(error) {
     const before = make("span", "ghost", error.before);
-    place.replaceChildren(error.before + error.place + error.after, "\n", before, make("b", "", "^".repeat([...error.place].length || 1)));
-    sentence.replaceChildren(make("span", "sr-only", `${error.where}: `), `${error.message} `, make("span", "hint", error.hint));
-    status.textContent = note.textContent = "";
+    place.replaceChildren(
+      error.before + error.place + error.after,
+      "\n",
+      before,
+      make("b", "", "^".repeat([...error.place].length || 1)),
+    );
+    sentence.replaceChildren(
+      make("span", "sr-only", `${error.where}: `),
+      `${error.message} `,
+      make("span", "hint", error.hint),
+    );
+    status.textContent = "";
+    note.textContent = "";
     fault.hidden = false;
     box.setAttribute("aria-invalid", "true");
     place.scrollLeft = Math.max(0, before.offsetWidth - place.clientWidth / 2);
   }
 
-  // S and the exponents. A weight mix is one term, and a screen reader need not hear of it at every move.
+  // Shows S and the exponents. Of a weight mix only S: a screen reader would read its one term at every move.
   function tell() {
     const sum = make("b", "weight", known.weight);
     sum.title = "S: the sum of the weights, by which the whole formula is divided";
-    const parts = known.tie === "mix" ? [] : known.summands.map(({ text, exponent }) => {
-      const part = make("span", "summand", text);
-      part.title = exponent ? say("{text} counts with the exponent {exponent}: its factor divided by S", { text, exponent }) : text;
-      part.append(make("sup", "", exponent));
-      return part;
-    });
+    const parts =
+      known.tie === "mix"
+        ? []
+        : known.summands.map(({ text, exponent }) => {
+            const part = make("span", "summand", text);
+            part.title = exponent
+              ? say("{text} counts with the exponent {exponent}: its factor divided by S", { text, exponent })
+              : text;
+            part.append(make("sup", "", exponent));
+            return part;
+          });
     const line = make("p", "");
     line.append(...[sum, ...parts].flatMap((node) => [node, " "]));
     if (line.textContent !== status.textContent) status.replaceChildren(...line.childNodes);
   }
 
-  // One thing more to know of a valid formula: that it is not what is being written by, a warning, where it comes from.
+  // Shows what else to know of a valid formula: that the running text is written by another one, warnings, its paper.
   function remark() {
     const credit = props.credits.find(([text]) => text === known.text);
     const later = writing !== null && writing !== known.title;
@@ -119,15 +137,21 @@ function mount(element, trigger, props, watch, server) {
 
   box.addEventListener("input", () => {
     edition += 1;
-    waiting = null; // what the sliders still wanted was for another text
+    waiting = null; // the sliders' question was about another text
     written = box.value;
     alert.textContent = "";
     keep(true);
     clearTimeout(timer);
     timer = setTimeout(() => ask({}), PAUSE);
   });
-  box.addEventListener("compositionstart", () => (composing = true));
-  box.addEventListener("compositionend", () => (composing = false));
+  for (const [name, begun] of [
+    ["compositionstart", true],
+    ["compositionend", false],
+  ]) {
+    box.addEventListener(name, () => {
+      composing = begun;
+    });
+  }
   box.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
@@ -141,7 +165,8 @@ function mount(element, trigger, props, watch, server) {
     edition += 1;
     waiting = null;
     clearTimeout(timer);
-    box.value = written = formula;
+    written = formula;
+    box.value = formula;
     alert.textContent = "";
     keep(false);
     ask({});
@@ -158,7 +183,7 @@ function mount(element, trigger, props, watch, server) {
     if (writing !== former && valid && known) remark();
     if (state !== "error") alert.textContent = "";
     if (!found || found.text !== box.value) return;
-    clearTimeout(timer); // what is found out while writing stands until the text changes
+    clearTimeout(timer); // an error that was found while the text was written stays until the formula changes
     edition += 1;
     valid = false;
     refuse(found);
@@ -166,7 +191,7 @@ function mount(element, trigger, props, watch, server) {
     root.scrollIntoView({ block: "nearest" });
   });
 
-  // Writes over what is selected as if it were typed, so that undo brings it back.
+  // Replaces the selection as typing does, so that undo brings it back.
   function type(text) {
     box.focus();
     if (!document.execCommand("insertText", false, text)) {
@@ -175,8 +200,8 @@ function mount(element, trigger, props, watch, server) {
     }
   }
 
-  // A name goes in at the cursor, with a plus where it would run into what is before; a function takes in what is
-  // selected, and the cursor stays inside.
+  // Inserts a name at the cursor, after a plus if a term stands before it. A function encloses the selection, and the
+  // cursor stays inside.
   function insert({ text, before, after }) {
     const start = box.selectionStart;
     const selected = box.value.slice(start, box.selectionEnd);
@@ -188,16 +213,18 @@ function mount(element, trigger, props, watch, server) {
     }
   }
 
-  // A row of names is one stop for the keyboard; the arrows go through it.
+  // A row of names is one stop for the keyboard; arrow keys go through it.
   for (const row of rows) {
-    const chips = props.names.filter((name) => (name.kind === "function") === (row.dataset.row === "functions")).map((name) => {
-      const chip = make("button", `chip ${name.kind}`, name.text);
-      chip.type = "button";
-      chip.title = name.title;
-      chip.tabIndex = -1;
-      chip.addEventListener("click", () => insert(name));
-      return chip;
-    });
+    const chips = props.names
+      .filter((name) => (name.kind === "function") === (row.dataset.row === "functions"))
+      .map((name) => {
+        const chip = make("button", `chip ${name.kind}`, name.text);
+        chip.type = "button";
+        chip.title = name.title;
+        chip.tabIndex = -1;
+        chip.addEventListener("click", () => insert(name));
+        return chip;
+      });
     chips[0].tabIndex = 0;
     row.append(...chips);
     row.addEventListener("keydown", (event) => {
@@ -209,14 +236,19 @@ function mount(element, trigger, props, watch, server) {
       chips[next].tabIndex = 0;
       chips[next].focus();
     });
-    row.addEventListener("wheel", (event) => {
-      const former = row.scrollLeft;
-      row.scrollLeft += event.deltaX || event.deltaY;
-      if (row.scrollLeft !== former) event.preventDefault();
-    }, { passive: false });
+    row.addEventListener(
+      "wheel",
+      (event) => {
+        const former = row.scrollLeft;
+        row.scrollLeft += event.deltaX || event.deltaY;
+        if (row.scrollLeft !== former) event.preventDefault();
+      },
+      { passive: false },
+    );
   }
 
-  box.value = written = props.value.text;
+  written = props.value.text;
+  box.value = written;
   box.setSelectionRange(written.length, written.length);
   take(props.start, false);
 }

@@ -1,4 +1,5 @@
-// The page's title line: what runs here, and the language. Another one begins the page anew, in the same state.
+// The page's title line: what runs here, and the language. Another language loads the page again, in the same state.
+// biome-ignore lint/correctness/noUnusedVariables: mixer/ui/web.py calls it
 function mount(element) {
   const menu = element.querySelector(".language");
   menu.value = desk.language;

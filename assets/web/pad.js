@@ -1,11 +1,12 @@
-// The pad: two of the deck's sliders under one thumb. To keyboard and screen reader it is those two sliders, native and
-// out of sight. Moves the deck ("desk:move") and follows it ("desk:steer"); its dots are the texts of the history
-// ("desk:texts"), and a ring shows where the text that is shown was measured ("desk:frame").
-function mount(element, trigger, props) {
+// The pad: two of the deck's sliders under one thumb. For keyboard and screen reader it is two native sliders that are not
+// visible. It moves the deck ("desk:move") and follows it ("desk:steer"). Its dots are the texts of the history
+// ("desk:texts"), and a ring shows where the text on the stage was measured ("desk:frame").
+// biome-ignore lint/correctness/noUnusedVariables: mixer/ui/web.py calls it
+function mount(element, _trigger, props) {
   const KEY = "mixing-desk.pad";
   const FINE = 1; // steps of the sliders
   const COARSE = 5;
-  const SHAKE = 4; // pixels that a pointer may move in a press that is no drag
+  const SHAKE = 4; // pixels; a pointer that moves farther during a press is dragging
   const { controls, limit, step } = props;
   const { say, make } = desk;
   const root = element.querySelector(".pad-panel");
@@ -18,12 +19,13 @@ function mount(element, trigger, props) {
   const [up, left, right, down] = root.querySelectorAll(".pole");
   const enough = controls.length > 1;
   const signed = (x) => (Math.abs(x) < 0.005 ? "0.00" : (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2));
-  const apart = (x) => (document.documentElement.dir === "rtl" ? `\u2066${signed(x)}\u2069` : signed(x)); // its sign stays before it
+  // A number whose sign stays before it in a text that is written from right to left.
+  const isolated = (x) => (document.documentElement.dir === "rtl" ? `\u2066${signed(x)}\u2069` : signed(x));
   const title = ({ name }) => say(name.replaceAll("_", " "));
   const show = controls.length > 2 ? radar(root.querySelector(".radar"), props, signed) : () => {};
-  let axes = kept(); // the controls across and upward
+  const axes = kept(); // the two controls: across, upward
   let positions = {}; // of all the deck's sliders
-  let scores; // of the text that is shown
+  let scores; // of the text on the stage
   let pressed = null; // where a pointer went down
   let dragged = false;
 
@@ -51,7 +53,7 @@ function mount(element, trigger, props) {
   const told = (values) => axes.map((control, i) => `${title(control)} ${signed(values[i])}`).join(", ");
   const pin = dots(square, { place, asked, measured, told });
 
-  // What a position is called, as in the deck.
+  // A position in words, as in the deck.
   function words({ negative, positive }, x) {
     const far = Math.abs(x) > 1.001 ? `, ${say("beyond the anchor")}` : "";
     return x === 0 ? say("0, base") : `${signed(x)}, ${say(x < 0 ? negative : positive)}${far}`;
@@ -66,12 +68,14 @@ function mount(element, trigger, props) {
     inputs.forEach((input, i) => {
       input.value = String(here[i]);
       input.setAttribute("aria-valuetext", words(axes[i], here[i]));
-      readings[i].textContent = got ? say("{asked}, measured {got}", { asked: apart(here[i]), got: apart(got[i]) }) : apart(here[i]);
+      readings[i].textContent = got
+        ? say("{asked}, measured {got}", { asked: isolated(here[i]), got: isolated(got[i]) })
+        : isolated(here[i]);
     });
     show(positions, scores);
   }
 
-  // Both axes anew: their poles, their sliders, and where the dots lie on them.
+  // Draws all that depends on the choice of the axes: poles, sliders, dots.
   function turn() {
     const [across, upward] = axes;
     left.textContent = say(across.negative);
@@ -80,15 +84,24 @@ function mount(element, trigger, props) {
     up.textContent = say(upward.positive);
     axes.forEach((control, i) => {
       menus[i].value = control.name;
-      inputs[i].setAttribute("aria-label", say("{title}: {negative} to {positive}", { title: title(control), negative: say(control.negative), positive: say(control.positive) }));
+      inputs[i].setAttribute(
+        "aria-label",
+        say("{title}: {negative} to {positive}", {
+          title: title(control),
+          negative: say(control.negative),
+          positive: say(control.positive),
+        }),
+      );
     });
     pin();
     draw();
   }
 
-  // `done`: the hand has let go, or it was one step.
+  // `done`: the person has let go, or it was one step.
   function move(to, done) {
-    const [x, y] = to.map((value) => Math.max(-limit, Math.min(limit, Number((Math.round(value / step) * step).toFixed(2)))));
+    const [x, y] = to.map((value) =>
+      Math.max(-limit, Math.min(limit, Number((Math.round(value / step) * step).toFixed(2)))),
+    );
     const moved = { [axes[0].name]: x, [axes[1].name]: y };
     positions = { ...positions, ...moved };
     draw();
@@ -102,7 +115,7 @@ function mount(element, trigger, props) {
     move([(2 * x - 1) * limit, (1 - 2 * y) * limit], done);
   }
 
-  // A press on a dot is the dot's, until it turns out to be a drag.
+  // A press on a dot belongs to the dot, unless it becomes a drag.
   square.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     pressed = { x: event.clientX, y: event.clientY };
@@ -117,7 +130,8 @@ function mount(element, trigger, props) {
   }
   square.addEventListener("pointermove", (event) => {
     if (dragged) point(event, false);
-    else if (pressed && event.buttons & 1 && Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y) > SHAKE) drag(event);
+    else if (pressed && event.buttons & 1 && Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y) > SHAKE)
+      drag(event);
   });
   for (const end of ["pointerup", "pointercancel"]) {
     square.addEventListener(end, (event) => {
@@ -144,7 +158,7 @@ function mount(element, trigger, props) {
       const [axis, side] = arrow;
       const to = asked(positions);
       to[axis] += side * step * (event.shiftKey ? COARSE : FINE);
-      if (axis !== i) inputs[axis].focus(); // so that a screen reader says what moved
+      if (axis !== i) inputs[axis].focus(); // a screen reader then reads the slider that moved
       move(to, !event.repeat);
     });
     input.addEventListener("input", () => {
@@ -181,7 +195,7 @@ function mount(element, trigger, props) {
   document.addEventListener("desk:texts", pin);
 
   async function begin() {
-    while (!desk.now || !desk.texts) await new Promise((done) => setTimeout(done, 20)); // Gradio mounts parts one by one
+    while (!desk.now || !desk.texts) await new Promise((done) => setTimeout(done, 20)); // Gradio mounts components one by one
     positions = desk.now().positions;
     turn();
   }

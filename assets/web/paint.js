@@ -1,30 +1,49 @@
-// The paint: when a text has ended and its tab is open, the text's record goes to the server (see mixer/ui/paint.py),
-// and what comes back colors every token by the effect of one slider, with a reading of the token at hand and a table.
+// The paint: when a text has ended and this tab is open, what it was written under goes to the server (see
+// mixer/ui/panels/paint.py). The answer colors every token by the effect of one slider. A line reads out one token, and a
+// table has all numbers.
+// biome-ignore lint/correctness/noUnusedVariables: mixer/ui/web.py calls it
 function mount(element, trigger, props, watch) {
   const { make, say } = desk;
   const root = element.querySelector(".paint");
   const at = (name) => root.querySelector(`.${name}`);
-  const [legend, readout, button, asTable, alert, hint, body, by, painting, lead, text, rows] =
-    ["legend", "readout", "go", "as-table", "alert", "hint", "paint-body", "by", "painting", "lead", "tokens", "effects"].map(at);
+  const [legend, readout, button, asTable, alert, hint, body, by, painting, lead, tokens, rows] = [
+    "legend",
+    "readout",
+    "go",
+    "as-table",
+    "alert",
+    "hint",
+    "paint-body",
+    "by",
+    "painting",
+    "lead",
+    "tokens",
+    "effects",
+  ].map(at);
   const page = document.documentElement;
   const intro = hint.textContent;
-  const WAIT = 250; // milliseconds after a text's end, since the next one may follow at once
-  let seq = 0; // of the newest question
-  let last = null; // the newest text's last frame
-  let asked = null; // the frame that was asked about
-  let found = null; // its cells and paints
+  const WAIT = 250; // ms after the end of a text, since the next one may begin at once
+  let seq = 0; // of the newest question to the server
+  let last = null; // the last frame of the newest text
+  let asked = null; // the frame that the newest question is about
+  let found = null; // the answer: its cells and paints
   let chosen = "all:"; // kind and name of the paint shown
-  let cells = []; // nodes of the painted text
-  let now = -1; // the cell that is read out
+  let cells = []; // elements of the painted text
+  let now = -1; // index of the cell that is read out
   let timer = 0;
   let waiting = false; // for the server's answer
-  let stopped = false; // before there was one
+  let stopped = false; // before there was an answer
 
   const open = () => page.dataset.shelf === "paint";
   const id = ({ kind, name }) => `${kind}:${name}`;
   const titled = ({ kind, name }) =>
-    kind === "all" ? say("everything") : kind === "reward" ? say("reward {name}", { name: say(name.replaceAll("_", " ")) }) : say(name.replaceAll("_", " "));
-  const signed = (x) => (x === null ? "∞" : Math.abs(x) < 0.005 ? "0.00" : (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2));
+    kind === "all"
+      ? say("everything")
+      : kind === "reward"
+        ? say("reward {name}", { name: say(name.replaceAll("_", " ")) })
+        : say(name.replaceAll("_", " "));
+  const signed = (x) =>
+    x === null ? "∞" : Math.abs(x) < 0.005 ? "0.00" : (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
   const percent = (logprob) => {
     const share = 100 * Math.exp(logprob ?? -Infinity);
     return share >= 9.95 ? share.toFixed(0) : share >= 0.095 ? share.toFixed(1) : share > 0 ? "< 0.1" : "0";
@@ -32,7 +51,7 @@ function mount(element, trigger, props, watch) {
   const visible = ({ text }) => (text ? text.trim() || "␣↵"[+text.includes("\n")] : say("the end of the text"));
   const paint = () => found.paints.find((one) => id(one) === chosen) || found.paints[0];
 
-  // The color of a cell: strength 0 to 1 in --strength, its side as a class.
+  // Colors a cell: the strength, 0 to 1, is in --strength, the side is a class.
   function tint(node, x) {
     const size = x === null ? 1 : Math.min(1, Math.abs(x) / props.full);
     node.style.setProperty("--strength", size.toFixed(3));
@@ -45,12 +64,18 @@ function mount(element, trigger, props, watch) {
     const x = paint().values[index];
     const times = x === null ? "" : Math.exp(Math.abs(x)).toFixed(2);
     const token = cell.text ? `“${visible(cell)}”` : visible(cell);
-    const words = { token, times, nats: signed(x), by: paint().kind === "all" ? say("all of it") : titled(paint()), share: percent(cell.logprob) };
-    if (x === null) return say("{token} could not have come without {by}; probability {share} %", words);
-    if (Math.abs(x) < 0.005) return say("{token} 0.00 nats: {by} made no difference; probability {share} %", words);
+    const values = {
+      token,
+      times,
+      nats: signed(x),
+      by: paint().kind === "all" ? say("all of it") : titled(paint()),
+      share: percent(cell.logprob),
+    };
+    if (x === null) return say("{token} could not have come without {by}; probability {share} %", values);
+    if (Math.abs(x) < 0.005) return say("{token} 0.00 nats: {by} made no difference; probability {share} %", values);
     return x > 0
-      ? say("{token} {nats} nats: {by} made it {times} times as likely; probability {share} %", words)
-      : say("{token} {nats} nats: without {by} it would be {times} times as likely; probability {share} %", words);
+      ? say("{token} {nats} nats: {by} made it {times} times as likely; probability {share} %", values)
+      : say("{token} {nats} nats: without {by} it would be {times} times as likely; probability {share} %", values);
   }
 
   function look(index) {
@@ -61,17 +86,24 @@ function mount(element, trigger, props, watch) {
     if (cell) {
       cell.classList.add("at");
       cell.setAttribute("aria-selected", "true");
-      text.setAttribute("aria-activedescendant", cell.id);
-    } else text.removeAttribute("aria-activedescendant");
+      tokens.setAttribute("aria-activedescendant", cell.id);
+    } else tokens.removeAttribute("aria-activedescendant");
     readout.textContent = cell ? reading(index) : "";
   }
 
-  text.addEventListener("pointerover", ({ target }) => cells.includes(target) && look(cells.indexOf(target)));
-  text.addEventListener("click", ({ target }) => cells.includes(target) && look(cells.indexOf(target)));
-  text.addEventListener("focus", () => now < 0 && cells.length && look(0));
-  text.addEventListener("keydown", (event) => {
-    const forward = getComputedStyle(text).direction === "rtl" ? -1 : 1;
-    const step = { ArrowRight: forward, ArrowLeft: -forward, ArrowDown: 10, ArrowUp: -10, Home: -Infinity, End: Infinity }[event.key];
+  tokens.addEventListener("pointerover", ({ target }) => cells.includes(target) && look(cells.indexOf(target)));
+  tokens.addEventListener("click", ({ target }) => cells.includes(target) && look(cells.indexOf(target)));
+  tokens.addEventListener("focus", () => now < 0 && cells.length && look(0));
+  tokens.addEventListener("keydown", (event) => {
+    const forward = getComputedStyle(tokens).direction === "rtl" ? -1 : 1;
+    const step = {
+      ArrowRight: forward,
+      ArrowLeft: -forward,
+      ArrowDown: 10,
+      ArrowUp: -10,
+      Home: -Infinity,
+      End: Infinity,
+    }[event.key];
     if (!step || !cells.length) return;
     event.preventDefault();
     look(Math.max(0, Math.min(cells.length - 1, now + step)));
@@ -80,9 +112,11 @@ function mount(element, trigger, props, watch) {
 
   function color() {
     const { values } = paint();
-    cells.forEach((cell, index) => tint(cell, values[index]));
+    for (const [index, cell] of cells.entries()) tint(cell, values[index]);
     const column = 2 + found.paints.indexOf(paint());
-    for (const row of rows.querySelectorAll("tr")) [...row.children].forEach((cell, index) => cell.classList.toggle("chosen", index === column));
+    for (const row of rows.querySelectorAll("tr")) {
+      for (const [index, cell] of [...row.children].entries()) cell.classList.toggle("chosen", index === column);
+    }
     look(now);
   }
 
@@ -92,7 +126,10 @@ function mount(element, trigger, props, watch) {
     for (const one of found.paints) {
       const input = make("input");
       Object.assign(input, { type: "radio", name: "painted-by", value: id(one), checked: one === paint() });
-      input.addEventListener("change", () => ((chosen = id(one)), color()));
+      input.addEventListener("change", () => {
+        chosen = id(one);
+        color();
+      });
       const label = make("label");
       const total = make("span", "total", signed(one.total));
       total.title = say("over the whole text, in nats");
@@ -102,9 +139,9 @@ function mount(element, trigger, props, watch) {
   }
 
   function table() {
-    const line = (head, values) => {
+    const line = (first, values) => {
       const row = make("tr");
-      row.append(head, ...values);
+      row.append(first, ...values);
       return row;
     };
     const head = (words, scope) => Object.assign(make("th", "", words), { scope });
@@ -121,7 +158,7 @@ function mount(element, trigger, props, watch) {
           return node;
         });
         return line(head(visible(cell), "row"), [make("td", "", `${percent(cell.logprob)} %`), ...effects]);
-      })
+      }),
     );
   }
 
@@ -134,7 +171,7 @@ function mount(element, trigger, props, watch) {
       node.setAttribute("aria-selected", "false");
       return node;
     });
-    text.replaceChildren(...cells);
+    tokens.replaceChildren(...cells);
     painting.scrollTop = 0;
     now = -1;
     choices();
@@ -142,7 +179,7 @@ function mount(element, trigger, props, watch) {
     color();
   }
 
-  // What the panel says, and whether what it shows is of another text than the last one.
+  // Shows a hint. `old`: the painted text is another one than the text on the stage.
   function tell(words, old) {
     hint.textContent = words;
     hint.hidden = !words;
@@ -165,7 +202,14 @@ function mount(element, trigger, props, watch) {
     readout.textContent = "";
     body.hidden = !found || !waiting;
     asTable.disabled = body.hidden;
-    tell(waiting ? "" : say("What this text was written under is not known. Press Generate to write it again, and it will be painted."), true);
+    tell(
+      waiting
+        ? ""
+        : say(
+            "What this text was written under is not known. Press Generate to write it again, and it will be painted.",
+          ),
+      true,
+    );
     if (!waiting) return;
     seq += 1;
     props.value = { seq, prompt: last.prompt, written: last.written };
@@ -181,9 +225,14 @@ function mount(element, trigger, props, watch) {
     waiting = false;
     stopped = frame.state !== "done";
     readout.textContent = "";
-    if (stopped) return refuse(frame.error || ""), tell("", true);
+    if (stopped) {
+      refuse(frame.error || "");
+      tell("", true);
+      return;
+    }
     found = frame;
-    body.hidden = asTable.disabled = false;
+    body.hidden = false;
+    asTable.disabled = false;
     tell("", false);
     draw();
   }

@@ -1,10 +1,12 @@
-// Reward sliders and the budget that they share: parts of the deck (see deck.js, which sends what they say).
-// `tools` are the deck's: `make` and `signed` for what is drawn, `moved(now)` when a hand moved something.
+// Reward sliders and the budget that they share: parts of the deck (see deck.js, which sends their values).
+// `tools` come from the deck: `make` and `signed` for drawing, `moved(done)` for the moves of a person, and the sliders'
+// `rewardLimit` and `step`.
 
-// One slider for a reward head. It pushes every token, from -1 to 1, or with "aim" aims for a level from 0 to 1; then
-// the head's own reading of the text stands on the track as in a thermometer.
+// One slider for a reward head. It pushes every token toward the attribute or away from it. With "aim" it asks for a level
+// from 0 to 1 instead, and the head's own reading of the text fills the track like a thermometer.
+// biome-ignore lint/correctness/noUnusedVariables: part of deck.js
 function rewardSlider({ name, title, negative, positive }, tools) {
-  const { make, signed, moved } = tools;
+  const { make, signed, moved, rewardLimit: limit, step } = tools;
   const { say } = desk;
   const node = make("div", "trim-row");
   const word = make("span", "word", say("reward"));
@@ -15,11 +17,11 @@ function rewardSlider({ name, title, negative, positive }, tools) {
   const asked = make("span", "value");
   const reading = make("span", "sr-only");
   const scale = make("div", "scale");
-  let value = 0; // a position, or the level where `aiming`
+  let value = 0; // a position, or a level while `aiming`
   let aiming = false;
 
   for (const part of [word, asked, tick, scale]) part.setAttribute("aria-hidden", "true");
-  Object.assign(input, { type: "range", min: -1, max: 1, step: 0.05, value: 0 });
+  Object.assign(input, { type: "range", min: -limit, max: limit, step, value: 0 });
   input.dataset.reward = name;
   reading.id = `reading-of-${name}`;
   input.setAttribute("aria-describedby", reading.id);
@@ -28,13 +30,15 @@ function rewardSlider({ name, title, negative, positive }, tools) {
   line.append(scale, input, tick);
   node.append(word, line, aim, asked, reading);
 
-  const fraction = () => (aiming ? value : (Math.max(-1, Math.min(1, value)) + 1) / 2);
+  const fraction = () => (aiming ? value : (Math.max(-limit, Math.min(limit, value)) + limit) / (2 * limit));
   const resting = () => !aiming && value === 0;
 
   function draw() {
     const at = fraction();
     word.textContent = aiming ? say("level") : say("reward");
-    word.title = aiming ? say("How {positive} the text is to be, by the reward head's own reading", { positive }) : say("Push every word by the reward head");
+    word.title = aiming
+      ? say("How {positive} the text is to be, by the reward head's own reading", { positive })
+      : say("Push every word by the reward head");
     line.style.setProperty("--lo", aiming ? 0 : Math.min(at, 0.5));
     line.style.setProperty("--hi", aiming ? "var(--got, 0)" : Math.max(at, 0.5));
     line.dataset.side = !aiming && value < 0 ? "negative" : "positive";
@@ -43,40 +47,61 @@ function rewardSlider({ name, title, negative, positive }, tools) {
     asked.textContent = resting() ? "" : aiming ? value.toFixed(2) : signed(value);
     aim.setAttribute("aria-pressed", String(aiming));
     aim.title = aiming ? say("Back to a push") : say("Aim for a level instead of pushing");
-    input.setAttribute("aria-label", aiming ? say("Level of {title} to aim for", { title }) : say("Reward for {title}: {negative} to {positive}", { title, negative, positive }));
+    input.setAttribute(
+      "aria-label",
+      aiming
+        ? say("Level of {title} to aim for", { title })
+        : say("Reward for {title}: {negative} to {positive}", { title, negative, positive }),
+    );
     const pole = value < 0 ? negative : positive;
-    input.setAttribute("aria-valuetext", aiming ? say("aim for {level}", { level: value.toFixed(2) }) : value === 0 ? say("0, at rest") : `${signed(value)}, ${pole}`);
+    input.setAttribute(
+      "aria-valuetext",
+      aiming
+        ? say("aim for {level}", { level: value.toFixed(2) })
+        : value === 0
+          ? say("0, at rest")
+          : `${signed(value)}, ${pole}`,
+    );
   }
 
   function put(next, aimed = false) {
     aiming = aimed;
-    input.min = aiming ? 0 : -1;
-    input.value = String((value = next));
+    value = next;
+    Object.assign(input, { min: aiming ? 0 : -limit, max: aiming ? 1 : limit, value: String(value) });
     draw();
   }
 
-  // What the head makes of the text so far; nothing where it does not steer.
+  // Shows the head's reading of the text so far; undefined if the head does not steer.
   function show(level) {
     const known = typeof level === "number";
     tick.hidden = !known;
     line.classList.toggle("read", known);
     if (!known) line.style.removeProperty("--got");
     else line.style.setProperty("--got", Math.max(0, Math.min(1, level)));
-    reading.textContent = known ? say("The text so far reads {level}", { level: Math.max(0, Math.min(1, level)).toFixed(2) }) : "";
+    reading.textContent = known
+      ? say("The text so far reads {level}", { level: Math.max(0, Math.min(1, level)).toFixed(2) })
+      : "";
     line.title = reading.textContent;
   }
 
-  const read = () => (value = Math.round(parseFloat(input.value) * 100) / 100);
-  input.addEventListener("input", () => (read(), draw(), moved(false)));
-  input.addEventListener("change", () => (read(), draw(), moved(true)));
-  const rest = () => (put(0), moved(true));
+  for (const event of ["input", "change"]) {
+    input.addEventListener(event, () => {
+      value = Math.round(parseFloat(input.value) * 100) / 100;
+      draw();
+      moved(event === "change");
+    });
+  }
+  function rest() {
+    put(0);
+    moved(true);
+  }
   line.addEventListener("dblclick", rest);
   input.addEventListener("keydown", (event) => {
     if (event.key === "Delete" || event.key === "Backspace") rest();
   });
-  // The cap stays where it is: the middle is a push of 0 and a level of 0.5.
+  // The slider's cap stays in its place: the middle is a push of 0, and a level of 0.5.
   aim.addEventListener("click", () => {
-    put(Math.round(100 * (aiming ? 2 * value - 1 : fraction())) / 100, !aiming);
+    put(Math.round(100 * (aiming ? limit * (2 * value - 1) : fraction())) / 100, !aiming);
     moved(true);
   });
   put(0);
@@ -84,7 +109,8 @@ function rewardSlider({ name, title, negative, positive }, tools) {
   return { name, node, input, put, show, resting, get: () => (aiming ? { level: value } : { position: value }) };
 }
 
-// One budget for all that steers, its last stop no limit, and on the same scale what the last tokens spent.
+// The budget of everything that steers. Its last stop is no limit. The same scale shows what the last tokens spent.
+// biome-ignore lint/correctness/noUnusedVariables: part of deck.js
 function budgetControl({ budgets, budget }, tools) {
   const { make, moved } = tools;
   const { say } = desk;
@@ -103,7 +129,8 @@ function budgetControl({ budgets, budget }, tools) {
 
   node.setAttribute("role", "group");
   node.setAttribute("aria-label", say("Budget of rewards"));
-  label.htmlFor = input.id = "kl-budget";
+  input.id = "kl-budget";
+  label.htmlFor = input.id;
   label.title = say("How far rewards may take each word's distribution from the model's, in nats");
   Object.assign(input, { type: "range", min: 0, max: stops.length - 1, step: 1 });
   spent.id = "kl-spent";
@@ -123,26 +150,29 @@ function budgetControl({ budgets, budget }, tools) {
     const nats = stops[stop];
     input.value = String(stop);
     asked.textContent = nats === null ? say("no limit") : nats === 1 ? say("1 nat") : say("{nats} nats", { nats });
-    input.setAttribute("aria-valuetext", nats === null ? say("no limit") : say("at most {nats} nats a token", { nats }));
+    input.setAttribute(
+      "aria-valuetext",
+      nats === null ? say("no limit") : say("at most {nats} nats a token", { nats }),
+    );
   }
 
-  function put(nats, all) {
+  function put(nats, counted) {
     const near = (a, b) => Math.abs(Math.log(a / nats)) - Math.abs(Math.log(b / nats));
     if (nats === undefined) stop = usual;
     else stop = nats === null ? stops.length - 1 : stops.indexOf([...budgets].sort(near)[0]);
-    whole.checked = Boolean(all);
+    whole.checked = Boolean(counted);
     draw();
   }
 
-  // Where so many nats stand among the stops, as a fraction of the track.
+  // The place of a number of nats among the stops, as a fraction of the track.
   function place(nats) {
-    const next = budgets.findIndex((one) => one >= nats);
+    const next = budgets.findIndex((stopNats) => stopNats >= nats);
     if (next === 0) return (0.5 * nats) / budgets[0] / stops.length;
     const from = budgets[next - 1];
     return next < 0 ? 1 : (next - 1 + Math.log(nats / from) / Math.log(budgets[next] / from)) / (stops.length - 1);
   }
 
-  // What the last tokens spent, where anything counts.
+  // Shows what the last tokens spent, if the budget counts anything, and what of a move has to wait.
   function show(nats, note = "") {
     const known = typeof nats === "number";
     line.style.setProperty("--lo", 0);
@@ -153,24 +183,30 @@ function budgetControl({ budgets, budget }, tools) {
     if (later.textContent !== note) later.textContent = note;
   }
 
-  const read = () => ((stop = parseInt(input.value, 10)), draw());
-  input.addEventListener("input", () => (read(), moved(false)));
-  input.addEventListener("change", () => (read(), moved(true)));
+  function choose(index, done) {
+    stop = index;
+    draw();
+    moved(done);
+  }
+  for (const event of ["input", "change"]) {
+    input.addEventListener(event, () => choose(parseInt(input.value, 10), event === "change"));
+  }
   whole.addEventListener("change", () => moved(true));
-  line.addEventListener("dblclick", () => ((stop = usual), draw(), moved(true)));
+  line.addEventListener("dblclick", () => choose(usual, true));
   put();
   show();
   return { node, put, show, resting, get: () => ({ budget: stops[stop], whole: whole.checked }) };
 }
 
-// Shows the reward sliders and their budget, or puts them away: most people begin without.
+// The button that shows the reward sliders and their budget, or hides them: most people begin without them.
+// biome-ignore lint/correctness/noUnusedVariables: part of deck.js
 function rewardDrawer(root) {
   const KEY = "mixing-desk.rewards";
   const node = desk.make("button", "drawer", desk.say("Rewards"));
   node.type = "button";
-  function open(wanted) {
-    root.classList.toggle("plain", !wanted);
-    node.setAttribute("aria-expanded", String(wanted));
+  function open(shown) {
+    root.classList.toggle("plain", !shown);
+    node.setAttribute("aria-expanded", String(shown));
   }
   node.addEventListener("click", () => {
     open(root.classList.contains("plain"));

@@ -1,5 +1,6 @@
-// The shelf's tabs: arrow keys move among them, a press opens a panel, a second one closes it again. Which one is open
-// stands in the document's data-shelf, and "desk:shelf" tells of it; a browser remembers it.
+// The shelf's tabs: arrow keys move among them, a press opens a panel, a second press closes it. The name of the open
+// panel is in the document's data-shelf, and is kept in the browser; the event "desk:shelf" follows every change.
+// biome-ignore lint/correctness/noUnusedVariables: mixer/ui/web.py calls it
 function mount(element) {
   const KEY = "mixing-desk.shelf";
   const page = document.documentElement;
@@ -23,7 +24,12 @@ function mount(element) {
     tab.addEventListener("keydown", (event) => {
       const forward = page.dir === "rtl" ? -1 : 1;
       const step = { ArrowRight: forward, ArrowLeft: -forward }[event.key];
-      const next = event.key === "Home" ? 0 : event.key === "End" ? tabs.length - 1 : step && (index + step + tabs.length) % tabs.length;
+      const next =
+        event.key === "Home"
+          ? 0
+          : event.key === "End"
+            ? tabs.length - 1
+            : step && (index + step + tabs.length) % tabs.length;
       if (next === undefined) return;
       event.preventDefault();
       tabs[next].focus();

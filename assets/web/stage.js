@@ -1,6 +1,7 @@
-// The stage: draws the frames that the server streams (see mixer/ui/stage.py) into two panes and the status line, and
-// passes every frame on to the rest of the page as "desk:frame". All text goes in as text, never as markup.
-function mount(element, trigger, props, watch) {
+// The stage: draws the frames that the server streams (see mixer/ui/controls/stage.py) into two panes and the status line,
+// and passes every frame on to the rest of the page ("desk:frame"). All text is set as text, never as markup.
+// biome-ignore lint/correctness/noUnusedVariables: mixer/ui/web.py calls it
+function mount(element, _trigger, props, watch) {
   const { say } = desk;
   const root = element.querySelector(".stage");
   const alert = root.querySelector(".alert");
@@ -14,12 +15,12 @@ function mount(element, trigger, props, watch) {
       panes[key].follow = body.scrollHeight - body.scrollTop - body.clientHeight < 24;
     });
   }
-  const opening = { ...props.opening }; // of the deck and the formula, as long as nothing is written
+  const opening = { ...props.opening }; // deck and formula, until a text is written
   let state = "idle";
-  const PATIENCE = 700; // ms from a press to its first frame before the page says that others come first
-  let pressed = -Infinity; // when Generate was, until its first frame comes
+  const PATIENCE = 700; // ms without a frame after a press of Generate; then the page says that the text has to wait
+  let pressed = -Infinity; // when Generate was pressed, until the first frame comes
 
-  // Leaves alone what stays as it is, so that a selection survives; what was taken back goes from the end.
+  // Changes only what is different, so that a selection survives. What was taken back is removed from the end.
   function write(pane, prompt, parts) {
     if (pane.prompt !== prompt || !pane.body.firstChild) {
       const lead = document.createElement("span");
@@ -46,7 +47,7 @@ function mount(element, trigger, props, watch) {
       if (part.cut) part.cut.title = say("from here: {label}", { label });
       let same = Math.min(text.length, part.text.length);
       while (!text.startsWith(part.text.slice(0, same))) same -= 1;
-      if (i === 0 && same === 0 && part.text) pane.follow = true; // begun again
+      if (i === 0 && same === 0 && part.text) pane.follow = true; // the text began again
       if (same < part.text.length) part.node.deleteData(same, part.text.length - same);
       if (same < text.length) part.node.appendData(text.slice(same));
       part.text = text;
@@ -59,20 +60,24 @@ function mount(element, trigger, props, watch) {
     part.cut?.remove();
   }
 
-  // What the mixed text is written by: the sliders' mix, or a formula, and the sliders where they act on it.
+  // What the mixed text is written by: the sliders, or a formula together with the sliders that act on it.
   function titled(formula, label) {
     return formula ? [formula, label === "base" ? "" : label].filter(Boolean).join(" · ") : label;
   }
 
-  const entitle = (words) => (panes.mix.what.textContent = panes.mix.what.title = words);
+  function entitle(words) {
+    panes.mix.what.textContent = words;
+    panes.mix.what.title = words;
+  }
 
-  // Until something is written: what the deck and the formula would write by, as `describe` in mixer/ui/value.py has it.
+  // Before a text is written: what it would be written by, in the words of `describe` in mixer/ui/state/controls.py.
   const signed = (name, x) => `${name} ${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(2)}`;
-  function foretell(news) {
-    Object.assign(opening, news);
+  function foretell(changes) {
+    Object.assign(opening, changes);
     if (panes.mix.body.firstChild) return;
     const { tie, title, positions, rewards, levels, decouple } = opening;
-    const moved = (values, word = "") => Object.entries(values || {}).flatMap(([name, x]) => (x ? [signed(word + name, x)] : []));
+    const moved = (values, word = "") =>
+      Object.entries(values || {}).flatMap(([name, x]) => (x ? [signed(word + name, x)] : []));
     const aimed = Object.entries(levels || {}).map(([name, level]) => `${name} to ${level.toFixed(2)}`);
     const sliders = tie === "none" ? [] : moved(positions);
     if (decouple && sliders.length) sliders.push("decoupled");
@@ -89,19 +94,22 @@ function mount(element, trigger, props, watch) {
   const HELD = say("Speculation: the share of guessed tokens that the formula itself would have drawn");
 
   function statusLine(frame) {
-    const s = frame.status || {};
+    const status = frame.status || {};
     const items = []; // [text, title]
-    const known = (value, text, values, title = "") => value !== undefined && value !== null && items.push([say(text, values), title]);
-    if (frame.state === "running" && !s.tokens) items.push([say("reading the prompt")]);
-    if (s.tokens) {
-      known(s.apply_us, "mix {time}", { time: time(s.apply_us) });
-      known(s.first_token_ms, "first token {ms} ms", { ms: Math.round(s.first_token_ms) });
-      known(s.tokens_per_second, "{n} tok/s", { n: s.tokens_per_second?.toFixed(s.tokens_per_second < 10 ? 1 : 0) });
-      known(s.tokens, "{n} tokens", { n: s.tokens });
-      items.push(s.exact ? [say("exact"), EXACT] : [say("approximate"), APPROXIMATE]);
-      known(s.acceptance, "{n} % of guesses held", { n: Math.round(100 * s.acceptance) }, HELD);
+    function known(value, text, values, title = "") {
+      if (value !== undefined && value !== null) items.push([say(text, values), title]);
     }
-    known(s.seed, "seed {seed}", { seed: s.seed });
+    if (frame.state === "running" && !status.tokens) items.push([say("reading the prompt")]);
+    if (status.tokens) {
+      const speed = status.tokens_per_second;
+      known(status.apply_us, "mix {time}", { time: time(status.apply_us) });
+      known(status.first_token_ms, "first token {ms} ms", { ms: Math.round(status.first_token_ms) });
+      known(speed, "{n} tok/s", { n: speed?.toFixed(speed < 10 ? 1 : 0) });
+      known(status.tokens, "{n} tokens", { n: status.tokens });
+      items.push(status.exact ? [say("exact"), EXACT] : [say("approximate"), APPROXIMATE]);
+      known(status.acceptance, "{n} % of guesses held", { n: Math.round(100 * status.acceptance) }, HELD);
+    }
+    known(status.seed, "seed {seed}", { seed: status.seed });
     tell(items.length ? items : [[say("ready")]]);
   }
 
@@ -115,12 +123,12 @@ function mount(element, trigger, props, watch) {
   }
 
   function show(frame) {
-    if (!frame || !frame.state) return;
+    if (!frame?.state) return;
     pressed = -Infinity;
     const error = frame.fault ? "" : frame.error; // an error in the formula is shown in its box
     alert.hidden = !error;
     alert.textContent = error;
-    const kept = frame.state === "error" && !frame.base && !frame.mix.length; // refused before it began: keep the former texts
+    const kept = frame.state === "error" && !frame.base && !frame.mix.length; // refused: the former texts stay
     if (!kept && frame.state !== "idle") {
       write(panes.base, frame.prompt, [["", frame.base]]);
       write(panes.mix, frame.prompt, frame.mix.length ? frame.mix : [["", ""]]);
@@ -137,10 +145,11 @@ function mount(element, trigger, props, watch) {
   }
 
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && state === "running" && !document.querySelector(":popover-open")) document.querySelector("#stop")?.click();
+    if (event.key === "Escape" && state === "running" && !document.querySelector(":popover-open"))
+      document.querySelector("#stop")?.click();
   });
-  // Generate in mid-text begins again: Gradio keeps the press until this text has ended. The second press of a double
-  // click is not one.
+  // Generate in the middle of a text begins again: Gradio keeps the press until this text has ended. The second press of
+  // a double click does not count.
   const again = (event) => {
     if (state === "running") document.querySelector("#stop")?.click();
     else if (event.timeStamp - pressed < 500) event.stopImmediatePropagation();
@@ -148,8 +157,14 @@ function mount(element, trigger, props, watch) {
     setTimeout(() => pressed === event.timeStamp && tell([[say("waiting for its turn")]]), PATIENCE);
   };
   document.addEventListener("click", (event) => event.target.closest("#generate") && again(event), true);
-  document.addEventListener("keydown", (event) => event.key === "Enter" && event.shiftKey && event.target.closest("#prompt") && again(event), true);
-  document.addEventListener("desk:steer", ({ detail: { positions, rewards, levels, decouple } }) => foretell({ positions, rewards, levels, decouple }));
+  document.addEventListener(
+    "keydown",
+    (event) => event.key === "Enter" && event.shiftKey && event.target.closest("#prompt") && again(event),
+    true,
+  );
+  document.addEventListener("desk:steer", ({ detail: { positions, rewards, levels, decouple } }) =>
+    foretell({ positions, rewards, levels, decouple }),
+  );
   document.addEventListener("desk:formula", ({ detail: { tie, title } }) => foretell({ tie, title }));
   watch("value", () => show(props.value));
   document.addEventListener("desk:recall", (event) => show(event.detail)); // a text of the history

@@ -1,14 +1,30 @@
-// The sweep: asks the server for seven texts along one slider (see mixer/ui/sweep.py) and draws them as cards, as the
-// curve of asked against measured, and as a table. A card's state puts the slider there, and its text on the stage.
+// The sweep: asks the server for seven texts along one slider (see mixer/ui/panels/sweep.py) and draws them as cards, as
+// the curve of asked against measured, and as a table. A press on a card moves the slider and puts the text on the stage.
+// biome-ignore lint/correctness/noUnusedVariables: mixer/ui/web.py calls it
 function mount(element, trigger, props, watch) {
   const { make, say } = desk;
   const root = element.querySelector(".sweep");
   const at = (name) => root.querySelector(`.${name}`);
-  const [which, low, high, tokens, run, cancel, said, asTable, csv, alert, hint, body, curve, cards, asRows] =
-    ["which", "low", "high", "tokens", "run", "cancel", "said", "as-table", "csv", "alert", "hint", "sweep-body", "curve svg", "cards", "as-rows"].map(at);
-  let seq = 0; // of the newest sweep asked for
+  const [which, low, high, tokens, run, cancel, said, asTable, csv, alert, hint, body, curve, cards, asRows] = [
+    "which",
+    "low",
+    "high",
+    "tokens",
+    "run",
+    "cancel",
+    "said",
+    "as-table",
+    "csv",
+    "alert",
+    "hint",
+    "sweep-body",
+    "curve svg",
+    "cards",
+    "as-rows",
+  ].map(at);
+  let seq = 0; // of the newest sweep
   let frame = null; // its newest frame
-  let drawn = []; // its cards: {node, text, measured, value}
+  let drawn = []; // its cards: {node, text, value}
   let line = null; // in the curve, where the slider stands now
 
   const signed = (x) => (Math.abs(x) < 0.005 ? "0.00" : (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2));
@@ -61,13 +77,28 @@ function mount(element, trigger, props, watch) {
   });
   csv.addEventListener("click", () => save(`sweep-${frame.name}.csv`, frame.csv));
 
-  // Puts the page there and shows the text; a text that is being written goes on from there instead.
+  // Puts the page into the card's state and shows its text. A running text goes on in that state instead.
   function pick(card) {
     if (!card.state) return;
     desk.take(card.state);
     if (document.documentElement.dataset.desk === "running") return;
     const { prompt, base, title, seed } = frame;
-    const shown = { state: "done", prompt, base, mix: [[card.label, card.text]], scores: card.scores, levels: {}, nats: null, note: "", seq: 0, status: { seed }, formula: title, error: "", fault: null, recalled: true };
+    const shown = {
+      state: "done",
+      prompt,
+      base,
+      mix: [[card.label, card.text]],
+      scores: card.scores,
+      levels: {},
+      nats: null,
+      note: "",
+      seq: 0,
+      status: { seed },
+      formula: title,
+      error: "",
+      fault: null,
+      recalled: true,
+    };
     document.dispatchEvent(new CustomEvent("desk:recall", { detail: shown }));
   }
 
@@ -84,11 +115,13 @@ function mount(element, trigger, props, watch) {
       node.addEventListener("click", () => pick(frame.cards[index]));
       return { node, text, value };
     });
-    cards.replaceChildren(...drawn.map(({ node }) => {
-      const item = make("li");
-      item.append(node);
-      return item;
-    }));
+    cards.replaceChildren(
+      ...drawn.map(({ node }) => {
+        const item = make("li");
+        item.append(node);
+        return item;
+      }),
+    );
     cards.scrollLeft = 0;
   }
 
@@ -130,7 +163,7 @@ function mount(element, trigger, props, watch) {
         text.dir = "auto";
         row.append(head, make("td", "", got === null ? "" : signed(got)), text);
         return row;
-      })
+      }),
     );
   }
 
@@ -141,7 +174,8 @@ function mount(element, trigger, props, watch) {
     return node;
   };
 
-  // Asked from left to right, measured from -1 at the bottom to 1 at the top; dashed where both are the same.
+  // Asked positions go from left to right, measured ones from -1 at the bottom to 1 at the top. A dashed line shows where
+  // both are the same.
   function draw() {
     const ends = [frame.cards[0].position, frame.cards.at(-1).position];
     const x = (value) => 36 + (160 * (value - ends[0])) / (ends[1] - ends[0]);
@@ -153,12 +187,19 @@ function mount(element, trigger, props, watch) {
       parts.push(svg("text", { x: 31, y: y(value) + 4, "text-anchor": "end" }, value < 0 ? `−${-value}` : `${value}`));
     }
     const near = [Math.max(ends[0], -1), Math.min(ends[1], 1)];
-    if (near[0] < near[1]) parts.push(svg("line", { class: "same", x1: x(near[0]), y1: y(near[0]), x2: x(near[1]), y2: y(near[1]) }));
+    if (near[0] < near[1])
+      parts.push(svg("line", { class: "same", x1: x(near[0]), y1: y(near[0]), x2: x(near[1]), y2: y(near[1]) }));
     for (const value of [ends[0], (ends[0] + ends[1]) / 2, ends[1]]) {
       parts.push(svg("text", { x: x(value), y: 154, "text-anchor": "middle" }, signed(value)));
     }
     parts.push(svg("text", { class: "axis", x: 116, y: 170, "text-anchor": "middle" }, say("asked")));
-    parts.push(svg("text", { class: "axis", x: 0, y: 0, transform: "translate(9 72) rotate(-90)", "text-anchor": "middle" }, say("measured")));
+    parts.push(
+      svg(
+        "text",
+        { class: "axis", x: 0, y: 0, transform: "translate(9 72) rotate(-90)", "text-anchor": "middle" },
+        say("measured"),
+      ),
+    );
     line = svg("line", { class: "now", y1: 4, y2: 140 });
     parts.push(line, svg("polyline", { class: "got", points: points.map(([a, b]) => `${x(a)},${y(b)}`).join(" ") }));
     for (const [a, b] of points) {
@@ -174,7 +215,7 @@ function mount(element, trigger, props, watch) {
     mark(x);
   }
 
-  // Marks the card that the slider stands at now, and its place in the curve.
+  // Marks the card that has the slider's present position, and that position in the curve.
   let place = null;
   function mark(x) {
     place = x || place;

@@ -1,8 +1,9 @@
-// What helps to compare the two texts: sides that change places, a blind test, and words that differ underlined.
-// Part of the stage (see stage.js, which writes into the panes); follows its frames ("desk:frame").
+// Comparison of the two texts: swapped sides, a blind test, and underlines for words that differ. Part of the stage (see
+// stage.js, which writes into the panes); follows its frames ("desk:frame").
+// biome-ignore lint/correctness/noUnusedVariables: part of stage.js
 function twin(root) {
   const KEY = "mixing-desk.twin";
-  const PAUSE = 300; // ms between two comparisons while texts grow
+  const PAUSE = 300; // ms between two comparisons while the texts grow
   const MOST = 1000; // words of a text that are compared; the longest texts have fewer
   const { say } = desk;
   const box = root.querySelector(".panes");
@@ -16,10 +17,10 @@ function twin(root) {
   const able = Boolean(segments && window.Highlight && CSS.highlights);
   const titles = { base: say("Base"), mix: say("Mix") };
   let shown = "mix"; // on a phone
-  let hidden = false; // nobody is to see which text is whose
-  let fresh = false; // the sides were drawn for a text of which nothing is there yet
-  let asked = 0;
-  let right = 0;
+  let hidden = false; // the names of the texts are hidden
+  let fresh = false; // the sides were drawn for a text that has no tokens yet
+  let asked = 0; // questions of the blind test
+  let right = 0; // right answers
   let timer = null;
 
   function kept() {
@@ -33,15 +34,15 @@ function twin(root) {
   const pressed = (button) => button.getAttribute("aria-pressed") === "true";
   const press = (button, on) => button.setAttribute("aria-pressed", String(on));
 
-  // Puts the mix on the first side or the second, and calls the sides by name, or A and B. The panes really change
-  // places: their order is that in which a keyboard and a screen reader find them.
+  // Puts the mix on the first or the second side, and names the sides, or calls them A and B. The panes change places in
+  // the document, since keyboard and screen reader go through them in that order.
   function arrange(mixFirst) {
     if ((box.firstElementChild.dataset.pane === "mix") !== mixFirst) {
       const body = box.firstElementChild.querySelector(".body");
       const { scrollTop } = body;
       box.append(box.firstElementChild);
       body.scrollTop = scrollTop;
-      if (able && chosen.differences) compare(); // what is moved loses its marks
+      if (able && chosen.differences) compare(); // a pane that is moved loses its underlines
     }
     if (hidden) shown = box.firstElementChild.dataset.pane;
     root.classList.toggle("blind", hidden);
@@ -60,14 +61,15 @@ function twin(root) {
 
   for (const button of switches) {
     button.addEventListener("click", () => {
-      root.dataset.show = shown = button.dataset.show;
+      shown = button.dataset.show;
+      root.dataset.show = shown;
       for (const other of switches) press(other, other === button);
     });
   }
 
   const score = () => (asked ? say("{right} of {asked} right", { right, asked }) : "");
 
-  // One question of the blind test. Asked anew of every new text.
+  // One question of the blind test; every new text brings a new one.
   function ask() {
     hidden = true;
     quiz.hidden = false;
@@ -86,11 +88,13 @@ function twin(root) {
     right += found;
     hidden = false;
     arrange(box.firstElementChild.dataset.pane === "mix");
-    blind.focus(); // the buttons go
+    blind.focus(); // the buttons of the quiz disappear
     quiz.hidden = true;
     verdict.textContent = `${found ? say("Yes, that is the mix.") : say("No, that is the base.")} ${score()}`;
   }
-  quiz.querySelectorAll("button").forEach((button, side) => button.addEventListener("click", () => answer(side)));
+  for (const [side, button] of quiz.querySelectorAll("button").entries()) {
+    button.addEventListener("click", () => answer(side));
+  }
 
   swap.addEventListener("click", () => {
     chosen.swap = !chosen.swap;
@@ -107,16 +111,20 @@ function twin(root) {
     arrange(chosen.swap);
   });
 
-  // Words alone: spaces and marks do not count. A word may run over the place where the mix was changed.
+  // The words of a text, without spaces and punctuation. A word may cross the place where the mix was changed, which is
+  // between two text nodes.
   function words(body) {
     const nodes = [...body.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE && node.data);
-    const ends = nodes.map(((end) => (node) => (end += node.data.length))(0));
+    const ends = [];
+    for (const node of nodes) ends.push((ends.at(-1) ?? 0) + node.data.length);
     const place = (at) => {
       const i = ends.findIndex((end) => at <= end);
       return [nodes[i], at - ends[i] + nodes[i].data.length];
     };
     const found = [...segments.segment(nodes.map((node) => node.data).join(""))].filter((part) => part.isWordLike);
-    return found.slice(0, MOST).map(({ segment, index }) => ({ segment, from: () => place(index), to: () => place(index + segment.length) }));
+    return found
+      .slice(0, MOST)
+      .map(({ segment, index }) => ({ segment, from: () => place(index), to: () => place(index + segment.length) }));
   }
 
   function compare() {
@@ -126,7 +134,7 @@ function twin(root) {
     const unlike = different(base, mix);
     const marks = unlike.map((word) => {
       const [[startContainer, startOffset], [endContainer, endOffset]] = [word.from(), word.to()];
-      return new StaticRange({ startContainer, startOffset, endContainer, endOffset }); // live ones slow down all writing
+      return new StaticRange({ startContainer, startOffset, endContainer, endOffset }); // a live Range slows down all writing
     });
     CSS.highlights.set("difference", new Highlight(...marks));
     tally.textContent = say("{n} of {all} words differ", { n: unlike.length, all: base.length + mix.length });
@@ -162,13 +170,16 @@ function twin(root) {
   arrange(chosen.swap);
 }
 
-// The words of two texts that are in no longest common subsequence of them.
+// The words of both texts that are not in their longest common subsequence.
 function different(first, second) {
-  const numbers = new Map(); // equal words have equal numbers, which compare faster
-  const number = ({ segment }) => numbers.get(segment) ?? (numbers.set(segment, numbers.size), numbers.size - 1);
+  const numbers = new Map(); // equal words have equal numbers, which are faster to compare
+  function number({ segment }) {
+    if (!numbers.has(segment)) numbers.set(segment, numbers.size);
+    return numbers.get(segment);
+  }
   const [a, b] = [first.map(number), second.map(number)];
   const width = b.length + 1;
-  const longest = new Uint16Array((a.length + 1) * width); // of what follows these two places
+  const longest = new Uint16Array((a.length + 1) * width); // length of that subsequence after word i and word j
   for (let i = a.length - 1; i >= 0; i -= 1) {
     for (let j = b.length - 1; j >= 0; j -= 1) {
       const at = i * width + j;
@@ -178,7 +189,8 @@ function different(first, second) {
   const found = [];
   for (let i = 0, j = 0; i < a.length || j < b.length; ) {
     if (i < a.length && j < b.length && a[i] === b[j]) [i, j] = [i + 1, j + 1];
-    else if (j === b.length || (i < a.length && longest[(i + 1) * width + j] >= longest[i * width + j + 1])) found.push(first[i++]);
+    else if (j === b.length || (i < a.length && longest[(i + 1) * width + j] >= longest[i * width + j + 1]))
+      found.push(first[i++]);
     else found.push(second[j++]);
   }
   return found;

@@ -7,7 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mixer.cli.options import command, load_desk, mix_options, read_mix, read_steering, steering_options
+from mixer.cli.options import (
+    command,
+    field_option,
+    load_desk,
+    mix_options,
+    read_mix,
+    read_params,
+    read_steering,
+    sampling_options,
+    steering_options,
+)
 from mixer.errors import InvalidValue
 
 
@@ -19,15 +29,14 @@ def add(commands: Any) -> None:
     one.add_argument("--overwrite", action="store_true", help="replace what is already there")
     mix_options(one)
     steering_options(one)
-    one.add_argument("--formula", help="sliders by default; this and what follows holds where a row says nothing")
-    one.add_argument("--max-new-tokens", type=int, default=120)
-    one.add_argument("--temperature", type=float, default=0.8)
-    one.add_argument("--seed", type=int, help="one for each row without it")
+    rows = one.add_argument_group("for rows that leave these out")
+    field_option(rows, "formula")
+    sampling_options(rows, ("tokens", "temperature", "seed"))
 
 
 def batch(options: argparse.Namespace) -> dict:
     """Write all rows; what was finished is kept if it is interrupted."""
-    from mixer import Request, SamplingParams
+    from mixer import Request
     from mixer.files.csv_table import read_table
     from mixer.tasks.batch import write
     from mixer.tasks.batch_csv import PROMPT, BatchTable
@@ -38,7 +47,7 @@ def batch(options: argparse.Namespace) -> dict:
         raise InvalidValue(f"There is no folder {options.out.parent}.", "Make it first.")
     table = read_table(_read(options.file), PROMPT)
     mix, steering = read_mix(options), read_steering(options)
-    params = SamplingParams(max_new_tokens=options.max_new_tokens, temperature=options.temperature, seed=options.seed)
+    params = read_params(options)
     desk = load_desk(options, mix, steering)
     if options.formula is not None:
         desk.formula(options.formula)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from mixer.cli.options import command, load_desk, mix_options, read_mix, read_steering, steering_options
+from mixer.cli.options import (
+    command,
+    field_option,
+    load_desk,
+    mix_options,
+    read_mix,
+    read_params,
+    read_steering,
+    sampling_options,
+    steering_options,
+)
 from mixer.errors import UnknownName
 from mixer.values.mix import POLES, Mix, Setting
 
@@ -20,18 +30,12 @@ def add(commands: Any) -> None:
     mix_options(one)
     steering_options(one)
     how = one.add_mutually_exclusive_group()
-    how.add_argument(
-        "--formula", help="what to write by, such as 'base - 0.6*[base] @ \"Rudely:\"'; sliders by default"
-    )
+    field_option(how, "formula")
     how.add_argument("--preset", metavar="NAME", help="one of `presets`; with its sliders unless a mix is given")
     one.add_argument(
         "--draft", default="auto", help="who guesses tokens ahead: auto (the formula's own), off, ngram or base"
     )
-    one.add_argument("--max-new-tokens", type=int, default=120)
-    one.add_argument("--min-new-tokens", type=int, default=0, help="the text may not end before")
-    one.add_argument("--temperature", type=float, default=0.8)
-    one.add_argument("--top-p", type=float, default=0.95)
-    one.add_argument("--seed", type=int)
+    sampling_options(one, ("tokens", "fewest_tokens", "temperature", "top_p", "seed"))
 
     explain = command(commands, "formula", explain_formula, "say what a formula does, without running it", desk=True)
     explain.add_argument("formula")
@@ -41,15 +45,7 @@ def add(commands: Any) -> None:
 
 def generate(options: argparse.Namespace) -> dict:
     """Stream a text to stdout; its facts as the result."""
-    from mixer import SamplingParams
-
-    params = SamplingParams(
-        max_new_tokens=options.max_new_tokens,
-        min_new_tokens=options.min_new_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        seed=options.seed,
-    )
+    params = read_params(options)
     preset = find_preset(options.preset) if options.preset else None
     formula = preset.formula if preset else options.formula
     mix, steering = read_mix(options), read_steering(options)
@@ -78,12 +74,7 @@ def generate(options: argparse.Namespace) -> dict:
             "key": mix.key,
         },
         "formula": formula or "sliders",
-        "steering": {
-            "rewards": dict(steering.positions),
-            "levels": dict(steering.levels),
-            "budget": steering.budget,
-            "whole": steering.whole,
-        },
+        "steering": steering.record(),
         "stats": {
             "first_token_ms": stats.first_token_ms,
             "tokens_per_second": stats.tokens_per_second,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from mixer.errors import InvalidValue, UnknownName
 from mixer.resources import OUTPUTS
 from mixer.values.mix import POLES, RULES, Mix, Setting
-from mixer.values.steering import BUDGET, REST, Steering
+from mixer.values.request import FIELDS
+from mixer.values.sampling import SamplingParams
+from mixer.values.steering import REST, Steering
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
@@ -122,11 +124,41 @@ def load_desk(options: argparse.Namespace, mix: Mix | None = None, steering: Ste
     return desk
 
 
+def field_option(parser: argparse._ActionsContainer, name: str, **options: Any) -> None:
+    """The option of a field in `FIELDS`; `options` are further arguments of `add_argument`, or replace the field's."""
+    field = FIELDS[name]
+    known: dict[str, Any] = {"help": field.describe()}
+    if field.kind is dict:
+        known |= {"action": "append", "default": [], "metavar": "NAME=NUMBER"}
+        known["help"] += " May be repeated."
+    elif field.kind is bool:
+        known |= {"action": "store_true"}
+    else:
+        known |= {"type": field.kind, "default": field.default}
+        if field.default is not None:
+            known["help"] += f" {field.default} if left out."
+    parser.add_argument(field.flag, **known | options)
+
+
+def sampling_options(parser: argparse._ActionsContainer, names: Collection[str]) -> None:
+    """The options of these fields, all of them arguments of `SamplingParams`; `read_params` reads them."""
+    for name in names:
+        field_option(parser, name)
+    parser.set_defaults(sampling=[FIELDS[name].argument for name in names])
+
+
+def read_params(options: argparse.Namespace) -> SamplingParams:
+    """The sampling parameters that the options of `sampling_options` ask for.
+
+    Raises:
+        InvalidValue: one of them is out of range.
+    """
+    return SamplingParams(**{argument: getattr(options, argument) for argument in options.sampling})
+
+
 def mix_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which mix a command is about."""
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="ATTRIBUTE=POSITION", help="-1 to 1; may be repeated"
-    )
+    field_option(parser, "positions")
     parser.add_argument(
         "--mix", type=Path, metavar="FILE", help="a mix saved as YAML; --set and --rule replace what it says"
     )
@@ -152,16 +184,11 @@ def read_mix(options: argparse.Namespace) -> Mix:
 
 def steering_options(parser: argparse.ArgumentParser) -> None:
     """The options that say how rewards steer."""
-    parser.add_argument(
-        "--reward", action="append", default=[], metavar="NAME=POSITION", help="-1 to 1; may be repeated"
-    )
-    parser.add_argument(
-        "--aim", action="append", default=[], metavar="NAME=LEVEL", help="a reward's level to aim for, 0 to 1"
-    )
-    parser.add_argument(
-        "--budget", metavar="NATS", help="how far rewards may go at every token, or 'none'; 1 where any steers"
-    )
-    parser.add_argument("--whole", action="store_true", help="the budget counts the mix and the formula too")
+    field_option(parser, "rewards")
+    field_option(parser, "levels")
+    budget = FIELDS["budget"].describe()
+    field_option(parser, "budget", type=str, default=None, metavar="NATS", help=f"{budget} 'none' for no limit.")
+    field_option(parser, "whole")
 
 
 def read_steering(options: argparse.Namespace) -> Steering:
@@ -184,7 +211,7 @@ def read_steering(options: argparse.Namespace) -> Steering:
     if options.budget is not None:
         budget = _nats(options.budget)
     elif saved == REST and (asked.heads or whole):
-        budget = BUDGET
+        budget = FIELDS["budget"].default
     return Steering(positions, levels, budget, whole)
 
 

@@ -27,11 +27,12 @@ import yaml
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.values.bounds import bounded
 from mixer.values.mix import COEFFICIENT_LIMIT, POSITION_LIMIT, RULES, Mix, Setting
-from mixer.values.steering import BUDGET, MOST_NATS, REST, Steering
+from mixer.values.request import FIELDS
+from mixer.values.steering import REST, Steering
 
 MOST_BYTES = 65_536
 DEEPEST = 4  # the file, its settings, one setting, and one to spare
-KEYS = ("rule", "settings", "raw", "rewards", "levels", "budget", "whole")
+KEYS = ("rule", FIELDS["positions"].argument, "raw", *REST.record())
 SETTING_KEYS = ("position", "alpha", "lambda")
 HINT = "A mix file is YAML with `rule:`, `settings:` and `raw:`, as `python -m mixer export mix` writes it."
 
@@ -55,8 +56,7 @@ def save_mix(mix: Mix, path: Path | str, steering: Steering = REST) -> Path:
         "raw": {name: float(coefficient) for name, coefficient in mix.raw.items()},
     }
     if steering != REST:
-        record |= {"rewards": dict(steering.positions), "levels": dict(steering.levels)}
-        record |= {"budget": steering.budget, "whole": steering.whole}
+        record |= steering.record()
     words = "".join(letter if letter.isprintable() else " " for letter in f"{mix} ({mix.rule})")
     header = (
         f"# A mix for the mixing desk: {words}\n# Key {mix.key}. Positions: -1 and 1 are the poles, 0 is at rest.\n"
@@ -102,29 +102,28 @@ def _loaded(path: Path) -> tuple[Mix, Steering]:
         name: _setting(path, f"settings.{_shown(name)}", value)
         for name, value in _mapping(path, "settings", record.get("settings", {})).items()
     }
-    raw = _numbers(path, "raw", record, -COEFFICIENT_LIMIT, COEFFICIENT_LIMIT)
+    raw = _numbers(path, "raw", record, (-COEFFICIENT_LIMIT, COEFFICIENT_LIMIT))
     return Mix(settings, rule, raw), _steering(path, record)
 
 
 def _steering(path: Path, record: Mapping[str, Any]) -> Steering:
-    positions = _numbers(path, "rewards", record, -POSITION_LIMIT, POSITION_LIMIT)
-    levels = _numbers(path, "levels", record, 0.0, 1.0)
+    positions, levels = (_numbers(path, key, record, FIELDS[key].bounds()) for key in ("rewards", "levels"))
     for name in levels:
         if positions.get(name):
             raise BadArtifact(f"{path}: {_shown(name)} is in rewards and in levels.", "Leave out one of them.")
-    whole = record.get("whole", False)
+    whole = record.get("whole", FIELDS["whole"].default)
     if not isinstance(whole, bool):
         raise BadArtifact(f"{path}: whole must be true or false, not {str(whole)[:40]!r}.", HINT)
-    budget = record.get("budget", BUDGET if positions or levels or whole else None)
-    return Steering(
-        positions, levels, None if budget is None else bounded(f"{path}: budget", budget, 0.0, MOST_NATS), whole
-    )
+    budget = record.get("budget", FIELDS["budget"].default if positions or levels or whole else None)
+    if budget is not None:
+        budget = FIELDS["budget"].check(budget, noun=f"{path}: budget")
+    return Steering(positions, levels, budget, whole)
 
 
-def _numbers(path: Path, key: str, record: Mapping[str, Any], low: float, high: float) -> dict[str, float]:
+def _numbers(path: Path, key: str, record: Mapping[str, Any], bounds: tuple[float, float]) -> dict[str, float]:
     """Names with a number each."""
     found = _mapping(path, key, record.get(key, {}))
-    return {name: bounded(f"{path}: {key}.{_shown(name)}", value, low, high) for name, value in found.items()}
+    return {name: bounded(f"{path}: {key}.{_shown(name)}", value, *bounds) for name, value in found.items()}
 
 
 def _written(setting: Setting) -> float | dict[str, float]:

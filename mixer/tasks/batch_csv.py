@@ -9,6 +9,7 @@ a sentence and stops no other; a column that means nothing here is carried along
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -16,36 +17,25 @@ from typing import TYPE_CHECKING
 from mixer.errors import InvalidValue, MixerError, UnknownName
 from mixer.files.csv_table import Table, write_table
 from mixer.tasks.batch import BatchText
-from mixer.values.bounds import bounded
-from mixer.values.mix import POSITION_LIMIT
+from mixer.values.request import FIELDS
 from mixer.values.steering import REST, Steering
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
     from mixer.values.request import Request
 
-PROMPT = "prompt"
-SETTINGS = (PROMPT, "formula", "seed", "tokens", "temperature")
-PREFIXES = {"reward.": "reward", "r.": "reward", "aim.": "aim", "s.": "position"}  # the short ones are those of links
+PROMPT = FIELDS["prompt"].column
+SETTINGS = {field.column: field.name for field in FIELDS.values() if field.column and field.kind is not dict}
+# What comes before the name of an attribute or a reward head: the column's own prefix, or the one that links have.
+PREFIXES = {
+    prefix: field.name
+    for field in FIELDS.values()
+    if field.kind is dict
+    for prefix in (field.column, field.link)
+    if prefix
+}
 RESULTS = ("text", "seed", "finish", "error")
 SCORE = "score."
-MOST_SEED = 2**53  # spreadsheets round larger numbers
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """How far the numbers of a row may go.
-
-    Attributes:
-        position: of a slider, either way.
-        tokens, temperature: the most of each.
-        least: the fewest tokens of a text with so many at most.
-    """
-
-    position: float = POSITION_LIMIT
-    tokens: int = 100_000
-    temperature: float = 10.0
-    least: Callable[[int], int] = lambda tokens: 0
 
 
 @dataclass(frozen=True)
@@ -53,12 +43,12 @@ class Column:
     """What a column means.
 
     Attributes:
-        part: one of `SETTINGS`, or `position`, `reward` or `aim`; nothing where it means nothing here.
-        name: of the attribute or reward.
+        field: the name of a field in `FIELDS`; empty where the column means nothing here.
+        name: of the attribute or reward head.
     """
 
     head: str
-    part: str = ""
+    field: str = ""
     name: str = ""
 
 
@@ -71,18 +61,28 @@ class BatchTable:
 
     Args:
         default: what a row leaves empty is as in it.
+        served: whether the file comes from a client of a server, whose numbers have narrower bounds (`Field.served`).
+        fewest_tokens: gives a row's `min_new_tokens` for its `max_new_tokens`.
 
     Raises:
         UnknownName: a column is about a reward or attribute that is not here. InvalidValue: two mean the same.
     """
 
-    def __init__(self, desk: Desk, table: Table, default: Request, bounds: Bounds | None = None) -> None:
-        self._desk, self._table, self._default, self._bounds = desk, table, default, bounds or Bounds()
+    def __init__(
+        self,
+        desk: Desk,
+        table: Table,
+        default: Request,
+        served: bool = False,
+        fewest_tokens: Callable[[int], int] = lambda tokens: 0,
+    ) -> None:
+        self._desk, self._table, self._default = desk, table, default
+        self._served, self._fewest_tokens = served, fewest_tokens
         self._judges = tuple(desk.scores("."))
         self._columns = [_column(head, desk.attributes, desk.rewards) for head in table.columns]
-        meanings = [(column.part, column.name) for column in self._columns if column.part]
+        meanings = [(column.field, column.name) for column in self._columns if column.field]
         for column in self._columns:
-            if column.part and meanings.count((column.part, column.name)) > 1:
+            if column.field and meanings.count((column.field, column.name)) > 1:
                 raise InvalidValue(f"Two columns mean the same, one of them {column.head!r}.", "Leave one of them out.")
         self.notes = tuple(self._notes())
         numbers = table.numbers or range(2, len(table.rows) + 2)
@@ -98,7 +98,7 @@ class BatchTable:
 
         Rows that are not done are left out. Read again as a batch, it gives the same texts.
         """
-        kept = [i for i, column in enumerate(self._columns) if column.part != "seed" and not _is_result(column.head)]
+        kept = [i for i, column in enumerate(self._columns) if column.field != "seed" and not _is_result(column.head)]
         head = [self._columns[i].head for i in kept]
         head += ["text", *(f"{SCORE}{name}" for name in self._judges), *RESULTS[1:]]
         done = [(job, row) for job, row in zip(self.jobs, self._table.rows, strict=True) if job.done]
@@ -106,7 +106,7 @@ class BatchTable:
 
     def _answer(self, job: BatchText, row: Sequence[str]) -> list[str]:
         if job.session is None or job.error:
-            seed = next((cell for column, cell in zip(self._columns, row, strict=False) if column.part == "seed"), "")
+            seed = next((cell for column, cell in zip(self._columns, row, strict=False) if column.field == "seed"), "")
             return ["", *[""] * len(self._judges), seed, "", job.error]
         scores = [f"{job.scores[name]:.4f}" if name in job.scores else "" for name in self._judges]
         return [job.text, *scores, str(job.session.seed), str(job.session.finish_reason), ""]
@@ -116,7 +116,7 @@ class BatchTable:
         known = [*SETTINGS, *self._desk.attributes, *(f"reward.{name}" for name in self._desk.rewards)]
         notes, carried = [], []
         for column in self._columns:
-            if column.part or _is_result(column.head):
+            if column.field or _is_result(column.head):
                 continue
             near = difflib.get_close_matches(column.head, known, n=1, cutoff=0.75)
             if near:
@@ -134,10 +134,10 @@ class BatchTable:
             return BatchText(self._default, name, str(error))
         request, steered = self._default, set[str]()
         for column, cell in zip(self._columns, row, strict=False):
-            if not cell.strip() or not column.part:
+            if not cell.strip() or not column.field:
                 continue
             try:
-                if column.part in ("reward", "aim"):
+                if column.field in ("rewards", "levels"):
                     if column.name in steered:
                         raise InvalidValue(f"{column.name} has both a reward and an aim.", "Leave one of them empty.")
                     steered.add(column.name)
@@ -148,29 +148,27 @@ class BatchTable:
 
     def _with(self, request: Request, column: Column, cell: str) -> Request:
         """The request with what one cell asks for."""
-        bounds, params = self._bounds, request.params
-        match column.part:
+        field, params = FIELDS[column.field], request.params
+        match column.field:
             case "prompt":
                 return replace(request, prompt=cell)
             case "formula":
                 self._desk.formula(cell)
                 return replace(request, formula=cell)
-            case "seed":
-                return replace(request, params=replace(params, seed=_whole(cell, 0, MOST_SEED)))
             case "tokens":
-                most = _whole(cell, 1, bounds.tokens)
-                return replace(request, params=replace(params, max_new_tokens=most, min_new_tokens=bounds.least(most)))
-            case "temperature":
-                warmth = bounded("temperature", _number(cell), 0.0, bounds.temperature)
-                return replace(request, params=replace(params, temperature=warmth))
-            case "position":
-                position = bounded("position", _number(cell), -bounds.position, bounds.position)
+                most = field.check(_whole(cell), self._served)
+                fewest = self._fewest_tokens(most)
+                return replace(request, params=replace(params, max_new_tokens=most, min_new_tokens=fewest))
+            case "seed" | "temperature":
+                number = field.check(_whole(cell) if field.kind is int else _number(cell), self._served)
+                return replace(request, params=replace(params, **{field.argument: number}))
+            case "positions":
+                position = field.check(_number(cell), self._served)
                 return replace(request, mix=request.mix.with_position(column.name, position))
         resting = request.steering == REST
         steering = Steering() if resting else request.steering
-        number = _number(cell)
-        move = steering.with_position if column.part == "reward" else steering.with_level
-        steering = move(column.name, number)
+        move = steering.with_position if column.field == "rewards" else steering.with_level
+        steering = move(column.name, _number(cell))
         return replace(request, steering=steering if steering.heads or not resting else REST)
 
 
@@ -192,15 +190,15 @@ def _column(head: str, attributes: Collection[str], rewards: Collection[str]) ->
         UnknownName: its prefix says what it is about, and that is not here.
     """
     if head.casefold() in SETTINGS:
-        return Column(head, head.casefold())
+        return Column(head, SETTINGS[head.casefold()])
     if head in attributes and not _is_result(head):
-        return Column(head, "position", head)
-    for prefix, part in PREFIXES.items():
+        return Column(head, "positions", head)
+    for prefix, field in PREFIXES.items():
         if head.startswith(prefix):
-            name, known = head.removeprefix(prefix), attributes if part == "position" else rewards
+            name, known = head.removeprefix(prefix), attributes if field == "positions" else rewards
             if name not in known:
-                raise UnknownName("attribute" if part == "position" else "reward", name, known)
-            return Column(head, part, name)
+                raise UnknownName("attribute" if field == "positions" else "reward", name, known)
+            return Column(head, field, name)
     return Column(head)
 
 
@@ -212,12 +210,12 @@ def _number(cell: str) -> float:
         raise InvalidValue(f"{cell.strip()[:40]!r} is no number.", "Write it as 0.6.") from None
 
 
-def _whole(cell: str, low: int, high: int) -> int:
-    """A whole number, which spreadsheets write as 7.0 where other rows have none."""
+def _whole(cell: str) -> float:
+    """A whole number, which spreadsheets write as 7.0 where other rows of its column are empty."""
     try:
-        number = int(cell)
+        return int(cell)
     except ValueError:
         number = _number(cell)
-    if "," in cell or not bounded("The number", number, low, high).is_integer():
+    if "," in cell or (math.isfinite(number) and number != int(number)):
         raise InvalidValue(f"{cell.strip()[:40]} is no whole number.", "Write it with digits alone.")
-    return int(number)
+    return number

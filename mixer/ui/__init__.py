@@ -1,4 +1,4 @@
-"""The web page: layout, deck, streaming handlers, live sessions. Receives a desk as an object; never imports torch."""
+"""The web page: layout, controls, panels, handlers, running takes. Gets a desk as an object; never imports torch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """What programs can ask of a desk: endpoints for `gradio_client`, for HTTP, and as tools for MCP clients.
 
-MCP clients read docstrings and nothing else, so these name what this very desk has, and bound every number. Any client
-can post anything: everything is checked here and answered in sentences. Knows no page and no browser session.
+MCP clients read docstrings and nothing else, so the docstrings name what this desk has, and the bounds of all numbers.
+Any client can post anything: everything is checked here, and an error is a sentence. Knows no page and no browser
+session.
 """
 
 from __future__ import annotations
@@ -12,16 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from mixer.errors import FormulaError, InvalidValue, MixerError
+from mixer.errors import FormulaError, MixerError
 from mixer.formula.lexer import LONGEST
 from mixer.ui.controls.formula_box import names
 from mixer.ui.state.controls import (
-    LIMIT,
-    MOST_TOKENS,
     DeckValue,
     options,
     read_box,
-    read_flag,
     read_positions,
     read_steering,
     read_text,
@@ -29,18 +27,20 @@ from mixer.ui.state.controls import (
 from mixer.ui.state.decouple import mix_of
 from mixer.ui.state.formula_text import recipe
 from mixer.ui.state.presets import presets
-from mixer.values.bounds import bounded
-from mixer.values.mix import POSITION_LIMIT
+from mixer.values.request import FIELDS
 from mixer.values.sampling import SamplingParams
-from mixer.values.steering import BUDGET, MOST_NATS
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
 
 MOST_LETTERS = 20_000  # of a text that judges read
+# The fields that the endpoint `generate` takes; their order is that of its arguments.
+GENERATE = (
+    *("prompt", "positions", "tokens", "temperature", "seed", "formula"),
+    *("rewards", "levels", "budget", "whole", "fewest_tokens", "decouple"),
+)
 
-
-# Prompt, sliders, options and formula to the text that the desk writes.
+# Prompt, sliders, sampling parameters and formula -> the text.
 Write = Callable[[str, DeckValue, SamplingParams, str | None], str]
 
 
@@ -48,15 +48,15 @@ def offer(desk: Desk, at_once: int, write: Write | None = None) -> None:
     """Adds the endpoints to the page that is being built.
 
     Args:
-        at_once: texts that are written side by side.
-        write: writes a text elsewhere; the desk itself does if None.
+        at_once: how many texts are written side by side.
+        write: writes a text in another process; without it the desk of this process does.
     """
-    gr.api(_generate(desk, write or _here(desk)), api_name="generate", concurrency_limit=at_once)
+    gr.api(_generate(desk, write or _write(desk)), api_name="generate", concurrency_limit=at_once)
     for function in (_describe(desk), _explain(desk), _scores(desk)):
         gr.api(function, api_name=function.__name__, queue=False)
 
 
-def _here(desk: Desk) -> Write:
+def _write(desk: Desk) -> Write:
     def write(prompt: str, value: DeckValue, params: SamplingParams, formula: str | None) -> str:
         return desk.generate(prompt, mix_of(desk, value), params, formula, value.steering).text
 
@@ -67,16 +67,16 @@ def _generate(desk: Desk, write: Write) -> Callable[..., str]:
     def generate(
         prompt: str,
         settings: dict[str, float] | None = None,
-        max_new_tokens: int = 120,
-        temperature: float = 0.8,
-        seed: int | None = None,
+        max_new_tokens: int = FIELDS["tokens"].default,
+        temperature: float = FIELDS["temperature"].default,
+        seed: int | None = FIELDS["seed"].default,
         formula: str | None = None,
         rewards: dict[str, float] | None = None,
         levels: dict[str, float] | None = None,
         budget: float | None = None,
-        whole: bool = False,
-        min_new_tokens: int = 0,
-        decouple: bool = False,
+        whole: bool = FIELDS["whole"].default,
+        min_new_tokens: int = FIELDS["fewest_tokens"].default,
+        decouple: bool = FIELDS["decouple"].default,
     ) -> str:
         try:
             text = read_text("The prompt", prompt)
@@ -84,44 +84,25 @@ def _generate(desk: Desk, write: Write) -> Callable[..., str]:
             chosen = None if formula is None else read_box({"text": formula}).text
             asked = {"rewards": rewards, "levels": levels, "budget": budget, "whole": whole}
             steering = read_steering({k: v for k, v in asked.items() if v is not None}, desk.rewards)
-            params = _params(max_new_tokens, min_new_tokens, temperature, seed)
-            calm = read_flag("decouple", decouple)
-            return write(text, DeckValue(0, positions, steering, calm), params, chosen)
+            params = options(max_new_tokens, temperature, seed)
+            params = replace(params, min_new_tokens=FIELDS["fewest_tokens"].check(min_new_tokens, True))
+            value = DeckValue(0, positions, steering, FIELDS["decouple"].check(decouple))
+            return write(text, value, params, chosen)
         except MixerError as error:
             raise _refusal(error) from error
 
+    more = {
+        "prompt": f"Prompt and text together have at most {desk.context:,} tokens.",
+        "positions": f"Attributes, with what is at -1 and at 1: {_attributes(desk)}.",
+        "formula": f"At most {LONGEST:,} characters. `explain` checks a formula and `describe` lists all names.",
+        "rewards": f"Heads: {', '.join(desk.rewards) or 'none'}.",
+    }
     return _documented(
         generate,
         f"Continues a prompt with {desk.name}, a small base language model, under a mix of attributes, by a formula, or"
         " steered by rewards. Returns the new text without the prompt.",
-        prompt=f"How the text begins. Prompt and text together have at most {desk.context:,} tokens.",
-        settings=f"Attribute -> position from -{LIMIT} to {LIMIT}: -1 and 1 are the poles, beyond is extrapolation; 0, "
-        f"and what is left out, is the base model. Attributes, with what is at -1 and at 1: {_attributes(desk)}.",
-        max_new_tokens=f"Most tokens of the text, 1 to {MOST_TOKENS}.",
-        temperature="0 (always the likeliest token) to 2.",
-        seed="Whole number from 0; equal seeds give equal texts. Left out, a fresh one is drawn.",
-        formula="What to write by, such as `base - 0.96*union(base, [rude])`, where `sliders` is the model that the "
-        f"settings make; at most {LONGEST:,} characters. Left out, that model itself writes. `explain` checks a formula"
-        " and `describe` lists all names.",
-        rewards=f"Reward head -> position from -{POSITION_LIMIT:g} to {POSITION_LIMIT:g}: 0 is at rest, 1 pushes every "
-        f"token toward the attribute, -1 away from it. Heads: {', '.join(desk.rewards) or 'none'}.",
-        levels="Reward head -> level from 0 to 1 to aim for, by the head's own reading of the text; a head with a "
-        "position cannot have a level too.",
-        budget=f"Most nats of divergence at every token, 0 to {MOST_NATS:g}, that rewards, and judges and rewards of "
-        f"the formula, spend together. Left out, {BUDGET:g} where anything steers, and no limit where nothing does.",
-        whole="Whether the budget counts the settings and the formula too.",
-        min_new_tokens="The text does not end before so many tokens, 0 to max_new_tokens.",
-        decouple="Whether the settings are levels of the measured scores instead, where -1 and 1 are what a pole alone "
-        "reaches: positions are then found that move these scores and hold the others where the base model has them.",
+        **{FIELDS[name].argument: f"{FIELDS[name].describe(True)} {more.get(name, '')}".strip() for name in GENERATE},
     )
-
-
-def _params(most: object, least: object, temperature: object, seed: object) -> SamplingParams:
-    params = options(most, temperature, seed)
-    number = bounded("min_new_tokens", least, 0, params.max_new_tokens)
-    if number != int(number):
-        raise InvalidValue("min_new_tokens is a whole number.", "Leave the fraction away.")
-    return replace(params, min_new_tokens=int(number))
 
 
 def _describe(desk: Desk) -> Callable[..., dict[str, Any]]:
@@ -137,12 +118,9 @@ def _describe(desk: Desk) -> Callable[..., dict[str, Any]]:
             },
             "rewards": list(desk.rewards),
             "limits": {
-                "settings": [-LIMIT, LIMIT],
-                "rewards": [-POSITION_LIMIT, POSITION_LIMIT],
-                "levels": [0, 1],
-                "budget": [0, MOST_NATS],
-                "max_new_tokens": [1, MOST_TOKENS],
-                "temperature": [0, 2],
+                FIELDS[name].argument: list(FIELDS[name].bounds(served=True))
+                for name in GENERATE
+                if FIELDS[name].kind in (int, float, dict)
             },
             "formula": {name["text"]: name["title"] for name in names(desk.vocabulary)},
             "presets": {

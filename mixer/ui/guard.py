@@ -1,6 +1,6 @@
-"""What of Gradio's server this page has no use for is shut, and nobody may post more than the page ever would.
+"""An ASGI layer in front of Gradio's server: it closes the routes that this page does not use, and limits body sizes.
 
-An ASGI layer in front of all else. Knows addresses and sizes; what a request says is checked by those whom it is for.
+Knows addresses and sizes; the handlers check the content of a request.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 4 * 2**20  # of one request
-# Fetching from other machines for a stranger, and keeping files, states and recordings of theirs.
+# Routes that fetch from other machines for a client, or keep files, states and recordings of a client.
 SHUT = re.compile(
     r"/(gradio_api/(file=\s*\w+:|proxy=|upload|deep_link|process_recording|run-history|runs|stream/)|monitoring)", re.I
 )
 
 
 class Guard:
-    """Answers 404 for what is shut, and 413 for what is too long."""
+    """Answers 404 for a closed route, and 413 for a body that is too long."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -37,7 +37,7 @@ class Guard:
 
 
 def _counted(receive: Receive) -> Receive:
-    """Raises for a body that grows too long without having said so."""
+    """`receive`, which raises once the body is too long: a request may have no content-length, or a wrong one."""
     size = 0
 
     async def counted() -> Message:

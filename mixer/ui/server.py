@@ -1,4 +1,4 @@
-"""Serving the page: the queue, what goes into its head, and the guard in front of it."""
+"""Serves the page: its queue, the content of its HTML head, and the guard in front of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def launch(
     page: gr.Blocks, host: str | None = None, port: int | None = None, share: bool = False, block: bool = True
 ) -> str:
     """Serves the page and gives its address; with `block`, returns only when the server ends."""
-    page.queue(max_size=64, api_open=False)  # a stream asked for beside the queue is never closed
+    page.queue(max_size=64, api_open=False)  # outside the queue a stream is never closed
     _, local, public = page.launch(
         server_name=host,
         server_port=port,

@@ -1,6 +1,6 @@
-"""The page's palette and type as a Gradio theme: everything in assets/*.css takes its colors from these variables.
+"""Colors and fonts of the page as a Gradio theme; the style sheets in assets/web/ take their colors from its variables.
 
-Only fonts that Gradio itself serves and the system's own: the page asks no other machine for anything.
+Only fonts that Gradio itself serves, and the system's own: the page loads nothing from other machines.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The page's words in other languages. English itself is the key: what has no translation stays English.
+"""The page's texts in other languages. The key is the English text; a text without a translation stays English.
 
-One catalog, assets/translations.yaml, for scripts, templates and Gradio's own labels, all applied by assets/web/desk.js:
-Gradio's `I18n` asks the browser for its language before the page can say otherwise. Texts that the model writes,
-formulas, and the server's answers to bad input are not translated.
+One catalog, assets/translations.yaml, has the texts of scripts, templates and Gradio's own labels. assets/web/desk.js
+applies it, and not Gradio's `I18n`, which takes the browser's language and gives no choice. Texts that the model
+writes, formulas, and the server's answers to bad input are not translated.
 """
 
 from __future__ import annotations
@@ -28,6 +28,6 @@ def catalogs() -> Mapping[str, Mapping[str, str]]:
 
 
 def head() -> str:
-    """The catalogs, and the script that uses them and that all others share, for the page's head."""
+    """The catalogs and the shared script desk.js, for the page's HTML head."""
     data = json.dumps(catalogs(), ensure_ascii=False).replace("<", "\\u003c")
     return f'<script type="application/json" id="desk-words">{data}</script>\n<script>\n{read("desk.js")}</script>'

@@ -1,4 +1,4 @@
-"""Finds and reads the page's style sheets and scripts; knows nothing of what is in them."""
+"""Reads the page's style sheets and scripts from assets/web/; does not know what is in them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ STYLES = (
 
 
 def head() -> str:
-    """The style sheets for the page's head. Not through Gradio's `css`, which rewrites every rule and loses some."""
+    """The style sheets for the page's HTML head. Gradio's own `css` rewrites every rule and loses some."""
     return "\n".join(f"<style>\n{read(name)}</style>" for name in STYLES)
 
 
 def script(*names: str) -> str:
-    """A component's script: the last of assets/web/NAME defines `mount`, called with what Gradio hands to a component.
+    """The script of a component: the files of assets/web/, one after the other.
 
-    Before that the component's template is put into the reader's language.
+    The last file defines `mount`, which is called with the arguments that Gradio gives to a component's script, after
+    the component's template has been translated.
     """
     text = "\n".join(read(name) for name in names)
     return f"{text}\ndesk.localize(element);\nmount(element, trigger, props, watch, server);\n"

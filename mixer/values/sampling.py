@@ -5,11 +5,22 @@ Standard library only; the drawing itself is in `sampling`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mixer.errors import InvalidValue
 from mixer.values.bounds import bounded
+
+BOUNDS: Mapping[str, tuple[int, int]] = {
+    "max_new_tokens": (1, 100_000),
+    "min_new_tokens": (0, 100_000),
+    "temperature": (0, 10),
+    "top_k": (0, 10_000_000),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "seed": (0, 2**63 - 1),
+}
+WHOLE = ("max_new_tokens", "min_new_tokens", "top_k", "seed")
 
 
 @dataclass(frozen=True)
@@ -40,21 +51,14 @@ class SamplingParams:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _whole("max_new_tokens", self.max_new_tokens, 1, 100_000)
-        _whole("min_new_tokens", self.min_new_tokens, 0, self.max_new_tokens)
-        bounded("temperature", self.temperature, 0.0, 10.0)
-        _whole("top_k", self.top_k, 0, 10_000_000)
-        bounded("top_p", self.top_p, 0.0, 1.0)
-        bounded("min_p", self.min_p, 0.0, 1.0)
-        if self.seed is not None:
-            _whole("seed", self.seed, 0, 2**63 - 1)
+        for name, (low, high) in BOUNDS.items():
+            value = getattr(self, name)
+            if value is None and name == "seed":
+                continue
+            bounded(name, value, low, min(high, self.max_new_tokens) if name == "min_new_tokens" else high)
+            if name in WHOLE and not isinstance(value, int):
+                raise InvalidValue(f"{name} must be a whole number, not {value!r}.", f"Give one from {low} to {high}.")
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if not all(isinstance(text, str) and text for text in stop):
             raise InvalidValue("A stop text is empty or no text.", "Give texts of at least one character.")
         object.__setattr__(self, "stop", stop)
-
-
-def _whole(name: str, value: object, low: int, high: int) -> None:
-    bounded(name, value, low, high)
-    if not isinstance(value, int):
-        raise InvalidValue(f"{name} must be a whole number, not {value!r}.", f"Give one from {low} to {high}.")

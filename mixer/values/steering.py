@@ -8,9 +8,12 @@ Calibrated strengths, levels to aim for and the budget are this project's.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 from mixer.errors import InvalidValue
 from mixer.values.bounds import bounded
@@ -70,6 +73,24 @@ class Steering:
     def heads(self) -> tuple[str, ...]:
         """The heads that it asks, in order."""
         return (*self.positions, *self.levels)
+
+    @cached_property
+    def key(self) -> str:
+        """A digest of every number and option, the same on every machine; equal steerings have equal keys."""
+        levels = {name: level + 0.0 for name, level in self.levels.items()}  # no -0.0, which equals 0.0
+        budget = None if self.budget is None else self.budget + 0.0
+        heads = [sorted(self.positions.items()), sorted(levels.items())]
+        parts = repr((heads, budget, self.whole, self.reach, self.cut, self.fused))
+        return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """The fields `rewards`, `levels`, `budget` and `whole` of a request, as plain values (see `request.FIELDS`)."""
+        return {
+            "rewards": dict(self.positions),
+            "levels": dict(self.levels),
+            "budget": self.budget,
+            "whole": self.whole,
+        }
 
     def with_position(self, head: str, position: float) -> Steering:
         """This steering with one slider moved; a level to aim for is given up."""

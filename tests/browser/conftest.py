@@ -34,7 +34,7 @@ FLAGS = (
 @dataclass
 class Server:
     url: str
-    registry: BrowserSessions
+    browsers: BrowserSessions
 
 
 def serve(desk: Desk, opening: str | None) -> Iterator[Server]:
@@ -42,9 +42,9 @@ def serve(desk: Desk, opening: str | None) -> Iterator[Server]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # as app.py does: a core for the server and the browser
-    registry = BrowserSessions()
-    page = in_loop(lambda: build(desk, registry, opening))
-    yield Server(in_loop(lambda: launch(page, "127.0.0.1", port, block=False)), registry)
+    browsers = BrowserSessions()
+    page = in_loop(lambda: build(desk, browsers, opening))
+    yield Server(in_loop(lambda: launch(page, "127.0.0.1", port, block=False)), browsers)
     page.close()
 
 

@@ -48,7 +48,7 @@ def test_what_is_left_out_has_a_default_and_whole_numbers_are_numbers(server: Se
     params = SamplingParams(max_new_tokens=6, temperature=1.0, seed=3)
     assert text == desk.generate("The door was", params=params).text
     for bad, reason in (
-        ({"max_new_tokens": 6.5}, "whole numbers"),
+        ({"max_new_tokens": 6.5}, "not a whole number"),
         ({"min_new_tokens": 200}, "min_new_tokens is 200, which is out of range"),
         ({"temperature": "hot"}, "temperature must be a number"),
         ({"settings": []}, "not an object"),
@@ -113,8 +113,8 @@ def test_a_hostile_deck_value_changes_nothing_and_the_server_lives(server: Serve
     )
     assert answer.status_code >= 400
     assert "Traceback" not in answer.text
-    live = server.registry.find("hostile")
-    assert live is None or (not live.value.positions and not live.value.steering.heads)
+    browser = server.browsers.find("hostile")
+    assert browser is None or (not browser.value.positions and not browser.value.steering.heads)
     assert httpx.get(server.url).status_code == 200
 
 

@@ -56,7 +56,7 @@ def test_a_file_goes_in_and_its_rows_come_back_with_texts(visit: Visit, desk: De
     expect(panel.locator(".faults")).to_have_text("1 wrong")
     expect(panel.locator(".notes")).to_have_text("Carried along as they are: id.")
     expect(panel.locator(".last tbody tr")).to_have_count(3)
-    expect(panel.locator(".last .wrong")).to_contain_text("Row 3, column humor: position is 9")
+    expect(panel.locator(".last .wrong")).to_contain_text("Row 3, column humor: The position is 9")
     found = answer(page, panel, tmp_path)
     assert found.columns[:5] == ("id", "prompt", "humor", "tokens", "text")
     place = found.columns.index("text")

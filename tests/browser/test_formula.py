@@ -83,7 +83,7 @@ def test_a_wrong_formula_is_pointed_at_and_nothing_is_lost(visit: Visit, server:
     expect(page.locator("#formula [role=alert]")).to_contain_text("Line 1, column 10")
     expect(page.locator(".stage .alert")).to_be_hidden()
     assert state(page) == "error"
-    assert not any(live.busy for live in server.registry)
+    assert not any(browser.busy for browser in server.browsers)
     page.locator("[data-name=politeness]").focus()  # the last valid formula still follows the sliders
     page.keyboard.press("Home")
     page.wait_for_timeout(300)

@@ -100,7 +100,7 @@ def post(client: httpx.Client, server: Server, one: dict[str, Any], data: str, s
 def idle(server: Server, desk: Desk) -> None:
     """Waits until nobody writes and all rows are free."""
     until = time.monotonic() + PATIENCE
-    while any(live.busy for live in server.registry) or desk.scheduler.rows_in_use:
+    while any(browser.busy for browser in server.browsers) or desk.scheduler.rows_in_use:
         assert time.monotonic() < until, "a take was left behind"
         time.sleep(0.05)
 

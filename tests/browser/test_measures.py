@@ -33,7 +33,7 @@ def test_moves_are_timed_beside_others_and_none_is_lost(server: Server) -> None:
         median, most = report[name]
         assert 0 < median <= most
     assert report["beside_tokens_per_second"][0] > 1
-    assert not any(live.busy for live in server.registry)
+    assert not any(browser.busy for browser in server.browsers)
 
 
 @pytest.mark.slow

@@ -71,7 +71,9 @@ def test_a_drag_of_sixty_moves_ends_at_its_last_value_in_the_deck_and_on_the_ser
     page.mouse.up()
     assert positions(page) == {"formality": -0.35, "humor": 0.8}
     assert thumb(page) == (-0.35, 0.8)
-    wait(page, lambda: any(live.value.positions == {"formality": -0.35, "humor": 0.8} for live in server.registry))
+    wait(
+        page, lambda: any(browser.value.positions == {"formality": -0.35, "humor": 0.8} for browser in server.browsers)
+    )
     undo(page)  # one drag is one step
     wait(page, lambda: positions(page) == {})
     wait(page, lambda: thumb(page) == (0, 0))

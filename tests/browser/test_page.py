@@ -169,21 +169,21 @@ def test_generate_in_mid_text_begins_again_and_a_double_click_begins_once(visit:
 def test_stop_ends_the_writing_and_frees_the_rows(visit: Visit, server: Server) -> None:
     page = visit()
     generate(page)
-    assert any(live.busy for live in server.registry)
+    assert any(browser.busy for browser in server.browsers)
     stop(page)
     kept = text(page)
     page.wait_for_timeout(500)
     assert text(page) == kept
-    assert not any(live.busy for live in server.registry)
+    assert not any(browser.busy for browser in server.browsers)
 
 
 def test_closing_the_tab_frees_the_rows(visit: Visit, server: Server) -> None:
     page = visit()
     generate(page)
-    assert any(live.busy for live in server.registry)
+    assert any(browser.busy for browser in server.browsers)
     page.close()
     end = time.monotonic() + 10
-    while any(live.busy for live in server.registry):
+    while any(browser.busy for browser in server.browsers):
         assert time.monotonic() < end
         time.sleep(0.05)
 

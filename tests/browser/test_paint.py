@@ -106,7 +106,7 @@ def test_nothing_is_painted_until_its_tab_is_open(visit: Visit, server: Server) 
     tab(page)  # closes it
     tab(page)
     assert totals(page) == before
-    assert not any(live.busy for live in server.registry)
+    assert not any(browser.busy for browser in server.browsers)
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ def test_dragging_a_reward_in_mid_stream_steers_without_a_restart(visit: Visit, 
     stop(page)
     assert text(page).startswith(before)
     assert text(page) != text(page, "base")
-    assert not any(live.busy for live in server.registry)
+    assert not any(browser.busy for browser in server.browsers)
 
 
 def test_a_level_to_aim_for_shows_the_reading_and_goes_by_the_keyboard(visit: Visit) -> None:

@@ -112,7 +112,8 @@ def test_what_is_wrong_in_a_link_is_told_and_nothing_else_is_lost(visit: Visit) 
     notes = page.locator(".notice-line.warning li")
     expect(notes).to_have_count(4)
     expect(notes.first).to_have_text(
-        "humor=9 was left out of the link: The position of humor is out of range. Give a number from -1.5 to 1.5."
+        "humor=9 was left out of the link: The position of humor is 9, which is out of range. "
+        "Give a number from -1.5 to 1.5."
     )
     expect(page.locator(".fault")).to_contain_text("Did you mean formal")
     assert positions(page) == {"formality": 0.5}

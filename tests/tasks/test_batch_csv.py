@@ -12,7 +12,7 @@ from mixer.cli import main
 from mixer.errors import InvalidValue, UnknownName
 from mixer.files.csv_table import read_table
 from mixer.tasks.batch import write
-from mixer.tasks.batch_csv import BatchTable, Bounds, sample
+from mixer.tasks.batch_csv import BatchTable, sample
 from mixer.values.steering import REST
 
 
@@ -25,8 +25,8 @@ def default(desk: Desk) -> Request:
     return Request("Once", desk.mix(humor=0.4), SamplingParams(max_new_tokens=8, seed=5))
 
 
-def sheet(desk: Desk, text: str, bounds: Bounds | None = None, asked: Request | None = None) -> BatchTable:
-    return BatchTable(desk, read_table(text, "prompt"), asked or default(desk), bounds)
+def sheet(desk: Desk, text: str, asked: Request | None = None, served: bool = False) -> BatchTable:
+    return BatchTable(desk, read_table(text, "prompt"), asked or default(desk), served)
 
 
 def run(made: BatchTable) -> BatchTable:
@@ -78,24 +78,27 @@ def test_a_row_is_what_its_cells_say_and_otherwise_the_default(
 @pytest.mark.parametrize(
     "head, cell, message",
     [
-        ("humor", "2", "Row 2, column humor: position is 2, which is out of range. Give a number from -1.5 to 1.5."),
+        (
+            "humor",
+            "2",
+            "Row 2, column humor: The position is 2, which is out of range. Give a number from -1.5 to 1.5.",
+        ),
         ("humor", "much", "Row 2, column humor: 'much' is no number. Write it as 0.6."),
-        ("humor", "nan", "Row 2, column humor: position is nan"),
-        ("s.humor", "-2", "Row 2, column s.humor: position is -2"),
+        ("humor", "nan", "Row 2, column humor: The position is nan"),
+        ("s.humor", "-2", "Row 2, column s.humor: The position is -2"),
         ("tokens", "12.5", "Row 2, column tokens: 12.5 is no whole number"),
         ("tokens", "1,000", "Row 2, column tokens: 1,000 is no whole number. Write it with digits alone."),
-        ("tokens", "1001", "Row 2, column tokens: The number is 1001, which is out of range"),
+        ("tokens", "1001", "Row 2, column tokens: The number of tokens is 1001, which is out of range"),
         ("seed", "-1", "Row 2, column seed"),
         ("seed", "9" * 5000, "Row 2, column seed"),
-        ("temperature", "3", "Row 2, column temperature: temperature is 3"),
+        ("temperature", "3", "Row 2, column temperature: The temperature is 3"),
         ("formula", "[fromal]", "Row 2, column formula: Line 1, column 2: "),
         ("reward.humor", "9", "Row 2, column reward.humor: reward humor is 9"),
         ("aim.humor", "-0.1", "Row 2, column aim.humor: level of humor is -0.1"),
     ],
 )
 def test_an_error_names_row_and_column_and_stops_no_other_row(desk: Desk, head: str, cell: str, message: str):
-    bounds = Bounds(1.5, 1000, 2.0, lambda tokens: tokens // 2)
-    made = sheet(desk, f'prompt,{head}\nA,"{cell}"\nB,', bounds)
+    made = sheet(desk, f'prompt,{head}\nA,"{cell}"\nB,', served=True)
     assert made.jobs[0].error.startswith(message)
     assert not made.jobs[1].error
 

@@ -65,3 +65,27 @@ def test_a_steering_is_a_value():
         steering.positions["humor"] = 2.0  # type: ignore[index]
     assert str(steering) == "humor +1.00, at most 1 nats" and str(Steering()) == "no rewards"
     assert str(replace(steering, positions={}, levels={"humor": 0.7}, budget=None)) == "humor to 0.70"
+
+
+numbers = st.floats(0, 1) | st.sampled_from([0.0, -0.0])
+steerings = st.builds(
+    Steering,
+    positions=st.dictionaries(st.sampled_from(["humor", "sentiment"]), numbers),
+    levels=st.dictionaries(st.sampled_from(["toxicity", "charm"]), numbers),
+    budget=st.none() | numbers,
+    whole=st.booleans(),
+    reach=st.integers(1, 3),
+    cut=st.booleans(),
+)
+
+
+@given(steerings, steerings)
+def test_equal_steerings_and_no_others_have_equal_keys(one: Steering, other: Steering):
+    assert (one == other) == (one.key == other.key)
+    turned = replace(one, positions=dict(reversed(one.positions.items())), levels=dict(reversed(one.levels.items())))
+    assert turned == one and turned.key == one.key
+
+
+def test_what_the_budget_counts_is_part_of_the_key():
+    assert Steering(whole=True).key != Steering().key and str(Steering(whole=True)) == str(Steering())
+    assert Steering().key == Steering().key != Steering({"humor": 1.0}).key

@@ -1,1 +1,1 @@
-"""What is always on the page: the deck, the formula box, the stage with its texts, the tools in the head."""
+"""The components that are always on the page: deck, formula box, stage, shelf, and the tools in the head."""

@@ -1,7 +1,8 @@
 """The mix deck: one component holding every slider, of anchors and of rewards, and the budget that rewards share.
 
-Its looks and its behavior under the hand are in assets/deck.* and assets/reward.*; what its value means is in `value`.
-One component for all sliders, because Gradio's own slider never reports a keyboard's last value and fills from its end.
+Style and behavior are in assets/web/deck.*, reward.* and decouple.js; what its value means is in `state.controls`. All
+sliders are one component because Gradio's own slider never reports the last value from a keyboard, and cannot be filled
+from its middle.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from typing import Any
 import gradio as gr
 
 from mixer.formula.bind import Vocabulary
-from mixer.ui.state.controls import LIMIT, STEP
+from mixer.ui.state.controls import LIMIT, REWARD_LIMIT, STEP
 from mixer.ui.state.page_state import PageState
 from mixer.ui.web import script
-from mixer.values.steering import BUDGET
+from mixer.values.request import FIELDS
 
 BUDGETS = (0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)  # nats; after these, no limit
 
 
-def component(
+def deck_component(
     vocabulary: Vocabulary, state: PageState | None = None, scales: Mapping[str, Sequence[float]] | None = None
 ) -> gr.HTML:
     """The deck for any number of attributes and rewards; a reward without anchors has a card of its own.
 
     Args:
-        scales: of each attribute the scores that decoupled sliders ask for at -1, 0 and 1; None where none can be.
+        scales: attribute -> the scores that a decoupled slider asks for at -1, 0 and 1; None if none can be decoupled.
     """
     state = state or PageState()
     rewards = vocabulary.rewards
@@ -47,13 +48,14 @@ def component(
         limit=LIMIT,
         step=STEP,
         budgets=BUDGETS,
-        budget=BUDGET,
+        budget=FIELDS["budget"].default,
+        reward_limit=REWARD_LIMIT,
         scales=scales,
     )
 
 
 def _control(name: str, labels: tuple[str, str], description: str, anchors: bool, reward: bool) -> dict[str, Any]:
-    """One card: what its sliders are called, and which it has."""
+    """One card: the names for its sliders, and which sliders it has."""
     return {
         "name": name,
         "negative": labels[0],

@@ -1,6 +1,7 @@
-"""The formula box: one component with the text, what is wrong with it or what it comes to, and names to put in.
+"""The formula box: one component with the text, its error or its result (S and exponents), and names to insert.
 
-Looks and behavior are in assets/web/formula.css and assets/web/formula.js, which ask `look` about every text; how text and sliders belong together is in `formula`.
+Style and behavior are in assets/web/formula.css and formula.js, which asks `look` about every text. How text and
+sliders depend on each other is in `state.formula_text`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _TEMPLATE = """
 """
 
 
-def component(desk: Desk, text: str = DEFAULT) -> gr.HTML:
+def formula_component(desk: Desk, text: str = DEFAULT) -> gr.HTML:
     """The box, with a formula in it; its value is {text, typed}."""
     return gr.HTML(
         value={"text": text, "typed": False},  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
@@ -62,7 +63,7 @@ def _look(desk: Desk) -> Callable[[Any], dict[str, Any]]:
     def look(posted: Any) -> dict[str, Any]:
         try:
             seq, text, positions = read_question(posted, desk.attributes)
-        except MixerError as error:  # the page itself never asks so
+        except MixerError as error:  # the page itself never sends such a question
             return {"seq": 0, "refused": str(error)}
         return {"seq": seq, **answer(desk, text, positions)}
 
@@ -70,7 +71,7 @@ def _look(desk: Desk) -> Callable[[Any], dict[str, Any]]:
 
 
 def answer(desk: Desk, text: str, moved: Any = None) -> dict[str, Any]:
-    """What the page needs to know of a formula; with `moved`, after its numbers were rewritten to those positions.
+    """What the page shows of a formula. With `moved`, its numbers are rewritten to those positions first.
 
     Returns:
         `error` alone; or the `text`, its `title`, `tie` and `positions` as in `Recipe`, its `weight`, `summands` with
@@ -87,8 +88,8 @@ def answer(desk: Desk, text: str, moved: Any = None) -> dict[str, Any]:
     return {"text": text, "title": found.title, "tie": found.tie, "positions": found.positions, **_figures(plan)}
 
 
-def gist(desk: Desk, text: str) -> dict[str, str]:
-    """The `title` and `tie` of a formula, as in `Recipe`; those of the sliders alone where it is wrong."""
+def formula_summary(desk: Desk, text: str) -> dict[str, str]:
+    """The `title` and `tie` of a formula, as in `Recipe`; a wrong formula has those of `sliders`."""
     found = answer(desk, text)
     return {"title": found.get("title", ""), "tie": found.get("tie", "sliders")}
 
@@ -110,7 +111,7 @@ def _summand(one: Summand) -> dict[str, str]:
 
 
 def names(vocabulary: Vocabulary) -> list[dict[str, str]]:
-    """What can be put into a formula by a click: models, poles and functions, with what to know of them."""
+    """The names that a click inserts into a formula: models, poles and functions, each with an explanation."""
     found = [
         {"kind": "model", "text": "sliders", "title": "The model that the sliders make"},
         {"kind": "model", "text": "base", "title": "The base model"},

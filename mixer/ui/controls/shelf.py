@@ -1,4 +1,4 @@
-"""The shelf: tabs beneath the stage, each with one panel, of which one or none is open. Knows no panel from inside."""
+"""The shelf: tabs below the stage, one for each panel; at most one panel is open. Does not know what is in a panel."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _TAB = (
 _TEMPLATE = '<div class="tabs" role="tablist" aria-label="More tools">{tabs}</div>'
 
 
-def shelf(desk: Desk, registry: BrowserSessions, panels: Mapping[str, Panel]) -> None:
-    """A tab for each of the panels, given by title; the panel of `Paint` is the element `shelf-paint`."""
+def shelf(desk: Desk, browsers: BrowserSessions, panels: Mapping[str, Panel]) -> None:
+    """A tab for each panel. `panels` are by title; the panel with the title `Paint` is the element `shelf-paint`."""
     names = {title: title.lower() for title in panels}
     tabs = "".join(_TAB.format(name=name, title=title) for title, name in names.items())
     with gr.Column(elem_id="shelf"):
@@ -34,4 +34,4 @@ def shelf(desk: Desk, registry: BrowserSessions, panels: Mapping[str, Panel]) ->
         )
         for title, panel in panels.items():
             with gr.Column(elem_id=f"shelf-{names[title]}"):
-                panel(desk, registry)
+                panel(desk, browsers)

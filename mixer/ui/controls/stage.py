@@ -1,8 +1,8 @@
-"""The stage: one component that shows what is being written, and the frames it is sent.
+"""The stage: one component that shows the two texts, and the frames that are sent to it.
 
-A frame is the whole visible state of a take as plain JSON: the deck takes the measured scores from the same frame, the
-status line its figures. Its looks and its behavior are in assets/stage.*, and what helps to compare the two texts is in
-assets/web/twin.js. Does not know where text comes from.
+A frame is the whole visible state of a take as plain JSON: the deck takes the measured scores from it, and the status
+line its figures. Style and behavior are in assets/web/stage.*; the comparison of the two texts is in twin.js. Does not
+know where text comes from.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ class Frame:
     """What the page shows.
 
     Attributes:
-        state: where the take is; the other fields describe it.
+        state: the phase of the take.
         prompt: the prompt that both texts continue.
         base: the base model's text so far.
-        mix: the mixed model's text so far, as (mix in words, text) from one change of the mix to the next.
+        mix: the mixed model's text so far: (sliders in words, text) for each part between two changes of the mix.
         scores: attribute -> the judge's score of the mixed text in [0, 1].
-        levels: reward that steers -> its own reading of the mixed text, 0 to 1 as far as it was trained well.
-        nats: what the last tokens spent of the budget, on the average; None where nothing counts.
-        note: what of the newest move has to wait for the next take, in a sentence, or nothing.
-        seq: the newest deck move that a shown token was written under.
+        levels: steering reward -> its own reading of the mixed text, about 0 to 1.
+        nats: the mean of what the last tokens spent of the budget; None if the budget counts nothing.
+        note: a sentence about the part of the newest move that waits for the next take, or empty.
+        seq: sequence number of the newest deck move under which a shown token was written.
         status: figures for the status line.
-        formula: what the mixed model's text is written by, in short; nothing where that is the sliders alone.
-        error: one clear sentence for the reader, or nothing. With state "error" the texts shown before stay.
-        fault: the place of an error in the formula, for the formula box, which then shows it.
-        written: what the mixed model's text was written under, in its last frame; see `written`.
+        formula: title of the formula that the mixed text is written by; empty if that is the sliders alone.
+        error: one sentence for the reader, or empty. With state "error" the texts shown before stay.
+        fault: the place of an error in the formula, as `formula_text.place` gives it, for the formula box.
+        written: only in the last frame: what the mixed text was written under, see `state.segments`.
     """
 
     state: Phase = "idle"
@@ -99,10 +99,11 @@ _TEMPLATE = (
 STATUS = '<div class="status-line" aria-label="Figures of the last run"><span>ready</span></div>'
 
 
-def component(state: PageState, title: str = "", tie: str = "sliders") -> gr.HTML:
-    """The two panes, headed by what a new page would write by: its state, and its formula as in `Recipe`.
+def stage_component(state: PageState, title: str = "", tie: str = "sliders") -> gr.HTML:
+    """The two panes. Their value is a frame; before the first one they show what a new page would write by.
 
-    Their value is a frame.
+    Args:
+        state: of the new page. title, tie: of its formula, as in `Recipe`.
     """
     return gr.HTML(
         value=Frame().json(),  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)

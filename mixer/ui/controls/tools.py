@@ -1,7 +1,7 @@
 """The tools in the page's head: presets, undo and redo, history, and the state of the page as a link and as code.
 
-One component; what it does under the hand is in assets/web/tools.js and assets/web/history.js, and everything that it
-keeps stays in the browser. It hears of every control (`TELL`), and puts them all where a state says (`PUT`).
+One component; its behavior is in assets/web/tools.js and history.js, and everything that it keeps stays in the browser.
+It receives the values of all controls (`TELL`) and can put all controls into a state (`PUT`).
 """
 
 from __future__ import annotations
@@ -16,19 +16,22 @@ from mixer.errors import MixerError
 from mixer.ui.state import snippets
 from mixer.ui.state.decouple import LEFT_OUT, calibration, without_decouple
 from mixer.ui.state.link import read_query, write_query
-from mixer.ui.state.page_state import PageState, read_state
+from mixer.ui.state.page_state import DECK, PageState, read_state
 from mixer.ui.state.presets import Choice
 from mixer.ui.state.snippets import SHIPPED, DeskSource
 from mixer.ui.web import script
-from mixer.values.steering import BUDGET
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
 
-LONGEST_LINK = 16_000  # letters; servers and mail programs cut longer ones off
-# Both run in the browser alone. The order is that of the page's list of controls.
-PUT = "(s) => [s.prompt, s.mode, s.temperature, s.tokens, s.seed, s.rate, s.fresh]"
+LONGEST_LINK = 16_000  # characters; servers and mail programs cut longer links off
+# The fields of the state whose controls are Gradio's own, in the order in which the page lists them.
+PLAIN = ("prompt", "mode", "temperature", "tokens", "seed", "rate", "fresh")
+# Both run in the browser alone.
+PUT = f"(state) => {list(PLAIN)}.map((name) => state[name])"
 TELL = '(...values) => void document.dispatchEvent(new CustomEvent("desk:values", {detail: values}))'
+
+PRESET = ("prompt", "formula", "positions", "rewards", "levels", "decouple")  # the fields that a preset sets
 
 NOTICES = """
 <div class="notices">
@@ -71,8 +74,8 @@ _TEMPLATE = f"""
 """
 
 
-def component(desk: Desk, known: Sequence[Choice], state: PageState, origin: DeskSource) -> gr.HTML:
-    """The tools of a page that opens with `state`; their value is the state that the other controls are to take."""
+def tools_component(desk: Desk, known: Sequence[Choice], state: PageState, origin: DeskSource) -> gr.HTML:
+    """The tools of a page that opens with `state`; their value is a state that the other controls take over."""
     return gr.HTML(
         value=state.json(),  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
         html_template=_TEMPLATE,
@@ -80,15 +83,22 @@ def component(desk: Desk, known: Sequence[Choice], state: PageState, origin: Des
         apply_default_css=False,
         elem_id="tools",
         server_functions=[_visit(desk), _tell(desk, origin)],
-        presets=[{"name": one.name, "about": one.about, "state": one.state.json()} for one in known],
+        presets=[{"name": one.name, "about": one.about, "state": _preset(one.state)} for one in known],
         start=state.json(),
-        budget=BUDGET,
+        rest=PageState().json(),
+        deck=DECK,
+        plain=PLAIN,
     )
+
+
+def _preset(state: PageState) -> dict[str, Any]:
+    """What a preset sets; the rest of the page stays as it is."""
+    return {name: value for name, value in state.json().items() if name in PRESET}
 
 
 def _visit(desk: Desk) -> Callable[[Any], dict[str, Any] | None]:
     def visit(query: Any) -> dict[str, Any] | None:
-        """The state that the page's address asks for, and what of it was left out."""
+        """The state in the query of the page's address, and a note for each part that was left out."""
         answer = read_query(query, desk.attributes, desk.rewards) if isinstance(query, str) else None
         if answer is None:
             return None
@@ -102,7 +112,7 @@ def _visit(desk: Desk) -> Callable[[Any], dict[str, Any] | None]:
 
 def _tell(desk: Desk, origin: DeskSource = SHIPPED) -> Callable[[Any], dict[str, str]]:
     def tell(posted: Any) -> dict[str, str]:
-        """A state as a link and as code, for a page at this address."""
+        """A state as a link and as code, for the page at the posted address."""
         try:
             state = read_state(posted, desk.attributes, desk.rewards)
             plain = without_decouple(desk, state)

@@ -1,1 +1,1 @@
-"""Texts in flight for browsers: who writes what, and the frames that reach the page."""
+"""Running takes: which browser session has which, and the frames that go to the page."""

@@ -1,7 +1,7 @@
-"""Who is streaming: one `BrowserSession` per browser session, holding its newest move and its running take.
+"""One `BrowserSession` for each session of a browser: it holds the newest move of the deck and the running take.
 
-The engine's sessions live here and not in the page's state, which Gradio copies and sends about. Two browser sessions
-never share a `BrowserSession`. Knows nothing of Gradio.
+The desk's sessions are kept here and not in the page's state, which Gradio copies and sends. Two browser sessions never
+share a `BrowserSession`. Knows nothing of Gradio.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from mixer.values.steering import Steering
 
 LATER = "The sliders count from your next Generate on."
-RECENT = 10  # tokens that the meter of the budget looks back on
-CAPACITY = 1000  # a client may invent as many session names as it likes; the oldest idle ones are forgotten
+RECENT = 10  # tokens over which the spent budget is averaged
+CAPACITY = 1000  # a client may invent any number of session names, so the oldest idle ones are forgotten
 
 
 class RunningTake(Protocol):
-    """What a `BrowserSession` steers: a take of this process, or a line to one that another process writes."""
+    """What a `BrowserSession` steers: a take of this process, or a `RemoteTake` that another process writes."""
 
     def note(self, value: DeckValue, mix: Mix) -> None: ...
     def apply(self, value: DeckValue, mix: Mix) -> None: ...
@@ -43,23 +43,27 @@ class Take:
     mix: Session
     follows: bool = True  # whether the anchors' sliders act on its formula
     stopped: bool = False
-    refused: str = ""  # why part of the newest move has to wait for the next take
+    refused: str = ""  # why a part of the newest move has to wait for the next take
     nats: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # spent by its last tokens
     nudge: threading.Event = field(default_factory=threading.Event)  # set: write the next token without waiting
-    _moves: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)  # mix, steering -> sequence, in words
+    # Key of the mix, key of the steering -> sequence number of the move that set them, and the sliders in words.
+    _moves: dict[tuple[str, str], tuple[int, str]] = field(default_factory=dict)
 
     def note(self, value: DeckValue, mix: Mix) -> None:
-        """Keep which move it was that set this mix and the steering now in force."""
+        """Remembers which move set this mix and the steering that is now in force."""
         steering = self.mix.steering
         words = describe(value.positions if self.follows else {}, steering, value.decouple)
-        self._moves[mix.key, str(steering)] = value.seq, words if self.follows or steering.heads else ""
+        self._moves[mix.key, steering.key] = value.seq, words if self.follows or steering.heads else ""
 
     def move(self, step: Step) -> tuple[int, str] | None:
-        """The newest move that a step just drawn is under, and it in words; None halfway through one."""
-        return self._moves.get((step.mix_key, str(self.mix.applied_steering)))
+        """Sequence number and words of the newest move that the last step was drawn under.
+
+        None if only a part of a move was in force, such as the new mix with the former steering.
+        """
+        return self._moves.get((step.mix_key, self.mix.applied_steering.key))
 
     def apply(self, value: DeckValue, mix: Mix) -> None:
-        """Moves the row that the sliders steer."""
+        """Gives the steered row a new mix and a new steering."""
         self.refused = _steer(self.mix, value.steering)
         self.note(value, mix)
         self.mix.mix = mix
@@ -78,7 +82,7 @@ class Take:
 
 
 class BrowserSession:
-    """One browser session's part of the desk; every method may be called from any thread."""
+    """What one browser session has running on the desk; every method may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -96,7 +100,7 @@ class BrowserSession:
         return self._take is not None
 
     def steer(self, value: DeckValue, mix: Mix) -> bool:
-        """Takes a deck move over into the running take, unless a newer move came before it."""
+        """Applies a move of the deck to the running take. False, and no effect, if a newer move came before it."""
         with self._lock:
             if value.seq <= self._value.seq:
                 return False
@@ -106,10 +110,10 @@ class BrowserSession:
             return True
 
     def begin(self, take: RunningTake, value: DeckValue, mix: Mix) -> DeckValue | None:
-        """Makes `take` the one that sliders steer; a take still running is stopped.
+        """Makes `take` the one that the sliders steer; a take that still runs is stopped.
 
         Returns:
-            None; or the newer deck value that arrived while the take was being made: steer to it.
+            The deck value that arrived while the take was being made, for `follow`; None if there is none.
         """
         with self._lock:
             if self._take is not None:
@@ -122,7 +126,7 @@ class BrowserSession:
             return None
 
     def follow(self, take: RunningTake, value: DeckValue, mix: Mix) -> None:
-        """Moves a take that began with an older deck value."""
+        """Applies a deck value to a take that began with an older one."""
         with self._lock:
             if self._take is take and value.seq >= self._value.seq:
                 take.apply(value, mix)
@@ -141,7 +145,7 @@ class BrowserSession:
                 self._take.stop()
 
     def job(self, name: str) -> threading.Event:
-        """A flag for work beside the take, set when it is to end: by `cancel`, or a newer job of its name."""
+        """A flag for a panel's job. It is set when the job is to end: by `cancel`, or by a newer job of that name."""
         with self._lock:
             if name in self._jobs:
                 self._jobs[name].set()
@@ -155,7 +159,7 @@ class BrowserSession:
                 self._jobs[name].set()
 
     def close(self) -> None:
-        """Ends everything and gives the rows back: the browser has gone."""
+        """Ends take and jobs, and gives the rows back: the browser has left."""
         with self._lock:
             take, self._take = self._take, None
             for flag in self._jobs.values():
@@ -165,7 +169,11 @@ class BrowserSession:
 
 
 def _steer(session: Session, steering: Steering) -> str:
-    """Sets a text's steering, or as much of it as a text already begun can take; why not all of it."""
+    """Sets the steering of a text, or as much of it as a text that has begun can take.
+
+    Returns:
+        Why not all of it was set; empty if all of it was.
+    """
     if steering == session.steering:
         return ""
     try:
@@ -183,37 +191,37 @@ class BrowserSessions:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._lives: OrderedDict[str, BrowserSession] = OrderedDict()
+        self._sessions: OrderedDict[str, BrowserSession] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._lives)
+        return len(self._sessions)
 
     def __iter__(self) -> Iterator[BrowserSession]:
         with self._lock:
-            return iter(list(self._lives.values()))
+            return iter(list(self._sessions.values()))
 
-    def live(self, key: str) -> BrowserSession:
-        """The browser session of that name, new or known."""
+    def open(self, key: str) -> BrowserSession:
+        """The browser session of that name; a new one if there is none."""
         with self._lock:
-            live = self._lives.setdefault(key, BrowserSession())
-            self._lives.move_to_end(key)
-            self._forget(keep=live)
-            return live
+            browser = self._sessions.setdefault(key, BrowserSession())
+            self._sessions.move_to_end(key)
+            self._forget(keep=browser)
+            return browser
 
     def find(self, key: str) -> BrowserSession | None:
         with self._lock:
-            return self._lives.get(key)
+            return self._sessions.get(key)
 
     def drop(self, key: str) -> None:
-        """The browser session has ended."""
+        """Ends and forgets a browser session."""
         with self._lock:
-            live = self._lives.pop(key, None)
-        if live is not None:
-            live.close()
+            browser = self._sessions.pop(key, None)
+        if browser is not None:
+            browser.close()
 
     def _forget(self, keep: BrowserSession) -> None:
-        excess = len(self._lives) - self._capacity
+        excess = len(self._sessions) - self._capacity
         if excess > 0:
-            idle = [name for name, live in self._lives.items() if not live.busy and live is not keep]
+            idle = [name for name, browser in self._sessions.items() if not browser.busy and browser is not keep]
             for name in idle[:excess]:
-                del self._lives[name]
+                del self._sessions[name]

@@ -1,4 +1,4 @@
-"""How fast the page is redrawn and the text is written. Knows nothing of what is drawn or written."""
+"""How fast the page is redrawn and text is written. Does not know what is drawn or written."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import threading
 import time
 from collections.abc import Callable
 
-RATE = 15.0  # a redraw for every token of a long text kept the browser busy for seconds
-URGENT = 30.0  # under a moving hand
+RATE = 15.0  # redraws a second; one for every token of a long text kept the browser busy for seconds
+URGENT = 30.0  # redraws a second while a slider moves
 
 
 class Pace:
-    """Says when to redraw: `rate` times a second, and up to 30 while a slider moves, whose first redraw never waits.
+    """Says when to redraw: `rate` times a second; up to 30 times while a slider moves, the first time without waiting.
 
-    A bucket of two that fills at the higher rate: ordinary redraws wait until it is full and so always leave one, which
-    an urgent redraw takes at once. `clock` gives seconds.
+    A token bucket of size two that fills at the higher rate. Ordinary redraws wait until it is full, so that one token
+    is always left, which an urgent redraw takes at once. `clock` gives seconds.
     """
 
     def __init__(self, rate: float = RATE, clock: Callable[[], float] = time.monotonic) -> None:
@@ -36,14 +36,14 @@ class Pace:
 
 
 class Tempo:
-    """Holds writing to `rate` tokens a second, so that a hand has time to steer; 0 does not hold it at all."""
+    """Limits writing to `rate` tokens a second, so that a person has time to steer; 0 is no limit."""
 
     def __init__(self, rate: float) -> None:
         self._gap = 1.0 / rate if rate > 0 else 0.0
         self._next = time.monotonic() + self._gap
 
     def hold(self, nudge: threading.Event) -> None:
-        """Wait for the next token's turn, or for `nudge`, which is cleared: a moved slider shows at once."""
+        """Waits until the next token is due, or until `nudge` is set, and clears it: a moved slider shows at once."""
         left = self._next - time.monotonic()
         if left > 0 and nudge.wait(left):
             nudge.clear()

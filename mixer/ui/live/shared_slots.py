@@ -1,9 +1,9 @@
-"""Where the sliders of takes that other processes write stand: fixed slots in memory that forked processes share.
+"""Deck values and stops for takes that other processes write, in memory that forked processes share.
 
-This process holds a `RemoteTake` to each such take and posts every move to its slot; the process that writes it reads the
-slot as often as it likes. Slots are numbers under a checksum: what is read halfway through a write is not taken. A
-slot that is used anew has another ticket, so that a process late to leave never sees the moves of the next one. Knows
-neither Gradio nor a running text.
+The server holds a `RemoteTake` for each such take and writes every move into the take's slot; the process that writes
+the text reads the slot as often as it likes. A slot is an array of numbers with a checksum, so that a slot read in the
+middle of a write is not used. A slot that is used again has a new ticket, so that the process of the earlier take never
+reads the moves of the later one. Knows neither Gradio nor a running text.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing import RawArray
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mixer.errors import Busy
-from mixer.ui.state.controls import DeckValue
-from mixer.values.steering import Steering
+from mixer.ui.state.controls import DeckValue, read_value
+from mixer.ui.state.page_state import DECK
+from mixer.values.request import FIELDS
 
 if TYPE_CHECKING:
     from mixer.values.mix import Mix
@@ -47,9 +48,13 @@ class SharedSlots:
 
     def __init__(self, names: Iterable[str], heads: Iterable[str], slots: int = SLOTS) -> None:
         self._names, self._heads = tuple(names), tuple(heads)
-        # Ticket, stopped, sequence, budget and whether it counts the mix, decouple; a position of each attribute; a
-        # position and a level of each reward. Doubles hold all of these exactly; NaN is no level, and no limit.
-        self._form = struct.Struct(f"={6 + len(self._names) + 2 * len(self._heads)}d")
+        # One double for the ticket, for `stopped`, for the sequence number, for each of the deck's single fields, and
+        # for each slider of its others. Doubles hold all of these exactly. NaN is a number that is not there.
+        self._sliders = {
+            name: self._names if name == "positions" else self._heads if FIELDS[name].kind is dict else ("",)
+            for name in DECK
+        }
+        self._form = struct.Struct(f"={3 + sum(map(len, self._sliders.values()))}d")
         self._size = SUM.size + self._form.size
         self._memory = memoryview(RawArray("B", slots * self._size)).cast("B")
         self._lock = threading.Lock()
@@ -62,7 +67,7 @@ class SharedSlots:
         return len(self._free)
 
     def open(self) -> RemoteTake:
-        """A line to a take that another process is about to write.
+        """A take that another process is about to write, with a slot of its own.
 
         Raises:
             Busy: every slot is held.
@@ -71,39 +76,36 @@ class SharedSlots:
             if not self._free:
                 raise Busy("As many texts are being written as there is room for.", "Try again in a moment.")
             self._tickets += 1
-            line = RemoteTake(self, (self._free.pop(), self._tickets))
-        self._write(line.address, SlotState(DeckValue(), False))
-        return line
+            take = RemoteTake(self, (self._free.pop(), self._tickets))
+        self._write(take.address, SlotState(DeckValue(), False))
+        return take
 
     def read(self, address: Address) -> SlotState | None:
-        """What is to be known of a take; None in the middle of a write. With an old ticket, that it is to end."""
+        """The state of a take; None in the middle of a write. An old ticket gives a stopped take."""
         slot, ticket = address
         data = bytes(self._memory[slot * self._size : (slot + 1) * self._size])
         if SUM.unpack_from(data)[0] != zlib.crc32(data[SUM.size :]):
             return None
-        found, stopped, seq, budget, whole, decouple, *rest = self._form.unpack_from(data, SUM.size)
+        found, stopped, seq, *numbers = self._form.unpack_from(data, SUM.size)
         if found != ticket:
             return SlotState(DeckValue(), True)
-        positions = dict(zip(self._names, rest, strict=False))
-        rewards = dict(zip(self._heads, rest[len(self._names) :], strict=False))
-        levels = dict(zip(self._heads, rest[len(self._names) + len(self._heads) :], strict=True))
-        steering = Steering(
-            rewards,
-            {head: level for head, level in levels.items() if not math.isnan(level)},
-            None if math.isnan(budget) else budget,
-            bool(whole),
-        )
-        moved = {name: position for name, position in positions.items() if position}
-        return SlotState(DeckValue(int(seq), moved, steering, bool(decouple)), bool(stopped))
+        posted: dict[str, Any] = {"seq": int(seq)}
+        for name, sliders in self._sliders.items():
+            own, numbers = numbers[: len(sliders)], numbers[len(sliders) :]
+            if FIELDS[name].kind is dict:
+                posted[name] = {key: x for key, x in zip(sliders, own, strict=True) if not math.isnan(x)}
+            else:
+                posted[name] = None if math.isnan(own[0]) else FIELDS[name].kind(own[0])
+        return SlotState(read_value(posted, self._names, self._heads), bool(stopped))
 
-    def post(self, address: Address, news: SlotState) -> None:
-        """Says it to the process that writes the take, if it is still this take's slot."""
+    def write(self, address: Address, state: SlotState) -> None:
+        """Tells the process that writes the take, if the slot is still this take's."""
         with self._lock:
             if self._ticket(address[0]) == address[1]:
-                self._write(address, news)
+                self._write(address, state)
 
     def close(self, address: Address) -> None:
-        """Ends the take, and lets the slot be used anew."""
+        """Ends the take, and frees the slot."""
         with self._lock:
             if self._ticket(address[0]) == address[1]:
                 self._write((address[0], 0), SlotState(DeckValue(), True))
@@ -112,40 +114,40 @@ class SharedSlots:
     def _ticket(self, slot: int) -> int:
         return int(self._form.unpack_from(self._memory, slot * self._size + SUM.size)[0])
 
-    def _write(self, address: Address, news: SlotState) -> None:
+    def _write(self, address: Address, state: SlotState) -> None:
         slot, ticket = address
-        value, steering = news.value, news.value.steering
-        budget = math.nan if steering.budget is None else steering.budget
-        numbers = [ticket, news.stopped, value.seq, budget, steering.whole, value.decouple]
-        numbers += [value.positions.get(name, 0.0) for name in self._names]
-        numbers += [steering.positions.get(head, 0.0) for head in self._heads]
-        numbers += [steering.levels.get(head, math.nan) for head in self._heads]
+        numbers, values = [ticket, state.stopped, state.value.seq], state.value.json()
+        for name, sliders in self._sliders.items():
+            if FIELDS[name].kind is dict:
+                numbers += [values[name].get(key, math.nan) for key in sliders]
+            else:
+                numbers.append(math.nan if values[name] is None else values[name])
         data = self._form.pack(*numbers)
         self._memory[slot * self._size : (slot + 1) * self._size] = SUM.pack(zlib.crc32(data)) + data
 
 
 class RemoteTake:
-    """This process's end of a take that another one writes; what a `Live` steers in place of a `Take`."""
+    """The server's end of a take that another process writes; a `BrowserSession` steers it like a `Take`."""
 
-    def __init__(self, board: SharedSlots, address: Address) -> None:
-        self._board = board
-        self._news = SlotState(DeckValue(), False)
+    def __init__(self, slots: SharedSlots, address: Address) -> None:
+        self._slots = slots
+        self._state = SlotState(DeckValue(), False)
         self.address = address
 
     def note(self, value: DeckValue, mix: Mix) -> None:
-        """Says where the sliders stand as the take begins."""
+        """Tells where the sliders stand as the take begins."""
         self.apply(value, mix)
 
     def apply(self, value: DeckValue, mix: Mix) -> None:
-        """Says that the sliders moved; the other process makes the mix of them itself."""
-        self._news = SlotState(value, self._news.stopped)
-        self._board.post(self.address, self._news)
+        """Tells that the sliders moved; the other process makes the mix from them itself."""
+        self._state = SlotState(value, self._state.stopped)
+        self._slots.write(self.address, self._state)
 
     def stop(self) -> None:
         """Ends the take at its next token."""
-        self._news = SlotState(self._news.value, True)
-        self._board.post(self.address, self._news)
+        self._state = SlotState(self._state.value, True)
+        self._slots.write(self.address, self._state)
 
     def close(self) -> None:
-        """Ends the take and gives its slot back."""
-        self._board.close(self.address)
+        """Ends the take and frees its slot."""
+        self._slots.close(self.address)

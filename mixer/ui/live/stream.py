@@ -1,7 +1,7 @@
-"""From a press of Generate to frames on the stage: base and mix as two rows of one batch, with one seed.
+"""From a press of Generate to frames for the stage: base and mix are two rows of one batch, with one seed.
 
-The slider handler does not pass through here: it moves the running take (see `registry`), which this loop never
-restarts. Knows the desk's public names, but no tensor and no component.
+A slider that moves does not come through here: its handler changes the running take (see `browsers`), and this loop
+goes on. Uses public names of the desk; knows no tensor and no component.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from mixer.desk import Desk
 
 SCORE_EVERY = 0.35  # seconds between two measurements of the growing text
-SCORE_SHARE = 0.05  # at most this share of the time goes into measuring
+SCORE_SHARE = 0.05  # largest share of the time that measuring takes
 FAULT = "Something went wrong inside the desk; the server's log has the details."
-MEASURABLE = 12  # characters; a judge makes nothing of less
+MEASURABLE = 12  # fewest characters that a judge can score
 
 log = logging.getLogger(__name__)
 
 
 def run(
     desk: Desk,
-    live: BrowserSession,
+    browser: BrowserSession,
     prompt: str,
     value: DeckValue,
     mode: Literal["keep", "refill", "restart"],
@@ -44,17 +44,16 @@ def run(
     rate: float = 0.0,
     recipe: Recipe | None = None,
 ) -> Iterator[Frame]:
-    """Frames of one take, at most 15 a second and always the last. Closing the generator gives the rows back.
+    """Frames of one take: about 15 a second, up to 30 while a slider moves, and always the last one.
 
-    Tokens come at most `rate` a second, so that there is time to steer; 0 is as fast as the machine writes.
-
-    Bad input and faults end in a frame with state "error"; nothing is raised.
+    At most `rate` tokens a second are written, so that there is time to steer; 0 is no limit. Closing the generator
+    gives the rows back. Bad input and faults end in a frame with state "error"; nothing is raised.
     """
     recipe = recipe or Recipe()
     frame = Frame(state="running", prompt=prompt, seq=value.seq, status={"seed": params.seed}, formula=recipe.title)
     take: Take | None = None
     try:
-        take = _begin(desk, live, prompt, value, mode, params, recipe)
+        take = _begin(desk, browser, prompt, value, mode, params, recipe)
         yield frame
         yield from _write(desk, take, frame, Tempo(rate), recipe.formula)
     except MixerError as error:
@@ -67,20 +66,26 @@ def run(
         yield frame
     finally:
         if take is not None:
-            live.end(take)
+            browser.end(take)
 
 
 def _begin(
-    desk: Desk, live: BrowserSession, prompt: str, value: DeckValue, mode: Any, params: SamplingParams, recipe: Recipe
+    desk: Desk,
+    browser: BrowserSession,
+    prompt: str,
+    value: DeckValue,
+    mode: Any,
+    params: SamplingParams,
+    recipe: Recipe,
 ) -> Take:
     mix = mix_of(desk, value)
     steered = desk.session(
         prompt, mix=mix, params=params, on_mix_change=mode, formula=recipe.formula, steering=value.steering
     )
     take = Take(base=desk.session(prompt, params=params), mix=steered, follows=recipe.tie != "none")
-    newer = live.begin(take, value, mix)
+    newer = browser.begin(take, value, mix)
     if newer is not None:
-        live.follow(take, newer, mix_of(desk, newer))
+        browser.follow(take, newer, mix_of(desk, newer))
     return take
 
 
@@ -107,7 +112,11 @@ def _write(desk: Desk, take: Take, frame: Frame, tempo: Tempo, formula: str | No
 
 
 def _append(frame: Frame, take: Take, step: Step) -> bool:
-    """Adds a step's text, or takes some back; whether it is the first one under another move."""
+    """Adds a step's text to the frame, or removes what a banned word takes back.
+
+    Returns:
+        Whether the step is the first one under a new move of the deck.
+    """
     seq, label = take.move(step) or (frame.seq, frame.mix[-1][0] if frame.mix else "")
     moved, frame.seq = seq != frame.seq, seq
     take.nats.append(step.nats)
@@ -123,7 +132,7 @@ def _append(frame: Frame, take: Take, step: Step) -> bool:
 
 
 def _update(frame: Frame, take: Take) -> None:
-    """Brings what a frame shows besides the steered text up to date."""
+    """Updates everything in the frame but the steered text and its scores."""
     frame.base = take.base.text
     frame.status = figures(take, frame.status["seed"])
     steering = take.mix.applied_steering
@@ -133,7 +142,7 @@ def _update(frame: Frame, take: Take) -> None:
 
 
 def shortened(pieces: list[tuple[str, str]], characters: int) -> list[tuple[str, str]]:
-    """The text without so many characters at its end: a banned word was taken back."""
+    """The text without so many characters at its end."""
     pieces = list(pieces)
     while characters and pieces:
         label, text = pieces.pop()
@@ -144,7 +153,7 @@ def shortened(pieces: list[tuple[str, str]], characters: int) -> list[tuple[str,
 
 
 def figures(take: Take, seed: int | None) -> dict[str, Any]:
-    """What the status line shows of a take."""
+    """The figures of the status line."""
     stats = take.mix.stats
     return {
         "apply_us": stats.apply_us,
@@ -159,14 +168,14 @@ def figures(take: Take, seed: int | None) -> dict[str, Any]:
 
 
 class TextMeter:
-    """The judges' scores of a growing text, as often as they are cheap."""
+    """The judges' scores of a growing text, not more often than measuring is cheap."""
 
     def __init__(self, scores: Callable[[str], Mapping[str, float]]) -> None:
         self._scores = scores
         self._next = time.monotonic() + SCORE_EVERY
 
     def __call__(self, text: str, now: bool = False) -> dict[str, float]:
-        """Attribute -> score in [0, 1]; empty when it is too early to measure again."""
+        """Attribute -> score in [0, 1]; empty if it is too early to measure again, or the text is too short."""
         started = time.monotonic()
         if (started < self._next and not now) or len(text.strip()) < MEASURABLE:
             return {}

@@ -1,8 +1,8 @@
-"""Takes written on a ZeroGPU Space, where only processes forked for the purpose have a GPU.
+"""Takes on a ZeroGPU Space, where only processes that `spaces` forks have a GPU.
 
-`spaces` forks them, hands orders over and brings frames back; moves and stops travel through a `SharedSlots`. The other
-process runs `stream.run` as it is, on the desk that it inherits. Nothing may be computed with the model in this one,
-and nothing compiled by torch. Elsewhere this file is not used.
+`spaces` forks a process for each take, hands the arguments to it and brings the frames back. Moves and stops go through
+a `SharedSlots`. The forked process runs `stream.run` on the desk that it inherits. The server's process must not use
+the model for anything. Elsewhere this file is not used.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from mixer.values.sampling import SamplingParams
 if TYPE_CHECKING:
     from mixer.desk import Desk
 
-LOOK_EVERY = 0.005  # seconds between two looks at the board
+READ_EVERY = 0.005  # seconds between two readings of a slot
 STARTS_IN = 10  # seconds that a take may need besides its tokens
-SLOWEST = 25  # tokens a second that a GPU is asked for by
+SLOWEST = 25  # tokens a second; a GPU is asked for as many seconds as this speed needs
 LONGEST = 120  # seconds; more are refused to visitors
 
 Frames = Generator[Frame, None, None]
 Decorator = Callable[[Callable[..., Frames]], Callable[..., Frames]]
 
 
-def wanted() -> bool:
+def is_zero_gpu() -> bool:
     """Whether this is a ZeroGPU Space."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
-def gpu() -> Decorator:
-    """What makes a generator run in a process that has a GPU; `spaces` was to be imported before torch."""
+def gpu_decorator() -> Decorator:
+    """What makes a generator run in a process with a GPU; `spaces` must have been imported before torch."""
     import spaces  # pyright: ignore[reportMissingImports]  (a Space has it)
 
     return spaces.GPU(duration=_seconds)
@@ -59,17 +59,17 @@ class ZeroGpu:
     """Writes the takes of a desk in other processes.
 
     Args:
-        decorate: makes a generator that forks, and runs the given one there.
+        decorate: makes a generator that runs the given one in a forked process.
     """
 
     def __init__(self, desk: Desk, decorate: Decorator, slots: int = SLOTS) -> None:
         self._desk = desk
-        self.board = SharedSlots(desk.attributes, desk.rewards, slots)
-        self._away = decorate(self._write)
+        self.slots = SharedSlots(desk.attributes, desk.rewards, slots)
+        self._forked = decorate(self._write)
 
     def run(
         self,
-        live: BrowserSession,
+        browser: BrowserSession,
         prompt: str,
         value: DeckValue,
         mode: Any,
@@ -78,29 +78,29 @@ class ZeroGpu:
         recipe: Recipe | None = None,
     ) -> Frames:
         """The frames of one take, as `stream.run` has them. Closing the generator ends the take."""
-        recipe = replace(recipe or Recipe(), positions=None)  # the sliders say them
+        recipe = replace(recipe or Recipe(), positions=None)  # the sliders have them
         try:
-            line = self.board.open()
+            take = self.slots.open()
         except MixerError as error:
             yield Frame(state="error", prompt=prompt, error=str(error))
             return
         try:
-            newer = live.begin(line, value, mix_of(self._desk, value))
+            newer = browser.begin(take, value, mix_of(self._desk, value))
             if newer is not None:
-                live.follow(line, newer, mix_of(self._desk, newer))
-            frames = self._away(line.address, prompt, mode, params, rate, recipe)
+                browser.follow(take, newer, mix_of(self._desk, newer))
+            frames = self._forked(take.address, prompt, mode, params, rate, recipe)
             with closing(frames):
                 try:
-                    for frame in frames:  # noqa: UP028  (`yield from` would close them before the line)
+                    for frame in frames:  # noqa: UP028  (`yield from` would close them before the take ends)
                         yield frame
                 finally:
-                    live.end(line)  # before the generator is closed, which waits for the other process
+                    browser.end(take)  # before the generator is closed, which waits for the other process
         except MixerError as error:
             yield Frame(state="error", prompt=prompt, error=str(error))
         except gr.Error as error:  # there was no GPU, or it was taken away
             yield Frame(state="error", prompt=prompt, error=str(error.message))
         finally:
-            live.end(line)
+            browser.end(take)
 
     def text(self, prompt: str, value: DeckValue, params: SamplingParams, formula: str | None) -> str:
         """One text, as programs ask for it.
@@ -109,7 +109,7 @@ class ZeroGpu:
             MixerError: see `Desk.generate`; or there was no GPU.
         """
         if formula is not None:
-            self._desk.formula(formula)  # what is wrong is said before a GPU is asked for
+            self._desk.formula(formula)  # an error in it needs no GPU
         *_, last = self.run(BrowserSession(), prompt, value, "keep", params, recipe=Recipe(formula))
         if last.state != "done":
             raise InvalidValue(last.error or "The text was not finished.", "")
@@ -118,24 +118,24 @@ class ZeroGpu:
     def _write(
         self, address: Address, prompt: str, mode: Any, params: SamplingParams, rate: float, recipe: Recipe
     ) -> Frames:
-        """Runs in the other process."""
-        live, done = BrowserSession(), threading.Event()
-        while (news := self.board.read(address)) is None:
-            done.wait(LOOK_EVERY)
-        watch = threading.Thread(target=self._watch, args=(address, live, done), daemon=True)
+        """Runs in the forked process."""
+        browser, done = BrowserSession(), threading.Event()
+        while (state := self.slots.read(address)) is None:
+            done.wait(READ_EVERY)
+        watch = threading.Thread(target=self._watch, args=(address, browser, done), daemon=True)
         watch.start()
         try:
-            with closing(stream.run(self._desk, live, prompt, news.value, mode, params, rate, recipe)) as frames:  # pyright: ignore[reportArgumentType]
+            with closing(stream.run(self._desk, browser, prompt, state.value, mode, params, rate, recipe)) as frames:  # pyright: ignore[reportArgumentType]
                 yield from frames
         finally:
             done.set()
             watch.join()
 
-    def _watch(self, address: Address, live: BrowserSession, done: threading.Event) -> None:
-        """Takes moves over from the board until the take is done."""
-        while not done.wait(LOOK_EVERY):
-            news = self.board.read(address)
-            if news is not None and news.stopped:
-                live.stop()  # again and again: the take may not have begun
-            elif news is not None and news.value.seq > live.value.seq:
-                live.steer(news.value, mix_of(self._desk, news.value))
+    def _watch(self, address: Address, browser: BrowserSession, done: threading.Event) -> None:
+        """Applies the moves and stops of the slot until `done` is set."""
+        while not done.wait(READ_EVERY):
+            state = self.slots.read(address)
+            if state is not None and state.stopped:
+                browser.stop()  # repeated, since the take may not have begun yet
+            elif state is not None and state.value.seq > browser.value.seq:
+                browser.steer(state.value, mix_of(self._desk, state.value))

@@ -1,7 +1,7 @@
-"""The batch: a CSV in, a CSV out. The browser reads the file and saves the answer, and nothing stays on the server.
+"""The batch: a CSV in, a CSV out. The browser reads the file and saves the answer; nothing stays on the server.
 
-What columns mean is in `mixer.tasks.batch_csv`; what a row leaves empty is as the page stands at the moment of Run. Looks
-and behavior are in assets/web/batch.css and assets/web/batch.js.
+What columns mean is in `mixer.tasks.batch_csv`; what a row leaves empty is as on the page when Run was pressed. Style
+and behavior are in assets/web/batch.css and batch.js.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import gradio as gr
 
 from mixer.errors import Busy, InvalidValue
 from mixer.ui.live.pace import Pace
-from mixer.ui.panels import job as work
-from mixer.ui.state.controls import LIMIT, MOST_TOKENS, fewest_tokens, read_text
+from mixer.ui.panels.job import FRAMES, wire
+from mixer.ui.state.controls import read_text
 from mixer.ui.state.page_state import read_state
-from mixer.ui.state.request import request
+from mixer.ui.state.request import fewest_tokens, request
 from mixer.ui.web import script
 
 if TYPE_CHECKING:
@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 200
 MOST_CHARACTERS = 1_000_000
-MOST_HEAT = 2.0
-ROWS = 16  # of the desk at once: others are writing too
-SHOWN = 4  # of the last rows
+ROWS = 16  # of the desk's batch at once; other texts are written too
+SHOWN = 4  # how many of the last rows are shown
 SHORT = 200  # characters of a text that is shown
 AT_ONCE = 2
 
@@ -66,13 +65,13 @@ _TEMPLATE = """
 
 
 def read_sheet(posted: object, desk: Desk) -> BatchTable:
-    """What a client posted, checked: `{"state", "text"}`, the text being that of a CSV file.
+    """What a client posted, checked: `{"state", "text"}`; the text is a CSV file.
 
     Raises:
-        MixerError: it is not as the panel sends it, or the file cannot be read at all.
+        MixerError: it is not as the panel sends it, or the file is no CSV with prompts.
     """
     from mixer.files.csv_table import read_table
-    from mixer.tasks.batch_csv import PROMPT, BatchTable, Bounds
+    from mixer.tasks.batch_csv import PROMPT, BatchTable
 
     if not isinstance(posted, Mapping):
         raise InvalidValue("The batch is not an object.", "Send {state, text}.")
@@ -83,18 +82,18 @@ def read_sheet(posted: object, desk: Desk) -> BatchTable:
     default, _ = request(desk, state)
     if state.fresh or state.seed is None:
         default = replace(default, params=replace(default.params, seed=None))  # one for each row
-    return BatchTable(desk, table, default, Bounds(LIMIT, MOST_TOKENS, MOST_HEAT, fewest_tokens))
+    return BatchTable(desk, table, default, served=True, fewest_tokens=fewest_tokens)
 
 
 def run(desk: Desk, sheet: BatchTable, flag: threading.Event) -> Iterator[dict[str, Any]]:
     """Frames of one batch, until it is done or the flag is set; closing the iterator gives the rows back.
 
-    A frame is {state, done, total, share, wrong, notes, rows}, the last few rows being {row, prompt, text, error}; the
-    last frame also has the `csv` of all that is done, and where the desk is full, that as its `error`.
+    A frame is {state, done, total, share, wrong, notes, rows}; `rows` are the last ones, each {row, prompt, text,
+    error}. The last frame also has the `csv` of all rows that are done, and an `error` if the desk has no free rows.
     """
     from mixer.tasks.batch import write
 
-    pace, last = Pace(work.FRAMES), "done"
+    pace, last = Pace(FRAMES), "done"
     found: dict[str, Any] = {}
     yield _frame(sheet, "running")
     try:
@@ -135,7 +134,7 @@ def _frame(sheet: BatchTable, state: str) -> dict[str, Any]:
     }
 
 
-def panel(desk: Desk, registry: BrowserSessions) -> None:
+def panel(desk: Desk, browsers: BrowserSessions) -> None:
     """The batch in its tab."""
     from mixer.tasks.batch_csv import sample
 
@@ -147,4 +146,4 @@ def panel(desk: Desk, registry: BrowserSessions) -> None:
         most=MOST_CHARACTERS,
         sample=sample(desk),
     )
-    work.wire(box, registry, "batch", lambda posted, flag: run(desk, read_sheet(posted, desk), flag), AT_ONCE)
+    wire(box, browsers, "batch", lambda posted, flag: run(desk, read_sheet(posted, desk), flag), AT_ONCE)

@@ -1,4 +1,4 @@
-"""The export: where the sliders stand as a file for elsewhere. What is in the files only `mixer.export` knows."""
+"""The export: the mix of the sliders as a file for other programs. `mixer.export` knows what is in the files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _TEMPLATE = """
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What a client asks for: the state to export, as one of `KINDS`; `rank` None is exact."""
+    """What a client asks for: the state to export, and one of `KINDS`; a `rank` of None is exact."""
 
     state: PageState
     kind: str
@@ -60,14 +60,14 @@ class ExportRequest:
     dtype: str
 
 
-def read_wish(posted: object, desk: Desk) -> ExportRequest:
+def read_request(posted: object, desk: Desk) -> ExportRequest:
     """What a client posted, checked: `{state, kind, rank, dtype}`.
 
     Raises:
         MixerError: it is not as the page sends it.
     """
     if not isinstance(posted, dict):
-        raise InvalidValue("The wish is not an object.", "Send {state, kind, rank, dtype}.")
+        raise InvalidValue("The request is not an object.", "Send {state, kind, rank, dtype}.")
     kind, rank, dtype = posted.get("kind"), posted.get("rank"), posted.get("dtype", "float32")
     if kind not in KINDS:
         raise InvalidValue("There is no such export.", f"Choose one of {', '.join(KINDS)}.")
@@ -78,8 +78,8 @@ def read_wish(posted: object, desk: Desk) -> ExportRequest:
     return ExportRequest(read_state(posted.get("state"), desk.attributes, desk.rewards), kind, rank, dtype)
 
 
-def write(desk: Desk, wish: ExportRequest, folder: Path) -> tuple[Path, str]:
-    """Writes the file, in a folder of the caller's; its path and what to know of it, in a sentence or two.
+def write(desk: Desk, request: ExportRequest, folder: Path) -> tuple[Path, str]:
+    """Writes the file into `folder`; returns its path, and one or two sentences about it.
 
     Raises:
         MixerError: the mix cannot be written so.
@@ -87,32 +87,32 @@ def write(desk: Desk, wish: ExportRequest, folder: Path) -> tuple[Path, str]:
     from mixer.export import export_adapter, export_merged
     from mixer.files.mix_file import save_mix
 
-    state = wish.state
+    state = request.state
     mix = mix_of(desk, state)
     left = "" if state.formula == PageState().formula else " The formula is not in it."
-    if wish.kind == "mix":
+    if request.kind == "mix":
         path = save_mix(mix, folder / "mix.yaml", state.steers)
         return path, f"The mix, as a file for --mix.{left}"
     left += " The rewards are not in it: they act while the text is written." if state.steers.heads else ""
-    if wish.kind == "adapter":
-        done = export_adapter(desk, mix, folder / "adapter", wish.rank, wish.dtype)
+    if request.kind == "adapter":
+        done = export_adapter(desk, mix, folder / "adapter", request.rank, request.dtype)
         about = f"Rank {done.rank}, retained energy {done.energy:.4f}.{left}"
     else:
-        size = desk.base_model.num_parameters() * (4 if wish.dtype == "float32" else 2)
+        size = desk.base_model.num_parameters() * (4 if request.dtype == "float32" else 2)
         if size > MOST_BYTES:
             raise Unsupported(
                 f"The merged model would be {size / 1e9:.1f} GB, too large to make here.",
                 "On the desk's own machine, run `python -m mixer export merged`.",
             )
-        export_merged(desk, mix, folder / "merged", wish.dtype)
+        export_merged(desk, mix, folder / "merged", request.dtype)
         about = f"For transformers, with its tokenizer.{left}"
-    kind = wish.kind
+    kind = request.kind
     path = Path(shutil.make_archive(str(folder / kind), "zip", folder, kind))
     return path, about
 
 
-def panel(desk: Desk, registry: BrowserSessions) -> None:
-    """The form, and the button that downloads what it made."""
+def panel(desk: Desk, browsers: BrowserSessions) -> None:
+    """The form, and the button that downloads the file."""
     form = gr.HTML(
         value={},  # pyright: ignore[reportArgumentType]  (any JSON value is passed on)
         html_template=_TEMPLATE,
@@ -137,13 +137,13 @@ def _export(desk: Desk) -> Callable[[Any], Iterator[tuple[Any, Any]]]:
         yield {"state": "running"}, gr.DownloadButton(visible="hidden")
         with tempfile.TemporaryDirectory(prefix="mixing-desk-") as folder:
             try:
-                path, about = write(desk, read_wish(posted, desk), Path(folder))
+                path, about = write(desk, read_request(posted, desk), Path(folder))
             except MixerError as error:
                 yield {"state": "error", "error": str(error)}, gr.skip()
                 return
             size = path.stat().st_size / 1e6
             label = f"{path.name} ({size:.1f} MB)" if size >= 0.1 else path.name
-            # Gradio copies the file into its cache, which it clears by itself (see `build`); this one goes at once.
+            # Gradio copies the file into its cache, which it clears by itself (see `page.CACHE`).
             yield {"state": "done", "about": about}, gr.DownloadButton(label, value=path, visible=True)
 
     return export

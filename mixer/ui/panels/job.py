@@ -1,6 +1,6 @@
-"""Longer work of a panel, beside the takes: its value comes in, frames go out until it is done or its flag is set.
+"""A panel's job, beside the takes: the panel's value comes in, frames go out until the job is done or its flag is set.
 
-The flag is set by the panel's `stop`, by newer work of the same name, and when the browser goes away. Knows no panel.
+The panel's `stop`, a newer job of the same name, and a browser that leaves set the flag. Knows no panel.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ Work = Callable[[Any, threading.Event], Iterator[dict[str, Any]]]
 log = logging.getLogger(__name__)
 
 
-def wire(box: gr.HTML, registry: BrowserSessions, name: str, work: Work, at_once: int) -> None:
-    """Has a panel's component run `work` on `submit`, and end it on `stop`.
+def wire(box: gr.HTML, browsers: BrowserSessions, name: str, work: Work, at_once: int) -> None:
+    """Lets a panel's component run `work` on `submit`, and end it on `stop`.
 
-    Frames bear the `seq` of the value that they answer; errors end in a frame {state: "error", error}.
+    A frame has the `seq` of the value that it answers. An error ends the job with a frame {state: "error", error}.
 
     Args:
-        work: given what a client posted, which may be anything, and the flag; closing what it yields ends it.
-        at_once: how many may run side by side; more wait in the queue.
+        work: takes what a client posted, which may be anything, and the flag. Closing its iterator ends it.
+        at_once: how many jobs may run side by side; more wait in the queue.
     """
 
     def submit(posted: Any, request: gr.Request) -> Iterator[dict[str, Any]]:
         seq = posted.get("seq") if isinstance(posted, Mapping) else None
-        seq = seq if isinstance(seq, int) and abs(seq) <= MAX_SEQ else None  # what is no number is not sent back
-        flag = registry.live(str(request.session_hash)).job(name)
+        seq = seq if isinstance(seq, int) and abs(seq) <= MAX_SEQ else None  # anything else is not sent back
+        flag = browsers.open(str(request.session_hash)).job(name)
         try:
             for frame in work(posted, flag):
                 yield {"seq": seq, **frame}
@@ -47,7 +47,7 @@ def wire(box: gr.HTML, registry: BrowserSessions, name: str, work: Work, at_once
             yield {"seq": seq, "state": "error", "error": FAULT}
 
     def stop(request: gr.Request) -> None:
-        registry.live(str(request.session_hash)).cancel(name)
+        browsers.open(str(request.session_hash)).cancel(name)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     box.submit(submit, box, box, trigger_mode="multiple", concurrency_limit=at_once, **quiet)

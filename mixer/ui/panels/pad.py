@@ -1,7 +1,7 @@
-"""The pad: a square on which one thumb steers two attributes at once, and a radar of all of them.
+"""The pad: a square on which one thumb steers two attributes at once, and a radar of all attributes.
 
-All of it happens in the browser: it moves the deck's sliders and keeps its dots in the history. See assets/web/pad.js,
-assets/web/dots.js and assets/web/radar.js.
+It works in the browser alone: it moves the deck's sliders, and its dots are the texts of the history. Style and
+behavior are in assets/web/pad.css, pad.js, dots.js and radar.js.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ _TEMPLATE = """
 """
 
 
-def panel(desk: Desk, registry: BrowserSessions) -> None:
-    """The pad and the radar, in the tab that is open."""
+def panel(desk: Desk, browsers: BrowserSessions) -> None:
+    """The pad and the radar in their tab."""
     attributes = desk.vocabulary.attributes.values()
     gr.HTML(
         html_template=_TEMPLATE,

@@ -1,7 +1,7 @@
-"""The paint: the last text with every token colored by how much a slider made it more likely, or less.
+"""The paint: the last text, every token colored by how much more or less likely a slider made it.
 
-Nothing is kept here: a text's last frame says what it was written under (see `written`), and comes back to be painted.
-Looks and behavior are in assets/web/paint.css and assets/web/paint.js.
+The server keeps nothing: the last frame of a text says what it was written under (see `state.segments`), and the
+browser sends that back to be painted. Style and behavior are in assets/web/paint.css and paint.js.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import gradio as gr
 
 from mixer.errors import InvalidValue
 from mixer.ui.live.pace import Pace
-from mixer.ui.panels import job as work
+from mixer.ui.panels.job import FRAMES, wire
 from mixer.ui.state.segments import read_written
 from mixer.ui.web import script
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mixer.tasks.effects import Effects
     from mixer.ui.live.browsers import BrowserSessions
 
-FULL = 2.0  # nats that have the full color
+FULL = 2.0  # nats; larger effects have the same color
 AT_ONCE = 2
 
 _TEMPLATE = """
@@ -54,10 +54,10 @@ _TEMPLATE = """
 
 
 def run(desk: Desk, posted: object, flag: threading.Event) -> Iterator[dict[str, Any]]:
-    """Frames of one painting: `{state, share}` until it is done, then what `painting` says, or until the flag is set.
+    """Frames of one painting, until it is done or the flag is set: `{state, share}`, and at last `painting`'s result.
 
     Args:
-        posted: what a client sent: `{"prompt": str, "written": what the text was written under}`.
+        posted: what a client sent: `{"prompt": str, "written": see `read_written`}`.
 
     Raises:
         MixerError: it is not as the page sends it, or cannot be replayed.
@@ -68,23 +68,23 @@ def run(desk: Desk, posted: object, flag: threading.Event) -> Iterator[dict[str,
     if not isinstance(posted, Mapping) or not isinstance(prompt, str):
         raise InvalidValue("The text has no prompt.", "Send {prompt, written}.")
     segments, params, formula = read_written(posted.get("written"), desk)
-    study = EffectReplays(desk, prompt.encode("utf-8", "replace").decode(), segments, params, formula)
-    pace = Pace(work.FRAMES)
-    with closing(study.run()) as shares:
+    replays = EffectReplays(desk, prompt.encode("utf-8", "replace").decode(), segments, params, formula)
+    pace = Pace(FRAMES)
+    with closing(replays.run()) as shares:
         for share in shares:
             if flag.is_set():
                 yield {"state": "stopped"}
                 return
             if pace.due():
                 yield {"state": "running", "share": round(share, 3)}
-    yield {"state": "done", **painting(study.effects)}
+    yield {"state": "done", **painting(replays.effects)}
 
 
 def painting(found: Effects) -> dict[str, Any]:
     """Effects as the browser draws them: `cells`, each {text, logprob}, and `paints`, each {kind, name, values, total}.
 
-    Tokens that make up one character together are one cell, whose effect is the sum of theirs; a cell without text is
-    the text's end. None stands for an endless effect: without the slider the token could not have come.
+    Tokens that form one character together are one cell, and their effects are added. A cell without text is the end of
+    the text. None is an infinite effect: without the slider the token could not have come.
     """
     groups: list[list[int]] = [[]]
     for place, text in enumerate(found.texts):
@@ -110,11 +110,11 @@ def painting(found: Effects) -> dict[str, Any]:
 
 
 def _finite(nats: float) -> float | None:
-    """To four decimals; None where it is endless, which JSON cannot hold."""
+    """Rounded to four decimals; None if it is infinite, which JSON cannot hold."""
     return round(nats, 4) + 0.0 if math.isfinite(nats) else None
 
 
-def panel(desk: Desk, registry: BrowserSessions) -> None:
+def panel(desk: Desk, browsers: BrowserSessions) -> None:
     """The painting in its tab."""
     box = gr.HTML(
         html_template=_TEMPLATE,
@@ -123,4 +123,4 @@ def panel(desk: Desk, registry: BrowserSessions) -> None:
         elem_id="paint-panel",
         full=FULL,
     )
-    work.wire(box, registry, "paint", lambda posted, flag: run(desk, posted, flag), AT_ONCE)
+    wire(box, browsers, "paint", lambda posted, flag: run(desk, posted, flag), AT_ONCE)

@@ -1,7 +1,7 @@
-"""The sweep: seven texts along one slider, all else as on the page, and the curve of asked against measured.
+"""The sweep: seven texts along one slider, everything else as on the page, and the curve of asked against measured.
 
-All seven and the base's text have one seed and are written as rows of one batch. A card's state is a state of the page
-that writes the card's very text. Looks and behavior are in assets/web/sweep.css and assets/web/sweep.js.
+The seven texts and the base's text have the same seed and are rows of one batch. A card's state is a state of the page
+that writes the card's text. Style and behavior are in assets/web/sweep.css and sweep.js.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import gradio as gr
 
 from mixer.errors import InvalidValue, UnknownName
 from mixer.ui.live.pace import Pace
-from mixer.ui.panels import job as work
-from mixer.ui.state.controls import LIMIT, describe, options
+from mixer.ui.panels.job import FRAMES, wire
+from mixer.ui.state.controls import LIMIT, REWARD_LIMIT, describe
 from mixer.ui.state.formula_text import rewrite
 from mixer.ui.state.page_state import PageState, read_state
 from mixer.ui.state.request import request
 from mixer.ui.web import script
 from mixer.values.bounds import bounded
+from mixer.values.request import FIELDS
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
@@ -33,7 +34,7 @@ STOPS = 7
 TOKENS = 48
 MOST_TOKENS = 200
 LEAST_STEP = 0.01  # between two stops
-LIMITS = {"position": LIMIT, "reward": 1.0}  # what the page's sliders reach
+LIMITS = {"position": LIMIT, "reward": REWARD_LIMIT}  # of the page's sliders
 AT_ONCE = 4
 
 _TEMPLATE = """
@@ -67,13 +68,13 @@ _TEMPLATE = """
 
 @dataclass(frozen=True)
 class SweepQuestion:
-    """What a sweep is asked for.
+    """What a client asks for.
 
     Attributes:
-        part: `position` for an attribute's slider, `reward` for that of a reward head.
+        part: `position` for an attribute's slider, `reward` for a reward head's slider.
         name: of the attribute or head.
-        stops: where that slider is to stand, in order.
-        state: of the page otherwise, with the sweep's number of tokens.
+        stops: the positions of that slider, in order.
+        state: of the page for everything else, with the sweep's number of tokens.
     """
 
     part: str
@@ -82,7 +83,7 @@ class SweepQuestion:
     state: PageState
 
     def at(self, desk: Desk, stop: float) -> PageState:
-        """The page's state with the slider there; a formula that is one with the sliders moves with them."""
+        """The page's state with the slider at `stop`; a formula that is a weight mix is rewritten."""
         state = self.state
         if self.part == "reward":
             return replace(state, steering=state.steering.with_position(self.name, stop))
@@ -93,7 +94,7 @@ class SweepQuestion:
 
 
 def read_question(posted: object, desk: Desk) -> SweepQuestion:
-    """What a client posted, checked: `{"state", "part", "name", "low", "high", "tokens"}`; a fresh seed is drawn.
+    """What a client posted, checked: `{"state", "part", "name", "low", "high", "tokens"}`; a missing seed is drawn.
 
     Raises:
         MixerError: it is not as the panel sends it, or the formula cannot be read or does not follow the slider.
@@ -110,7 +111,7 @@ def read_question(posted: object, desk: Desk) -> SweepQuestion:
     low, high = (bounded(f"The {key} end", posted.get(key), -limit, limit) for key in ("low", "high"))
     if high - low < LEAST_STEP * (STOPS - 1):
         raise InvalidValue("The range from the low to the high end is too small.", "Take them further apart.")
-    tokens = options(bounded("The number of tokens", posted.get("tokens"), 1, MOST_TOKENS), 0.0, 0).max_new_tokens
+    tokens = FIELDS["tokens"].check(bounded("The number of tokens", posted.get("tokens"), 1, MOST_TOKENS))
     state = replace(read_state(posted.get("state"), desk.attributes, desk.rewards), tokens=tokens)
     asked, found = request(desk, state)
     if part == "position" and found.tie == "none":
@@ -123,15 +124,15 @@ def read_question(posted: object, desk: Desk) -> SweepQuestion:
 
 
 def stops(low: float, high: float) -> tuple[float, ...]:
-    """Seven positions at equal distances, to two decimals as the page's sliders have them."""
+    """Seven positions at equal distances, rounded to two decimals as on the page's sliders."""
     return tuple(round(low + (high - low) * step / (STOPS - 1), 2) + 0.0 for step in range(STOPS))
 
 
 def run(desk: Desk, question: SweepQuestion, flag: threading.Event) -> Iterator[dict[str, Any]]:
     """Frames of one sweep, until it is done or the flag is set; closing the iterator gives the rows back.
 
-    A frame is {state, part, name, prompt, seed, cards}, each card {position, text, score}; the last one also has the
-    `base`'s text, the formula's `title`, `csv`, and of every whole card its `state`, `label` and all `scores`.
+    A frame is {state, part, name, prompt, seed, cards}, and a card {position, text, score}. The last frame also has the
+    text of the `base`, the formula's `title`, and `csv`; its finished cards have `state`, `label` and all `scores`.
 
     Raises:
         MixerError: one of the texts cannot be written.
@@ -147,7 +148,7 @@ def run(desk: Desk, question: SweepQuestion, flag: threading.Event) -> Iterator[
     ]
     frame: dict[str, Any] = {"part": question.part, "name": question.name, "prompt": asked.prompt}
     frame |= {"seed": asked.params.seed, "state": "running"}
-    pace = Pace(work.FRAMES)
+    pace = Pace(FRAMES)
     with closing(write(desk, jobs)) as steps:
         for _ in steps:
             if flag.is_set():
@@ -171,7 +172,7 @@ def _card(question: SweepQuestion, stop: float, job: BatchText) -> dict[str, Any
 
 
 def table(question: SweepQuestion, jobs: Sequence[BatchText]) -> str:
-    """The whole texts as CSV; what was measured is on the slider's scale, -1 to 1."""
+    """The finished texts as CSV; measured scores are on the slider's scale, -1 to 1."""
     from mixer.files.csv_table import write_table
 
     name = question.name if question.part == "position" else f"reward.{question.name}"
@@ -183,7 +184,7 @@ def table(question: SweepQuestion, jobs: Sequence[BatchText]) -> str:
     return write_table(["attribute", "asked", "measured", "text"], rows)
 
 
-def panel(desk: Desk, registry: BrowserSessions) -> None:
+def panel(desk: Desk, browsers: BrowserSessions) -> None:
     """The sweep in its tab."""
     sliders = [("position", name) for name in desk.attributes] + [("reward", name) for name in desk.rewards]
     box = gr.HTML(
@@ -196,4 +197,4 @@ def panel(desk: Desk, registry: BrowserSessions) -> None:
         tokens=TOKENS,
         most=MOST_TOKENS,
     )
-    work.wire(box, registry, "sweep", lambda posted, flag: run(desk, read_question(posted, desk), flag), AT_ONCE)
+    wire(box, browsers, "sweep", lambda posted, flag: run(desk, read_question(posted, desk), flag), AT_ONCE)

@@ -1,1 +1,1 @@
-"""The page's controls as checked values: what the browser posts, links, snippets, presets."""
+"""The page's controls as checked values: what the browser posts, links, code to copy, presets."""

@@ -1,6 +1,6 @@
-"""What the values of the page's controls mean, as a client posts them.
+"""Reads the values of the page's controls as a client posts them, and checks them: any client can post anything.
 
-Trusts nothing: any client can post anything. Knows neither Gradio nor who is streaming.
+Knows neither Gradio nor which browser session posted.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from mixer.errors import InvalidValue, UnknownName
-from mixer.values.bounds import bounded
+from mixer.values.request import FIELDS
 from mixer.values.sampling import SamplingParams
-from mixer.values.steering import BUDGET, REST, Steering
+from mixer.values.steering import REST, Steering
 
-LIMIT = 1.5  # beyond 1 is extrapolation, which the page marks as such
+LIMIT = FIELDS["positions"].bounds(served=True)[1]  # beyond 1 is extrapolation, which the page marks as such
+REWARD_LIMIT = 1.0  # of the page's reward sliders; the API takes what `Steering` takes
 STEP = 0.05
-MOST_TOKENS = 1000
-FASTEST = 1000.0  # tokens a second that may be asked for
-DECOUPLED = "decoupled"  # the mark after the sliders' words
-MODES: tuple[Literal["keep", "refill", "restart"], ...] = ("keep", "refill", "restart")
+MOST_TOKENS = int(FIELDS["tokens"].bounds(served=True)[1])
+DECOUPLED = "decoupled"  # the mark after the sliders in `describe`
 MAX_SEQ = 2**53 - 1  # the largest whole number that a browser holds exactly
 
 
@@ -33,7 +32,7 @@ class DeckValue:
         seq: counts the moves of one page, so that an older event never overwrites a newer one.
         positions: attribute name -> position in [-LIMIT, LIMIT]; sliders at rest are left out.
         steering: the reward sliders, and what limits them.
-        decouple: whether the positions are levels asked for, see `decouple`.
+        decouple: whether the positions are levels of the scores instead, see `decouple`.
     """
 
     seq: int = 0
@@ -41,12 +40,15 @@ class DeckValue:
     steering: Steering = REST
     decouple: bool = False
 
+    def json(self) -> dict[str, Any]:
+        """The value as a client posts it; `read_value` reads it back."""
+        record = self.steering.record()
+        return {"seq": self.seq, "positions": dict(self.positions), **record, "decouple": self.decouple}
+
 
 def read_value(value: object, names: Collection[str], heads: Collection[str] = ()) -> DeckValue:
-    """What a client posted, checked: `{"seq": int, "positions": {name: number}}`, where wanted `"decouple": true`, and
-    what `read_steering` reads.
-
-    Nothing at all is a deck at rest.
+    """The deck's value as a client posts it: `{"seq": int, "positions": {name: number}, "decouple": bool}` and what
+    `read_steering` reads. All of these may be missing; None and an empty text are a deck at rest.
 
     Raises:
         UnknownName: a position names no attribute in `names`, or a reward none in `heads`.
@@ -57,7 +59,7 @@ def read_value(value: object, names: Collection[str], heads: Collection[str] = (
     if not isinstance(value, Mapping):
         raise InvalidValue("The deck's value is not an object.", "Send {seq, positions}.")
     positions = read_positions(value.get("positions", {}), names)
-    decouple = read_flag("Whether the sliders are decoupled", value.get("decouple", False))
+    decouple = FIELDS["decouple"].check(value.get("decouple", False))
     return DeckValue(_seq(value.get("seq", 0)), positions, read_steering(value, heads), decouple)
 
 
@@ -69,7 +71,7 @@ def read_positions(positions: object, names: Collection[str]) -> Mapping[str, fl
     for name, position in positions.items():
         if name not in names:
             raise UnknownName("attribute", str(name)[:80], names)
-        number = _position(name, position)
+        number = FIELDS["positions"].check(position, True, f"The position of {name}")
         if number != 0.0:
             result[name] = number
     return MappingProxyType(result)
@@ -93,20 +95,9 @@ def read_steering(posted: Mapping[str, object], heads: Collection[str]) -> Steer
             if name not in heads:
                 raise UnknownName("reward", str(name)[:80], heads)
         found.append(numbers)
-    whole = read_flag("Whether the budget counts the sliders", posted.get("whole", False))
-    budget: Any = posted.get("budget", BUDGET if any(found) or whole else None)
+    whole = FIELDS["whole"].check(posted.get("whole", FIELDS["whole"].default))
+    budget: Any = posted.get("budget", FIELDS["budget"].default if any(found) or whole else None)
     return Steering(*found, budget=budget, whole=whole)
-
-
-def read_flag(what: str, value: object) -> bool:
-    """True or false, as a client sends it.
-
-    Raises:
-        InvalidValue: it is neither.
-    """
-    if not isinstance(value, bool):
-        raise InvalidValue(f"{what} is not true or false.", "Leave it out.")
-    return value
 
 
 @dataclass(frozen=True)
@@ -172,14 +163,10 @@ def options(max_new_tokens: object, temperature: object, seed: object) -> Sampli
     Raises:
         InvalidValue: one of them is no number or out of range.
     """
-    tokens = bounded("The number of tokens", max_new_tokens, 1, MOST_TOKENS)
-    if seed is None:
-        seed = secrets.randbelow(10_000)
-    number = bounded("The seed", seed, 0, 2**53)
-    if tokens != int(tokens) or number != int(number):
-        raise InvalidValue("The seed and the number of tokens are whole numbers.", "Leave the fraction away.")
     return SamplingParams(
-        max_new_tokens=int(tokens), temperature=bounded("The temperature", temperature, 0.0, 2.0), seed=int(number)
+        max_new_tokens=FIELDS["tokens"].check(max_new_tokens, True),
+        temperature=FIELDS["temperature"].check(temperature, True),
+        seed=FIELDS["seed"].check(secrets.randbelow(10_000) if seed is None else seed, True),
     )
 
 
@@ -200,16 +187,3 @@ def _seq(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_SEQ:
         raise InvalidValue("The deck's sequence number is not a whole number.", "Count up from 0.")
     return value
-
-
-def _position(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-        raise InvalidValue(f"The position of {name} is not a number.", f"Give a number from -{LIMIT} to {LIMIT}.")
-    if not -LIMIT <= value <= LIMIT:
-        raise InvalidValue(f"The position of {name} is out of range.", f"Give a number from -{LIMIT} to {LIMIT}.")
-    return float(value)
-
-
-def fewest_tokens(tokens: int) -> int:
-    """Fewest tokens of a text on the page: one that ends after a sentence leaves nothing to steer."""
-    return tokens // 2

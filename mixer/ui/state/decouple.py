@@ -1,6 +1,6 @@
-"""The deck's toggle Decouple: its sliders then say which levels are asked for, and the desk finds the positions.
+"""The deck's button Decouple: while it is on, sliders ask for levels of the scores, and the desk finds the positions.
 
-The one place where sliders become a mix. Knows neither Gradio nor who is streaming.
+The one place where sliders become a mix. Knows neither Gradio nor the browser session.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LEFT_OUT = "decouple=1 was left out of the link: the anchors of this desk were n
 
 
 class Sliders(Protocol):
-    """Where sliders stand, and whether that is what is asked for instead of positions."""
+    """Where sliders stand, and whether these numbers are levels of the scores instead of positions."""
 
     @property
     def positions(self) -> Mapping[str, float]: ...
@@ -30,15 +30,15 @@ class Sliders(Protocol):
 
 
 def calibration(desk: Desk) -> SliderCalibration | None:
-    """What decouples the sliders of this desk; None if its anchors were not measured."""
+    """The calibration that decouples the sliders of this desk; None if its anchors were not measured."""
     return desk.anchor_set.calibration
 
 
 def positions_of(desk: Desk, sliders: Sliders) -> Mapping[str, float]:
-    """The positions that the sliders come to.
+    """The positions that the sliders ask for.
 
     Raises:
-        Unsupported: they are to be decoupled, and the desk's anchors were not measured.
+        Unsupported: the sliders are decoupled, and the desk's anchors were not measured.
     """
     if not sliders.decouple:
         return sliders.positions
@@ -50,16 +50,16 @@ def positions_of(desk: Desk, sliders: Sliders) -> Mapping[str, float]:
 
 
 def mix_of(desk: Desk, sliders: Sliders) -> Mix:
-    """The mix that the sliders come to; raises as `positions_of`."""
+    """The mix that the sliders ask for; raises as `positions_of`."""
     return desk.mix(positions_of(desk, sliders))
 
 
 def without_decouple(desk: Desk, state: PageState) -> PageState:
-    """The same state by positions alone: writes the same text, and needs no calibration."""
+    """The state that writes the same text with positions alone, and so needs no calibration."""
     return replace(state, positions=positions_of(desk, state), decouple=False)
 
 
 def scales(desk: Desk) -> dict[str, list[float]] | None:
-    """Of each attribute the scores that its levels -1, 0 and 1 ask for; None where nothing can be decoupled."""
+    """Attribute -> the scores that its levels -1, 0 and 1 ask for; None if nothing can be decoupled."""
     known = calibration(desk)
     return None if known is None else known.scales()

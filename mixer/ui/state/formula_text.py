@@ -1,7 +1,7 @@
-"""What a formula has to do with the sliders, in both directions, and what the page shows of it.
+"""How a formula and the sliders depend on each other, and what the page shows of a formula.
 
-A plain weight mix, such as `[0.7*formal + 0.3*polite]`, *is* a position of the sliders: its text moves them, and moving
-them rewrites its numbers. Functions over text and tree; knows neither Gradio nor a running text.
+A plain weight mix, such as `[0.7*formal + 0.3*polite]`, *is* a position of the sliders: its text moves the sliders, and
+a slider that moves rewrites its numbers. Functions over text and syntax tree; knows neither Gradio nor a running text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mixer.formula.tree import Formula, Term, named, number
 from mixer.ui.state.controls import LIMIT
 from mixer.values.mix import POLES
 
-# How the sliders act: they and the text are one, the formula names them, or not at all.
+# How the sliders act on a formula. mix: it is a position of the sliders; sliders: it names them; none: not at all.
 Tie = Literal["mix", "sliders", "none"]
 DEFAULT = "sliders"
 SHORT = 60  # characters of a formula in a title
@@ -28,10 +28,10 @@ class Recipe:
     """What the mixed text is written by.
 
     Attributes:
-        formula: as text; None where the sliders alone say it.
-        title: the formula in short, on one line; empty where the sliders alone say it.
+        formula: as text; None if the text is written by the sliders alone.
+        title: the formula in short, on one line; empty if the text is written by the sliders alone.
         tie: how the sliders act on it.
-        positions: what a weight mix asks of the sliders.
+        positions: the slider positions of a weight mix; None for any other formula.
     """
 
     formula: str | None = None
@@ -41,7 +41,7 @@ class Recipe:
 
 
 def recipe(bound: BoundFormula, vocabulary: Vocabulary) -> Recipe:
-    """What a formula asks of the page."""
+    """The recipe of a formula."""
     positions = positions_of(bound.formula, vocabulary)
     if positions is not None:
         return Recipe(tie="mix", positions=positions)
@@ -54,10 +54,10 @@ def recipe(bound: BoundFormula, vocabulary: Vocabulary) -> Recipe:
 
 
 def positions_of(formula: Formula, vocabulary: Vocabulary) -> Mapping[str, float] | None:
-    """The slider positions, attribute -> position, that a formula stands for; those at rest are left out.
+    """The slider positions, attribute -> position, that a weight mix stands for; those at rest are left out.
 
-    None unless it is one term of anchors and attributes alone, each attribute once, and within the deck's limit. A
-    negative share of a pole is no position: that would be the other pole.
+    None unless the formula is one term of anchors and attributes, each attribute once, within the deck's limit. A
+    negative share of a pole is no position, since a slider below 0 is the other pole.
     """
     term = formula.result
     if formula.definitions or not isinstance(term, Term) or term.prompt is not None or term.model is not None:
@@ -77,13 +77,13 @@ def positions_of(formula: Formula, vocabulary: Vocabulary) -> Mapping[str, float
 def rewrite(formula: Formula, vocabulary: Vocabulary, positions: Mapping[str, float]) -> str:
     """The text of a plain weight mix with the sliders moved to `positions`.
 
-    Words, order and layout stay; so does every number that did not move. What comes to rest leaves the text, what
-    leaves rest is added at its end, and with everything at rest the text is `[base]`.
+    Names, order and layout stay, and so do the numbers that did not change. An attribute that comes to rest is removed,
+    one that leaves rest is added at the end. With everything at rest the text is `[base]`.
     """
     source, term = formula.source, formula.result
     former = positions_of(formula, vocabulary)
-    wanted = {attribute: position for attribute, position in positions.items() if position}
-    if former is None or not isinstance(term, Term) or former == wanted:
+    added = {attribute: position for attribute, position in positions.items() if position}  # less what is in the text
+    if former is None or not isinstance(term, Term) or former == added:
         return source
 
     start, stop = term.span
@@ -94,14 +94,14 @@ def rewrite(formula: Formula, vocabulary: Vocabulary, positions: Mapping[str, fl
     meanings, text = _meanings(vocabulary), ""
     for part, gap in zip(term.mix, gaps, strict=True):
         attribute, _ = meanings[part.name]
-        position = wanted.pop(attribute, 0.0)
+        position = added.pop(attribute, 0.0)
         if attribute and position != former.get(attribute, 0.0):
             if position:
                 share, negative = _share(attribute, position, part.name, vocabulary, meanings)
                 text += _signed(gap if text else gaps[0], bool(text), negative) + share
-        elif former or not wanted:  # a bare [base] makes way for what is added
+        elif former or not added:  # [base] alone is replaced by what is added
             text += (gap if text else _signed(gaps[0], False, _sign(gap) == "-")) + source[slice(*part.span)]
-    for attribute, position in wanted.items():
+    for attribute, position in added.items():
         share, negative = _share(attribute, position, "", vocabulary, meanings)
         text += _signed("" if text else gaps[0], bool(text), negative) + share
     text = text or _signed(gaps[0], False, False) + "base"
@@ -109,7 +109,7 @@ def rewrite(formula: Formula, vocabulary: Vocabulary, positions: Mapping[str, fl
 
 
 def _meanings(vocabulary: Vocabulary) -> dict[str, tuple[str, float]]:
-    """What names in brackets are about: the attribute, and the slider's side for a positive share; nothing for base."""
+    """Name in brackets -> its attribute, and the sign of the position for a positive share; `base` has no attribute."""
     found = {}
     for name, mix in vocabulary.mixes.items():
         attribute, _, pole = next(iter(mix.weights), "").rpartition(".")
@@ -120,9 +120,9 @@ def _meanings(vocabulary: Vocabulary) -> dict[str, tuple[str, float]]:
 def _share(
     attribute: str, position: float, former: str, vocabulary: Vocabulary, meanings: Mapping[str, tuple[str, float]]
 ) -> tuple[str, bool]:
-    """A position as it stands in brackets, and whether a minus belongs before it.
+    """A position as text in brackets, and whether a minus belongs before it.
 
-    Named in the manner of the former name, else by the pole's label; with two decimals, unless that changes the number.
+    It has a name of the same kind as `former`, or else the pole's label; two decimals, unless that changes the number.
     """
     size, side = abs(position), position > 0
     amount = f"{size:.2f}" if float(f"{size:.2f}") == size else number(size)
@@ -136,22 +136,22 @@ def _share(
 
 
 def _sign(gap: str) -> str:
-    """The plus or minus in the text between two parts, where there is one."""
+    """The plus or minus in the text between two parts; empty if there is none."""
     return next((token.kind for token in tokenize(gap) if token.kind in ("+", "-")), "")
 
 
 def _signed(gap: str, after: bool, negative: bool) -> str:
-    """The text before a part, with the sign that it needs: `after` another part, or as the first one."""
-    wanted = "-" if negative else "+" if after else ""
+    """The text before a part, with the sign that the part needs; `after`: it is not the first part."""
+    sign = "-" if negative else "+" if after else ""
     for token in tokenize(gap):
         if token.kind in ("+", "-"):
             rest = gap[token.span[1] :]
-            return gap[: token.span[0]] + (wanted + rest if wanted else rest.lstrip(" "))
-    return f"{gap or ' '}{wanted} " if after else gap + wanted
+            return gap[: token.span[0]] + (sign + rest if sign else rest.lstrip(" "))
+    return f"{gap or ' '}{sign} " if after else gap + sign
 
 
 def place(error: FormulaError, text: str) -> dict[str, str]:
-    """An error in a text as the browser gets it: the sentence, and its line in three pieces, the middle one wrong."""
+    """An error in a formula for the browser: its sentence, and its line in three pieces, the middle one wrong."""
     start = error.column - 1
     stop = start + error.length
     return {

@@ -1,4 +1,7 @@
-"""Everything that makes a text again, as one value. Knows neither Gradio nor the desk."""
+"""Where every control of the page stands, as one value: it holds all that makes a text again.
+
+Knows neither Gradio nor the desk.
+"""
 
 from __future__ import annotations
 
@@ -8,72 +11,47 @@ from types import MappingProxyType
 from typing import Any
 
 from mixer.errors import InvalidValue
-from mixer.ui.state.controls import (
-    FASTEST,
-    MODES,
-    options,
-    read_box,
-    read_flag,
-    read_positions,
-    read_steering,
-    read_text,
-)
-from mixer.values.bounds import bounded
-from mixer.values.steering import BUDGET, REST, Steering
+from mixer.ui.state.controls import options, read_box, read_positions, read_steering, read_text
+from mixer.values.request import FIELDS
+from mixer.values.steering import REST, Steering
+
+NAMES = tuple(field.name for field in FIELDS.values() if field.link)  # of a state's fields, in the order of its JSON
+DECK = ("positions", *REST.record(), "decouple")  # those that the deck holds
 
 
 @dataclass(frozen=True)
 class PageState:
-    """Where every control of the page stands.
+    """Where every control of the page stands; see `mixer.values.request.FIELDS` for what each field means.
 
     Attributes:
-        prompt: how the text begins.
         formula: as text, right or wrong.
         positions: attribute -> slider position; those at rest are left out.
-        decouple: whether the positions are levels asked for, see `decouple`.
         steering: the reward sliders and their budget.
-        mode: what a slider does to a running text.
-        temperature, tokens: of sampling; tokens are the most.
-        seed: of the text; None for an empty box.
-        rate: most tokens a second, 0 for all that the machine can.
-        fresh: draw a new seed for every text.
+        seed: None for an empty box.
     """
 
-    prompt: str = "The last train of the evening was"
-    formula: str = "sliders"
+    prompt: str = FIELDS["prompt"].opening
+    formula: str = FIELDS["formula"].opening
     positions: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     steering: Steering = field(default_factory=Steering)
-    mode: str = "keep"
-    temperature: float = 0.8
-    tokens: int = 160
-    seed: int | None = 7
-    rate: float = 30  # faster than reading, slow enough to steer by hand
-    fresh: bool = False
-    decouple: bool = False
+    mode: str = FIELDS["mode"].opening
+    temperature: float = FIELDS["temperature"].opening
+    tokens: int = FIELDS["tokens"].opening
+    seed: int | None = FIELDS["seed"].opening
+    rate: float = FIELDS["rate"].opening
+    fresh: bool = FIELDS["fresh"].opening
+    decouple: bool = FIELDS["decouple"].opening
 
     @property
     def steers(self) -> Steering:
-        """What the reward sliders come to: with all of them and the budget at rest, nothing."""
-        resting = not self.steering.heads and self.steering.budget == BUDGET and not self.steering.whole
-        return REST if resting else self.steering
+        """The steering of the text: none at all where the reward sliders and the budget are all at rest."""
+        return REST if self.steering == Steering() else self.steering
 
     def json(self) -> dict[str, Any]:
-        """The state as the browser keeps it; `read_state` reads it back."""
+        """The state as the browser keeps it, `{name: value}` for all `NAMES`; `read_state` reads it back."""
+        values = {**vars(self), **self.steering.record()}
         return {
-            "prompt": self.prompt,
-            "formula": self.formula,
-            "positions": dict(sorted(self.positions.items())),
-            "rewards": dict(sorted(self.steering.positions.items())),
-            "levels": dict(sorted(self.steering.levels.items())),
-            "budget": self.steering.budget,
-            "whole": self.steering.whole,
-            "decouple": self.decouple,
-            "mode": self.mode,
-            "temperature": self.temperature,
-            "tokens": self.tokens,
-            "seed": self.seed,
-            "rate": self.rate,
-            "fresh": self.fresh,
+            name: dict(sorted(values[name].items())) if FIELDS[name].kind is dict else values[name] for name in NAMES
         }
 
 
@@ -86,28 +64,15 @@ def read_state(posted: object, names: Collection[str], heads: Collection[str]) -
     """
     if not isinstance(posted, Mapping):
         raise InvalidValue("The state is not an object.", "Send one as the page does.")
-    new = PageState()
-    whole = {**new.json(), **posted}
-    prompt, fresh = whole["prompt"], whole["fresh"]
-    if not isinstance(fresh, bool):
-        raise InvalidValue("Whether to draw a new seed is not true or false.", "Leave it out.")
-    params = options(whole["tokens"], whole["temperature"], 0 if whole["seed"] is None else whole["seed"])
+    state = {**PageState().json(), **posted}
+    params = options(state["tokens"], state["temperature"], 0 if state["seed"] is None else state["seed"])
     return PageState(
-        read_text("The prompt", prompt),
-        read_box({"text": whole["formula"]}).text,
-        read_positions(whole["positions"], names),
-        read_steering(whole, heads),
-        _mode(whole["mode"]),
-        params.temperature,
-        params.max_new_tokens,
-        None if whole["seed"] is None else params.seed,
-        bounded("The speed", whole["rate"], 0, FASTEST),
-        fresh,
-        read_flag("Whether the sliders are decoupled", whole["decouple"]),
+        read_text("The prompt", state["prompt"]),
+        read_box({"text": state["formula"]}).text,
+        read_positions(state["positions"], names),
+        read_steering(state, heads),
+        temperature=params.temperature,
+        tokens=params.max_new_tokens,
+        seed=None if state["seed"] is None else params.seed,
+        **{name: FIELDS[name].check(state[name], True) for name in ("mode", "rate", "fresh", "decouple")},
     )
-
-
-def _mode(value: Any) -> str:
-    if value not in MODES:
-        raise InvalidValue("There is no such mode.", f"Choose one of {', '.join(MODES)}.")
-    return value

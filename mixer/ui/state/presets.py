@@ -1,4 +1,4 @@
-"""The shipped presets (see `mixer.files.presets`) as states of the page: those that this desk can run."""
+"""The shipped presets (see `mixer.files.presets`) that this desk can run, as states of the page."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Choice:
     """One entry of the menu.
 
     Attributes:
-        state: a new page under this preset.
-        about: what it does, in a sentence.
+        state: of a new page with this preset.
+        about: what the preset does, in a sentence.
         credit: the paper that it comes from.
     """
 

@@ -1,30 +1,59 @@
-"""A state of the page as the request that Generate would make of it. Knows neither Gradio nor who asks."""
+"""What Generate writes for a state of the page. Knows neither Gradio nor the browser session."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from mixer.ui.state.controls import fewest_tokens, options
+from mixer.ui.state.controls import DeckValue, options
 from mixer.ui.state.decouple import mix_of
 from mixer.ui.state.formula_text import Recipe, recipe
+from mixer.ui.state.page_state import PageState
+from mixer.values.request import Request
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
-    from mixer.ui.state.page_state import PageState
-    from mixer.values.request import Request
+    from mixer.values.sampling import SamplingParams
+
+Sliders = TypeVar("Sliders", DeckValue, PageState)
 
 
 def request(desk: Desk, state: PageState) -> tuple[Request, Recipe]:
-    """What to write, and what the formula has to do with the sliders; a seed that the state leaves open is drawn.
+    """The request, and how the sliders act on its formula; a seed that the state leaves open is drawn.
 
     Raises:
-        FormulaError: the formula cannot be read, or names what is not loaded. Unsupported: see `decouple.places`.
+        FormulaError: the formula cannot be read, or names what is not loaded. Unsupported: see `decouple.positions_of`.
     """
-    from mixer.values.request import Request
+    state, found = with_formula(desk, state.formula, state)
+    params = sampling(state.tokens, state.temperature, state.seed, state.fresh)
+    return Request(state.prompt, mix_of(desk, state), params, found.formula, state.steers), found
 
-    found = recipe(desk.formula(state.formula).bound, desk.vocabulary)
-    mix = mix_of(desk, state) if found.positions is None else desk.mix(found.positions)
-    params = options(state.tokens, state.temperature, None if state.fresh else state.seed)
-    params = replace(params, min_new_tokens=fewest_tokens(params.max_new_tokens))
-    return Request(state.prompt, mix, params, found.formula, state.steers), found
+
+def with_formula(desk: Desk, text: str, sliders: Sliders, typed: bool = True) -> tuple[Sliders, Recipe]:
+    """The recipe of a formula, and the sliders as they stand under it: a weight mix sets their positions.
+
+    Args:
+        typed: whether the formula was written after the last slider moved. If not, the sliders keep their positions.
+
+    Raises:
+        FormulaError: the formula cannot be read, or names what is not loaded.
+    """
+    found = recipe(desk.formula(text).bound, desk.vocabulary)
+    if found.positions is not None:  # the numbers of a weight mix are positions, never levels of scores
+        sliders = replace(sliders, positions=found.positions if typed else sliders.positions, decouple=False)
+    return sliders, found
+
+
+def sampling(tokens: object, temperature: object, seed: object, fresh: object) -> SamplingParams:
+    """Sampling parameters as a client sends them; with `fresh`, or a seed of None, a seed is drawn.
+
+    Raises:
+        InvalidValue: one of them is no number or out of range.
+    """
+    params = options(tokens, temperature, None if fresh else seed)
+    return replace(params, min_new_tokens=fewest_tokens(params.max_new_tokens))
+
+
+def fewest_tokens(tokens: int) -> int:
+    """Fewest tokens of a text with at most `tokens`: a text that ends after a sentence leaves nothing to steer."""
+    return tokens // 2

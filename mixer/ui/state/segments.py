@@ -1,7 +1,7 @@
-"""What a text was written under, token by token, as JSON: goes out with its last frame and comes back to be replayed.
+"""What a text was written under, as JSON: it goes to the browser with the last frame, and comes back to be replayed.
 
 So the server keeps nothing, and texts of the history can be replayed too. What comes back may be anything, and is
-checked. Knows neither Gradio nor who asks.
+checked. Knows neither Gradio nor the browser session.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixer.errors import InvalidValue, Unsupported
 from mixer.ui.state.controls import MOST_TOKENS, options, read_box, read_positions, read_steering
+from mixer.values.request import FIELDS
 from mixer.values.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
     from mixer.decoding.steps import Segment
     from mixer.desk import Desk
 
-MOST_READ = 60_000  # tokens that one replay may read anew because sliders moved
-DIGITS = 9  # of a position, more than any slider has
+MOST_READ = 60_000  # tokens of prefill that one replay may do again because sliders moved
+DIGITS = 9  # decimals of a position, more than any slider has
 
 
 def write_written(session: Session, formula: str | None) -> dict[str, Any] | None:
-    """`{formula, temperature, least, parts}` of a text; None where it has no tokens.
+    """`{formula, temperature, least, parts}` of a text, `least` being `min_new_tokens`; None if it has no tokens.
 
-    A part is `{tokens, exact, positions}` and what `read_steering` reads; see `mixer.decoding.session.Segment`.
+    A part is a `mixer.decoding.session.Segment`: `{tokens, exact, positions}` and what `read_steering` reads.
     """
     params = session.params
     parts = [_part(segment) for segment in session.segments]
@@ -36,20 +37,16 @@ def write_written(session: Session, formula: str | None) -> dict[str, Any] | Non
 
 
 def _part(segment: Segment) -> dict[str, Any]:
-    settings, steering = segment.mix.settings, segment.steering
     return {
         "tokens": list(segment.token_ids),
         "exact": segment.exact,
-        "positions": {name: round(setting.position, DIGITS) for name, setting in settings.items()},
-        "rewards": dict(steering.positions),
-        "levels": dict(steering.levels),
-        "budget": steering.budget,
-        "whole": steering.whole,
+        "positions": {name: round(setting.position, DIGITS) for name, setting in segment.mix.settings.items()},
+        **segment.steering.record(),
     }
 
 
 def read_written(posted: object, desk: Desk) -> tuple[list[Segment], SamplingParams, str | None]:
-    """What `write_written` wrote, checked; tokens themselves are looked at by whoever replays them.
+    """What `write_written` wrote, checked; the replay itself checks the tokens.
 
     Raises:
         UnknownName, InvalidValue: it is not as the page sends it. Unsupported: the sliders moved too often.
@@ -68,10 +65,8 @@ def read_written(posted: object, desk: Desk) -> tuple[list[Segment], SamplingPar
         raise Unsupported("The sliders moved too often in this text to read it anew each time.", hint)
     formula = posted.get("formula")
     text = None if formula is None else read_box({"text": formula}).text
-    least = posted.get("least", 0)
-    if isinstance(least, bool) or not isinstance(least, int) or not 0 <= least <= MOST_TOKENS:
-        raise InvalidValue("The fewest tokens are no whole number.", f"Give one up to {MOST_TOKENS:,}.")
-    return segments, replace(params, min_new_tokens=min(least, params.max_new_tokens)), text
+    fewest = FIELDS["fewest_tokens"].check(posted.get("least", 0), True)
+    return segments, replace(params, min_new_tokens=min(fewest, params.max_new_tokens)), text
 
 
 def _segment(part: object, desk: Desk) -> Segment:

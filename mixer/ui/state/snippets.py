@@ -1,6 +1,6 @@
-"""A state of the page as text that runs elsewhere: in Python, on the command line, and as a request to this server.
+"""A state of the page as code to copy: a Python program, a command, and a request to this server.
 
-All three write the very text that the page writes. Texts that people typed go in quoted, never bare.
+All three write the same text as the page. Texts that people typed are always quoted.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from mixer.ui.state.controls import fewest_tokens
 from mixer.ui.state.page_state import PageState
-from mixer.values.steering import MOST_NATS, REST
+from mixer.ui.state.request import fewest_tokens
+from mixer.values.request import FIELDS
+from mixer.values.steering import REST
 
 
 @dataclass(frozen=True)
 class DeskSource:
-    """What a desk was loaded from, where that is not the shipped one alone.
+    """What a desk was loaded from, besides the shipped base and anchors.
 
     Attributes:
         load: arguments of `Desk.load`, such as `{"base": "my-model"}`.
-        added: what was loaded for formulas, as (`model`, `judge` or `reward`, name, source, label or nothing).
+        added: what was loaded for formulas, as (`model`, `judge` or `reward`, name, source, label or empty).
     """
 
     load: Mapping[str, str] = field(default_factory=dict)
@@ -29,19 +31,20 @@ class DeskSource:
 
 
 SHIPPED = DeskSource()
+SAMPLING = ("tokens", "fewest_tokens", "temperature", "seed")  # the fields that are arguments of `SamplingParams`
 
 
 def python(state: PageState, origin: DeskSource = SHIPPED) -> str:
     """A program that prints the text."""
-    steering, seed = state.steers, None if state.fresh else state.seed
+    values, steering = _values(state), state.steers
+    params = ", ".join(f"{FIELDS[name].argument}={values[name]!r}" for name in SAMPLING)
     lines = [
         f"{state.prompt!r},",
         f"desk.mix({dict(state.positions)!r})," if state.positions else "desk.mix(),",
-        f"SamplingParams(max_new_tokens={state.tokens}, min_new_tokens={fewest_tokens(state.tokens)}, "
-        f"temperature={state.temperature!r}, seed={seed!r}),",
+        f"SamplingParams({params}),",
     ]
     names = "Desk, SamplingParams"
-    if state.formula != PageState().formula:
+    if values["formula"] is not None:
         lines.append(f"formula={state.formula!r},")
     if steering != REST:
         names += ", Steering"
@@ -56,48 +59,56 @@ def python(state: PageState, origin: DeskSource = SHIPPED) -> str:
 
 def shell(state: PageState, origin: DeskSource = SHIPPED) -> str:
     """A command that prints the text."""
-    steering = state.steers
-    asked = [(name.replace("_", "-"), value) for name, value in origin.load.items()]
+    asked = [(f"--{name.replace('_', '-')}", value) for name, value in origin.load.items()]
     for kind, name, source, label in origin.added:
-        asked.append(("reward-model" if kind == "reward" else kind, f"{name}={source}{label and f'#{label}'}"))
-    asked += [("set", f"{name}={position!r}") for name, position in state.positions.items()]
-    asked += [("reward", f"{name}={position!r}") for name, position in steering.positions.items()]
-    asked += [("aim", f"{name}={level!r}") for name, level in steering.levels.items()]
-    if steering != REST:
-        asked.append(("budget", "none" if steering.budget is None else repr(steering.budget)))
-    if state.formula != PageState().formula:
-        asked.append(("formula", state.formula))
-    asked += [("max-new-tokens", str(state.tokens)), ("min-new-tokens", str(fewest_tokens(state.tokens)))]
-    asked.append(("temperature", repr(state.temperature)))
-    if state.seed is not None and not state.fresh:
-        asked.append(("seed", str(state.seed)))
-    words = [f"--{option}={shlex.quote(value)}" for option, value in asked]  # a value may begin with a minus
-    words += ["--whole"] * steering.whole
-    return f"python -m mixer generate {' '.join(words)} -- {shlex.quote(state.prompt)}\n"
+        asked.append(("--reward-model" if kind == "reward" else f"--{kind}", f"{name}={source}{label and f'#{label}'}"))
+    flags = []
+    for name, value in _values(state).items():
+        flag = FIELDS[name].flag
+        if isinstance(value, Mapping):
+            asked += [(flag, f"{own}={number!r}") for own, number in value.items()]
+        elif name == "budget":
+            asked += [(flag, "none" if value is None else repr(value))] * (state.steers != REST)
+        elif isinstance(value, bool):
+            flags += [flag] * (value and bool(flag))
+        elif flag and value is not None:
+            asked.append((flag, str(value)))
+    words = [f"{flag}={shlex.quote(value)}" for flag, value in asked]  # a value may begin with a minus
+    return f"python -m mixer generate {' '.join([*words, *flags])} -- {shlex.quote(state.prompt)}\n"
 
 
 def curl(state: PageState, address: str) -> str:
-    """A request to the server at this address, whose last line of answer holds the text."""
-    where = shlex.quote(f"{address.rstrip('/')}/gradio_api/call/generate")
-    body = shlex.quote(json.dumps({"data": request(state)}, ensure_ascii=False))
-    ask = f"curl -s {where} -H 'Content-Type: application/json' -d {body}"
-    return f"{ask} |\n  sed 's/.*: *\"//; s/\".*//' | xargs -I ID curl -sN {where}/ID\n"
+    """A request to the server at this address; the last line of the answer holds the text."""
+    calls = f"{address.rstrip('/')}/gradio_api/call"
+    body = shlex.quote(json.dumps(request(state), ensure_ascii=False))
+    ask = f"curl -s {shlex.quote(f'{calls}/v2/generate')} -H 'Content-Type: application/json' -d {body}"
+    return f"{ask} |\n  sed 's/.*: *\"//; s/\".*//' | xargs -I ID curl -sN {shlex.quote(f'{calls}/generate')}/ID\n"
 
 
-def request(state: PageState) -> list[object]:
-    """What the endpoint `generate` takes, in its order; it knows no budget without a limit, and gets the largest."""
-    steering = state.steers
-    return [
-        state.prompt,
-        dict(state.positions),
-        state.tokens,
-        state.temperature,
-        None if state.fresh else state.seed,
-        None if state.formula == PageState().formula else state.formula,
-        dict(steering.positions),
-        dict(steering.levels),
-        None if steering == REST else MOST_NATS if steering.budget is None else steering.budget,
-        steering.whole,
-        fewest_tokens(state.tokens),
-        state.decouple,
-    ]
+def request(state: PageState) -> dict[str, Any]:
+    """The arguments of the endpoint `generate`. It has no budget without a limit, and gets the largest one instead."""
+    values = _values(state)
+    if state.steers == REST:
+        del values["budget"]
+    elif values["budget"] is None:
+        values["budget"] = FIELDS["budget"].high
+    return {
+        FIELDS[name].argument: value
+        for name, value in values.items()
+        if value is not None and value is not False and value != {}
+    }
+
+
+def _values(state: PageState) -> dict[str, Any]:
+    """The fields of the request that Generate makes; None for a seed to draw, and for the formula `sliders`."""
+    return {
+        "prompt": state.prompt,
+        "positions": dict(state.positions),
+        **state.steers.record(),
+        "decouple": state.decouple,
+        "formula": None if state.formula == PageState().formula else state.formula,
+        "temperature": state.temperature,
+        "tokens": state.tokens,
+        "fewest_tokens": fewest_tokens(state.tokens),
+        "seed": None if state.fresh else state.seed,
+    }

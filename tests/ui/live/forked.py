@@ -39,7 +39,7 @@ def workers(task: Callable[..., Frames]) -> Callable[..., Frames]:
             running.close()
             frames.put(None)
 
-    def away(*arguments: Any) -> Frames:
+    def forked(*arguments: Any) -> Frames:
         if not idle:
             made = FORK.SimpleQueue(), FORK.SimpleQueue(), FORK.Event()
             FORK.Process(target=serve, args=made, daemon=True).start()
@@ -57,7 +57,7 @@ def workers(task: Callable[..., Frames]) -> Callable[..., Frames]:
         finally:
             idle.append(worker)
 
-    return away
+    return forked
 
 
 def text(frame: Frame) -> str:
@@ -70,54 +70,54 @@ def params(tokens: int) -> SamplingParams:
 
 def main() -> dict[str, Any]:
     desk = Desk.load(strict=False)
-    zero = ZeroGpu(desk, workers, slots=2)
+    zero_gpu = ZeroGpu(desk, workers, slots=2)
     told: dict[str, Any] = {}
     names = list(desk.attributes)
 
     # Moves that are made here while the other process writes.
-    live, parts, value = BrowserSession(), [], DeckValue(1, {names[0]: 1.0})
-    for frame in zero.run(live, PROMPT, value, "keep", params(60), RATE):
+    browser, parts, value = BrowserSession(), [], DeckValue(1, {names[0]: 1.0})
+    for frame in zero_gpu.run(browser, PROMPT, value, "keep", params(60), RATE):
         parts.append(text(frame))
-        if live.value.seq == 1 and parts[-1]:
+        if browser.value.seq == 1 and parts[-1]:
             moved = DeckValue(2, {names[1]: 1.5}, Steering({desk.rewards[0]: 1.0}, {desk.rewards[-1]: 0.0}, 0.5))
             told["before"] = parts[-1]
-            assert live.steer(moved, desk.mix(moved.positions))
+            assert browser.steer(moved, desk.mix(moved.positions))
     told["moved"] = {"frames": len(parts), "state": frame.state, "seq": frame.seq, "text": parts[-1]}
     told["moved"]["labels"] = [label for label, _ in frame.mix]
     told["levels"] = sorted(frame.levels)
 
     # Stop, and a browser that goes away.
-    for frame in zero.run(live, PROMPT, value, "keep", params(400), RATE):
+    for frame in zero_gpu.run(browser, PROMPT, value, "keep", params(400), RATE):
         if text(frame):
-            live.stop()
+            browser.stop()
     told["stopped"] = {"state": frame.state, "words": len(text(frame).split())}
-    frames = zero.run(live, PROMPT, value, "keep", params(400), RATE)
+    frames = zero_gpu.run(browser, PROMPT, value, "keep", params(400), RATE)
     next(frames)
     next(frames)
     frames.close()
-    told["gone"] = {"busy": live.busy, "free": zero.board.free}
+    told["gone"] = {"busy": browser.busy, "free": zero_gpu.slots.free}
 
     # Two at once, each under its own moves, and a third that finds no slot.
     ones = [BrowserSession(), BrowserSession()]
-    takes = [zero.run(one, PROMPT, DeckValue(), "keep", params(40), RATE) for one in ones]
+    takes = [zero_gpu.run(one, PROMPT, DeckValue(), "keep", params(40), RATE) for one in ones]
     last = [next(take) for take in takes]
     for at, one in enumerate(ones):
         one.steer(DeckValue(1, {names[at]: 1.0}), desk.mix({names[at]: 1.0}))
-    told["third"] = [frame.error for frame in zero.run(BrowserSession(), PROMPT, DeckValue(), "keep", params(4))]
+    told["third"] = [frame.error for frame in zero_gpu.run(BrowserSession(), PROMPT, DeckValue(), "keep", params(4))]
     for at, take in enumerate(takes):
         for frame in take:
             last[at] = frame
     told["two"] = [[label for label, _ in frame.mix][-1] for frame in last]
 
     # What is wrong is said in a sentence, and programs get the very text.
-    *_, frame = zero.run(BrowserSession(), "", DeckValue(), "keep", params(4))
+    *_, frame = zero_gpu.run(BrowserSession(), "", DeckValue(), "keep", params(4))
     told["empty"] = frame.error
-    *_, frame = zero.run(
+    *_, frame = zero_gpu.run(
         BrowserSession(), PROMPT, DeckValue(), "keep", params(4), recipe=Recipe("2*sliders", "2*sliders")
     )
     told["formula"] = [frame.state, frame.formula]
-    told["program"] = zero.text(PROMPT, value, params(12), "1.5*sliders - 0.5*base")
-    told["free"] = zero.board.free
+    told["program"] = zero_gpu.text(PROMPT, value, params(12), "1.5*sliders - 0.5*base")
+    told["free"] = zero_gpu.slots.free
     told["workers"] = len(multiprocessing.active_children())
     # Only now, as what was computed before a fork would be inherited.
     told["here"] = desk.generate(PROMPT, desk.mix(value.positions), params(12), "1.5*sliders - 0.5*base").text

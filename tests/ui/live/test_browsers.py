@@ -18,19 +18,19 @@ def take_of(desk: Desk) -> Take:
     return Take(desk.session("The door", params=params), desk.session("The door", params=params))
 
 
-def steer(desk: Desk, live: BrowserSession, seq: int, position: float) -> bool:
+def steer(desk: Desk, browser: BrowserSession, seq: int, position: float) -> bool:
     positions = {next(iter(desk.attributes)): position}
-    return live.steer(DeckValue(seq, positions), desk.mix(positions))
+    return browser.steer(DeckValue(seq, positions), desk.mix(positions))
 
 
 @settings(max_examples=30)
 @given(moves=st.lists(st.tuples(st.integers(1, 30), st.sampled_from([-1.0, -0.5, 0.5, 1.0])), max_size=12))
 def test_an_older_move_never_overwrites_a_newer_one(desk: Desk, moves: list[tuple[int, float]]) -> None:
-    live, take, rest = BrowserSession(), take_of(desk), desk.mix()
-    live.begin(take, DeckValue(), rest)
+    browser, take, rest = BrowserSession(), take_of(desk), desk.mix()
+    browser.begin(take, DeckValue(), rest)
     newest, expected = 0, rest
     for seq, position in moves:
-        taken = steer(desk, live, seq, position)
+        taken = steer(desk, browser, seq, position)
         assert taken == (seq > newest)
         if taken:
             newest, expected = seq, desk.mix({next(iter(desk.attributes)): position})
@@ -39,69 +39,69 @@ def test_an_older_move_never_overwrites_a_newer_one(desk: Desk, moves: list[tupl
 
 
 def test_rewards_steer_the_running_take_and_what_cannot_be_waits_for_the_next(desk: Desk) -> None:
-    live, take, rest = BrowserSession(), take_of(desk), desk.mix()
-    live.begin(take, DeckValue(), rest)
+    browser, take, rest = BrowserSession(), take_of(desk), desk.mix()
+    browser.begin(take, DeckValue(), rest)
     asked = Steering({desk.rewards[0]: 0.5}, {desk.rewards[-1]: 0.1})
-    assert live.steer(DeckValue(1, {}, asked), rest)
+    assert browser.steer(DeckValue(1, {}, asked), rest)
     assert (take.mix.steering, take.base.steering, take.refused) == (asked, REST, "")
-    assert live.steer(DeckValue(2, {}, replace(asked, budget=0.3, whole=True)), rest)
+    assert browser.steer(DeckValue(2, {}, replace(asked, budget=0.3, whole=True)), rest)
     assert (take.mix.steering, take.refused) == (replace(asked, budget=0.3), LATER)
-    assert not live.steer(DeckValue(1, {}, REST), rest)
-    assert live.steer(DeckValue(3, {}, REST), rest)
+    assert not browser.steer(DeckValue(1, {}, REST), rest)
+    assert browser.steer(DeckValue(3, {}, REST), rest)
     assert (take.mix.steering, take.refused) == (REST, "")
 
 
 def test_a_formula_that_no_reward_can_read_says_so_and_the_take_goes_on(desk: Desk) -> None:
-    live, take = BrowserSession(), take_of(desk)
+    browser, take = BrowserSession(), take_of(desk)
     desk.add_model("twin", os.environ.get("MIXER_BASE") or BASE)
     take.mix = desk.session("The door", formula="[base, model=twin]")
-    live.begin(take, DeckValue(), desk.mix())
+    browser.begin(take, DeckValue(), desk.mix())
     asked = Steering({desk.rewards[0]: 0.5}, whole=True)
-    assert live.steer(DeckValue(1, {}, asked), desk.mix())
+    assert browser.steer(DeckValue(1, {}, asked), desk.mix())
     assert "has no term of it" in take.refused
     assert take.mix.steering == REST
 
 
 def test_a_move_that_arrives_before_its_take_is_not_lost(desk: Desk) -> None:
-    live, take = BrowserSession(), take_of(desk)
-    steer(desk, live, 5, 0.5)
-    newer = live.begin(take, DeckValue(3), desk.mix())
+    browser, take = BrowserSession(), take_of(desk)
+    steer(desk, browser, 5, 0.5)
+    newer = browser.begin(take, DeckValue(3), desk.mix())
     assert newer is not None
     assert newer.seq == 5
-    live.follow(take, newer, desk.mix(newer.positions))
+    browser.follow(take, newer, desk.mix(newer.positions))
     assert take.mix.mix == desk.mix(newer.positions)
 
 
 def test_two_browser_sessions_never_share_a_mix(desk: Desk) -> None:
-    registry = BrowserSessions()
+    browsers = BrowserSessions()
     takes = {key: take_of(desk) for key in "ab"}
     for key, take in takes.items():
-        registry.live(key).begin(take, DeckValue(), desk.mix())
-    steer(desk, registry.live("a"), 1, 0.5)
+        browsers.open(key).begin(take, DeckValue(), desk.mix())
+    steer(desk, browsers.open("a"), 1, 0.5)
     assert takes["a"].mix.mix != takes["b"].mix.mix == desk.mix()
 
 
 def test_a_second_take_stops_the_first_and_dropping_frees_the_rows(desk: Desk) -> None:
-    registry = BrowserSessions()
-    live = registry.live("a")
+    browsers = BrowserSessions()
+    browser = browsers.open("a")
     first, second = take_of(desk), take_of(desk)
-    live.begin(first, DeckValue(), desk.mix())
-    live.begin(second, DeckValue(), desk.mix())
+    browser.begin(first, DeckValue(), desk.mix())
+    browser.begin(second, DeckValue(), desk.mix())
     assert first.stopped
     assert not second.stopped
-    live.end(first)
-    assert live.busy
-    registry.drop("a")
-    assert not live.busy
+    browser.end(first)
+    assert browser.busy
+    browsers.drop("a")
+    assert not browser.busy
     assert second.base.finish_reason == second.mix.finish_reason == "closed"
-    assert registry.find("a") is None
+    assert browsers.find("a") is None
 
 
 def test_invented_session_names_are_forgotten_but_running_ones_are_kept(desk: Desk) -> None:
-    registry = BrowserSessions(capacity=5)
-    registry.live("running").begin(take_of(desk), DeckValue(), desk.mix())
+    browsers = BrowserSessions(capacity=5)
+    browsers.open("running").begin(take_of(desk), DeckValue(), desk.mix())
     for name in map(str, range(50)):
-        registry.live(name)
-    assert len(registry) == 5
-    assert registry.find("running") is not None
-    assert all(registry.find(name) is None for name in map(str, itertools.islice(range(50), 46)))
+        browsers.open(name)
+    assert len(browsers) == 5
+    assert browsers.find("running") is not None
+    assert all(browsers.find(name) is None for name in map(str, itertools.islice(range(50), 46)))

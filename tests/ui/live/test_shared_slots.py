@@ -36,66 +36,66 @@ def values(draw: st.DrawFn) -> DeckValue:
 
 @given(value=values(), stopped=st.booleans())
 def test_what_is_posted_is_what_is_read(value: DeckValue, stopped: bool) -> None:
-    board = SharedSlots(NAMES, HEADS, slots=2)
-    line = board.open()
-    assert board.read(line.address) == SlotState(DeckValue(), False)
-    line.apply(value, Mix())
-    assert board.read(line.address) == SlotState(value, False)
+    slots = SharedSlots(NAMES, HEADS, slots=2)
+    remote = slots.open()
+    assert slots.read(remote.address) == SlotState(DeckValue(), False)
+    remote.apply(value, Mix())
+    assert slots.read(remote.address) == SlotState(value, False)
     if stopped:
-        line.stop()
-    line.apply(value, Mix())  # a move after the stop does not take it back
-    assert board.read(line.address) == SlotState(value, stopped)
+        remote.stop()
+    remote.apply(value, Mix())  # a move after the stop does not take it back
+    assert slots.read(remote.address) == SlotState(value, stopped)
 
 
 def test_half_a_write_is_never_taken() -> None:
-    board, done = SharedSlots(NAMES, HEADS, slots=1), threading.Event()
-    line = board.open()
+    slots, done = SharedSlots(NAMES, HEADS, slots=1), threading.Event()
+    remote = slots.open()
     whole = [
         DeckValue(seq, dict.fromkeys(NAMES, position), Steering(dict.fromkeys(HEADS, position), budget=abs(position)))
         for seq, position in ((1, 1.0), (2, -0.5))
     ]
-    line.note(whole[0], Mix())
+    remote.note(whole[0], Mix())
 
     def write() -> None:
         while not done.is_set():
             for value in whole:
-                line.apply(value, Mix())
+                remote.apply(value, Mix())
 
     writer = threading.Thread(target=write)
     writer.start()
-    seen = [board.read(line.address) for _ in range(3000)]
+    seen = [slots.read(remote.address) for _ in range(3000)]
     done.set()
     writer.join()
-    assert all(news is None or news.value in whole for news in seen)
-    assert {news.value.seq for news in seen if news} == {1, 2}
+    assert all(state is None or state.value in whole for state in seen)
+    assert {state.value.seq for state in seen if state} == {1, 2}
 
 
 @given(at=st.integers(0, 4 + 8 * 13 - 1), flip=st.integers(1, 255))
 def test_a_damaged_slot_is_not_taken(at: int, flip: int) -> None:
-    board = SharedSlots(NAMES, HEADS, slots=1)
-    line = board.open()
-    board._memory[at] ^= flip
-    assert board.read(line.address) is None
+    slots = SharedSlots(NAMES, HEADS, slots=1)
+    remote = slots.open()
+    slots._memory[at] ^= flip
+    assert slots.read(remote.address) is None
 
 
 def test_slots_are_used_anew_and_an_old_ticket_only_hears_that_its_take_is_over() -> None:
-    board = SharedSlots(NAMES, HEADS, slots=2)
-    first, second = board.open(), board.open()
+    slots = SharedSlots(NAMES, HEADS, slots=2)
+    first, second = slots.open(), slots.open()
     with pytest.raises(Busy):
-        board.open()
+        slots.open()
     first.close()
     first.close()
-    assert board.free == 1
-    third = board.open()
+    assert slots.free == 1
+    third = slots.open()
     assert third.address[0] == first.address[0]
     value = DeckValue(5, {"dry": 1.0})
     third.apply(value, Mix())
     first.apply(DeckValue(9, {"warm": 1.0}), Mix())
     first.stop()
     first.close()
-    assert board.read(first.address) == SlotState(DeckValue(), True)
-    assert board.read(third.address) == SlotState(value, False)
-    assert board.read(second.address) == SlotState(DeckValue(), False)
-    for line in (second, third):
-        line.close()
-    assert board.free == 2
+    assert slots.read(first.address) == SlotState(DeckValue(), True)
+    assert slots.read(third.address) == SlotState(value, False)
+    assert slots.read(second.address) == SlotState(DeckValue(), False)
+    for remote in (second, third):
+        remote.close()
+    assert slots.free == 2

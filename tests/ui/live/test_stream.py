@@ -25,9 +25,9 @@ def text(frame: Frame) -> str:
     return "".join(part for _, part in frame.mix)
 
 
-def move(desk: Desk, live: BrowserSession, seq: int, position: float) -> None:
+def move(desk: Desk, browser: BrowserSession, seq: int, position: float) -> None:
     positions = {next(iter(desk.attributes)): position}
-    assert live.steer(DeckValue(seq, positions), desk.mix(positions))
+    assert browser.steer(DeckValue(seq, positions), desk.mix(positions))
 
 
 def test_the_last_frame_holds_both_whole_texts(desk: Desk) -> None:
@@ -47,13 +47,13 @@ def test_with_every_slider_at_rest_both_texts_are_the_same(desk: Desk) -> None:
 
 
 def test_a_move_takes_effect_without_a_restart_and_is_marked(desk: Desk) -> None:
-    live = BrowserSession()
+    browser = BrowserSession()
     before = ""
     last = Frame()
-    for frame in run(desk, live, PROMPT, DeckValue(), "keep", params(60)):
+    for frame in run(desk, browser, PROMPT, DeckValue(), "keep", params(60)):
         if not before and text(frame):
             before = text(frame)
-            move(desk, live, 1, 1.5)
+            move(desk, browser, 1, 1.5)
         last = frame
     assert text(last).startswith(before)
     assert [label for label, _ in last.mix] == ["base", describe({next(iter(desk.attributes)): 1.5})]
@@ -62,13 +62,13 @@ def test_a_move_takes_effect_without_a_restart_and_is_marked(desk: Desk) -> None
 
 
 def test_a_reward_acts_on_the_next_token_and_is_marked_and_measured(desk: Desk) -> None:
-    live, before, last = BrowserSession(), "", Frame()
+    browser, before, last = BrowserSession(), "", Frame()
     head, steering = desk.rewards[0], Steering({desk.rewards[0]: 1.0}, {desk.rewards[-1]: 0.0}, budget=0.5)
-    for frame in run(desk, live, PROMPT, DeckValue(), "keep", params(60)):
+    for frame in run(desk, browser, PROMPT, DeckValue(), "keep", params(60)):
         if not before and text(frame):
             before = text(frame)
             assert (frame.nats, frame.levels) == (None, {})
-            assert live.steer(DeckValue(1, {}, steering), desk.mix())
+            assert browser.steer(DeckValue(1, {}, steering), desk.mix())
         last = frame
     assert text(last).startswith(before)
     assert text(last) != last.base
@@ -88,13 +88,13 @@ def test_a_take_begins_with_the_rewards_and_may_count_the_whole(desk: Desk) -> N
 
 
 def test_restart_begins_the_text_again_under_the_new_mix(desk: Desk) -> None:
-    live = BrowserSession()
+    browser = BrowserSession()
     positions = {next(iter(desk.attributes)): 1.0}
     moved = False
     last = Frame()
-    for frame in run(desk, live, PROMPT, DeckValue(), "restart", params()):
+    for frame in run(desk, browser, PROMPT, DeckValue(), "restart", params()):
         if not moved and text(frame):
-            move(desk, live, 1, 1.0)
+            move(desk, browser, 1, 1.0)
             moved = True
         last = frame
     assert text(last) == desk.generate(PROMPT, mix=desk.mix(positions), params=params()).text
@@ -102,24 +102,24 @@ def test_restart_begins_the_text_again_under_the_new_mix(desk: Desk) -> None:
 
 
 def test_stop_ends_the_take_and_keeps_the_text(desk: Desk) -> None:
-    live = BrowserSession()
+    browser = BrowserSession()
     last = Frame()
-    for frame in run(desk, live, PROMPT, DeckValue(), "keep", params(400)):
+    for frame in run(desk, browser, PROMPT, DeckValue(), "keep", params(400)):
         if text(frame):
-            live.stop()
+            browser.stop()
         last = frame
     assert last.state == "stopped"
     assert text(last) == last.base != ""
-    assert not live.busy
+    assert not browser.busy
 
 
 def test_closing_the_generator_frees_the_rows(desk: Desk) -> None:
-    live = BrowserSession()
-    frames = run(desk, live, PROMPT, DeckValue(), "keep", params(400))
+    browser = BrowserSession()
+    frames = run(desk, browser, PROMPT, DeckValue(), "keep", params(400))
     next(frames)
-    assert live.busy
+    assert browser.busy
     frames.close()  # pyright: ignore[reportAttributeAccessIssue]
-    assert not live.busy
+    assert not browser.busy
 
 
 def by(desk: Desk, formula: str) -> Recipe:
@@ -138,10 +138,10 @@ def test_a_formula_writes_the_mix_and_the_base_stays_the_base(desk: Desk) -> Non
 
 
 def test_sliders_that_do_not_act_leave_no_mark_in_the_text(desk: Desk) -> None:
-    live, name, moved, last = BrowserSession(), next(iter(desk.attributes)), False, Frame()
-    for frame in run(desk, live, PROMPT, DeckValue(), "keep", params(), 0, by(desk, f"2*base - {name}")):
+    browser, name, moved, last = BrowserSession(), next(iter(desk.attributes)), False, Frame()
+    for frame in run(desk, browser, PROMPT, DeckValue(), "keep", params(), 0, by(desk, f"2*base - {name}")):
         if not moved and text(frame):
-            move(desk, live, 1, 1.0)
+            move(desk, browser, 1, 1.0)
             moved = True
         last = frame
     assert moved
@@ -166,10 +166,10 @@ def test_shortening_takes_characters_off_the_end(pieces: list[tuple[str, str]], 
 
 
 def test_a_formula_that_fails_while_it_writes_names_the_place(desk: Desk) -> None:
-    live, name = BrowserSession(), next(iter(desk.attributes))
+    browser, name = BrowserSession(), next(iter(desk.attributes))
     formula = f"indicator(base - {name}) * base - 0.5*base"
-    *_, last = run(desk, live, PROMPT, DeckValue(), "keep", params(), 0, by(desk, formula))
-    assert (last.state, live.busy) == ("error", False)
+    *_, last = run(desk, browser, PROMPT, DeckValue(), "keep", params(), 0, by(desk, formula))
+    assert (last.state, browser.busy) == ("error", False)
     assert last.fault is not None
     assert last.fault["text"] == formula
     assert last.fault["message"] in last.error
@@ -177,11 +177,11 @@ def test_a_formula_that_fails_while_it_writes_names_the_place(desk: Desk) -> Non
 
 @pytest.mark.parametrize("prompt", ["", "   \n", "word " * 20_000])
 def test_a_prompt_that_cannot_be_used_is_answered_in_a_sentence(desk: Desk, prompt: str) -> None:
-    live = BrowserSession()
-    *_, last = run(desk, live, prompt, DeckValue(), "keep", params())
+    browser = BrowserSession()
+    *_, last = run(desk, browser, prompt, DeckValue(), "keep", params())
     assert last.state == "error"
     assert "prompt" in last.error
-    assert not live.busy
+    assert not browser.busy
 
 
 @pytest.mark.parametrize(

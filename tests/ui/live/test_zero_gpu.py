@@ -12,7 +12,7 @@ import pytest
 
 from mixer import Desk, SamplingParams
 from mixer.ui.live.browsers import BrowserSession
-from mixer.ui.live.zero_gpu import LONGEST, ZeroGpu, _seconds, wanted
+from mixer.ui.live.zero_gpu import LONGEST, ZeroGpu, _seconds, is_zero_gpu
 from mixer.ui.state.controls import DeckValue, describe
 from mixer.ui.state.formula_text import Recipe
 
@@ -71,24 +71,24 @@ def test_errors_formulas_and_programs_take_the_same_way(told: dict[str, Any]) ->
 
 def test_a_gpu_that_is_not_to_be_had_is_an_error_on_the_stage(desk: Desk) -> None:
     def none(task: Any) -> Any:
-        def away(*arguments: Any) -> Any:
+        def forked(*arguments: Any) -> Any:
             raise gr.Error("No GPU was available")
             yield
 
-        return away
+        return forked
 
-    zero = ZeroGpu(desk, none, slots=1)
-    (frame,) = zero.run(BrowserSession(), "The door", DeckValue(), "keep", SamplingParams())
+    zero_gpu = ZeroGpu(desk, none, slots=1)
+    (frame,) = zero_gpu.run(BrowserSession(), "The door", DeckValue(), "keep", SamplingParams())
     assert (frame.state, frame.error) == ("error", "No GPU was available")
-    assert zero.board.free == 1
+    assert zero_gpu.slots.free == 1
 
 
 def test_only_a_zero_gpu_space_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, is_one in (("true", True), ("1", True), ("", False), ("false", False)):
         monkeypatch.setenv("SPACES_ZERO_GPU", value)
-        assert wanted() == is_one
+        assert is_zero_gpu() == is_one
     monkeypatch.delenv("SPACES_ZERO_GPU")
-    assert not wanted()
+    assert not is_zero_gpu()
 
 
 @pytest.mark.parametrize(("tokens", "rate", "seconds"), [(160, 30, 16), (160, 0, 16), (100, 5, 30), (1000, 1, LONGEST)])

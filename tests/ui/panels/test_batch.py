@@ -31,7 +31,7 @@ def test_a_row_is_written_as_the_page_would_write_it(desk: Desk) -> None:
         PageState(prompt="The door", positions={"humor": -0.5}, tokens=9, seed=3),
     ]
     assert texts[:2] == [desk.generate_batch([request(desk, state)[0]])[0].text for state in states]
-    assert table.rows[2][-1].startswith("Row 4, column humor: position is 9")
+    assert table.rows[2][-1].startswith("Row 4, column humor: The position is 9")
     assert [row["row"] for row in last["rows"]] == ["2", "3", "4"]
     assert last["rows"][2]["error"] and last["rows"][2]["prompt"] == "A"
 

@@ -12,7 +12,7 @@ import pytest
 
 from mixer import Desk, SamplingParams
 from mixer.errors import Unsupported
-from mixer.ui.api import _generate, _here
+from mixer.ui.api import _generate, _write
 from mixer.ui.controls.tools import _tell, _visit
 from mixer.ui.live.browsers import BrowserSession
 from mixer.ui.live.stream import run
@@ -55,9 +55,9 @@ def test_every_way_of_asking_writes_the_same_text(desk: Desk) -> None:
     *_, last = run(desk, BrowserSession(), STATE.prompt, value, "keep", asked.params)
     assert "".join(part for _, part in last.mix) == text
     assert last.mix[-1][0] == "formality +0.60 · sentiment −0.40 · decoupled"
-    generate: Callable[..., str] = _generate(desk, _here(desk))
+    generate: Callable[..., str] = _generate(desk, _write(desk))
     assert generate(STATE.prompt, ASKED, 12, 0.8, 3, min_new_tokens=6, decouple=True) == text
-    assert generate(*snippets.request(without_decouple(desk, STATE))) == text
+    assert generate(**snippets.request(without_decouple(desk, STATE))) == text
     assert desk.generate(STATE.prompt, desk.mix(ASKED), asked.params).text != text
 
 
@@ -77,11 +77,11 @@ def test_a_weight_mix_names_positions_and_is_never_decoupled(desk: Desk) -> None
 
 
 def test_a_move_in_mid_text_is_decoupled_too(desk: Desk) -> None:
-    live, params = BrowserSession(), SamplingParams(max_new_tokens=30, seed=1, min_new_tokens=30)
-    frames = run(desk, live, "The door was", DeckValue(1), "keep", params)
+    browser, params = BrowserSession(), SamplingParams(max_new_tokens=30, seed=1, min_new_tokens=30)
+    frames = run(desk, browser, "The door was", DeckValue(1), "keep", params)
     next(frames)
     value = DeckValue(2, ASKED, decouple=True)
-    live.steer(value, mix_of(desk, value))
+    browser.steer(value, mix_of(desk, value))
     *_, last = frames
     assert last.mix[-1][0].endswith("decoupled")
     parts: list[dict[str, Any]] = (last.written or {})["parts"]

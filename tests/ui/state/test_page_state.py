@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer.errors import MixerError
-from mixer.ui.state.controls import LIMIT, MODES, MOST_TOKENS
+from mixer.ui.state.controls import LIMIT, MOST_TOKENS
 from mixer.ui.state.link import MOST_PARTS, read_query, write_query
 from mixer.ui.state.page_state import PageState, read_state
+from mixer.values.request import FIELDS
 from mixer.values.steering import REST, Steering
 
 NAMES = ("formality", "humor", "seed", "r.x", "__odd", "p", "a b&c=d")  # some of them mean something in a link
@@ -35,7 +36,7 @@ states = st.builds(
     formula=text,
     positions=st.dictionaries(st.sampled_from(NAMES), position),
     steering=steerings() | st.just(Steering()),
-    mode=st.sampled_from(MODES),
+    mode=st.sampled_from(FIELDS["mode"].choices),
     temperature=st.floats(0, 2),
     tokens=st.integers(1, MOST_TOKENS),
     seed=st.none() | st.integers(0, 2**53),
@@ -106,10 +107,10 @@ def test_a_link_can_be_read_by_a_person() -> None:
 @pytest.mark.parametrize(
     ("part", "sentence"),
     [
-        ("humor=9", "humor=9 was left out of the link: The position of humor is out of range."),
+        ("humor=9", "humor=9 was left out of the link: The position of humor is 9, which is out of range."),
         ("humour=0.5", "no attribute called 'humour'. Did you mean humor"),
         ("humor=much", "That is no number"),
-        ("humor=nan", "not a number"),
+        ("humor=nan", "position of humor is nan"),
         ("r.humour=1", "no reward called 'humour'"),
         ("r.humor=7", "reward humor is 7"),
         ("aim.humor=2", "level of humor is 2"),
@@ -118,7 +119,7 @@ def test_a_link_can_be_read_by_a_person() -> None:
         ("mode=drift", "There is no such mode. Choose one of keep, refill, restart."),
         ("t=9", "temperature is 9"),
         ("n=0", "number of tokens is 0"),
-        ("n=1.5", "whole numbers"),
+        ("n=1.5", "not a whole number"),
         ("seed=-1", "seed is -1"),
         ("rate=1e9", "speed is 1"),
         ("f=" + "x" * 5000, "5,000 characters"),
