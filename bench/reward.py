@@ -91,7 +91,7 @@ def bench_reward(plan: BenchConfig, teacher: Path | None = None) -> dict[str, An
 
     def run() -> dict[str, Any]:
         own = {"dtype": plan.dtype, "teacher": str(teacher) if teacher else None}
-        with Worker("steered", plan.threads, base=str(plan.base), anchors=str(plan.anchors), **own) as worker:
+        with Worker("rewards", plan.threads, base=str(plan.base), anchors=str(plan.anchors), **own) as worker:
             facts = worker.ready()
             return measured(plan, worker, facts) | {"trained": teacher is not None, "missing": {}, "facts": facts}
 
