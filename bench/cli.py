@@ -185,7 +185,7 @@ def run_fidelity(options: argparse.Namespace) -> dict:
 
 def run_steering(options: argparse.Namespace) -> dict:
     """Reward heads against their reward models, in what they write."""
-    from bench.steering_study.written import steering
+    from bench.steering_study.steering import steering
     from mixer.judges.linear import load_judges
     from mixer.measure.control import base_loglikelihoods
     from mixer.training.reward_head import HeadConfig, HeadTraining
