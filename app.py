@@ -8,7 +8,7 @@ from mixer.process import prepare_page
 
 prepare_page()  # before anything imports Gradio or torch
 
-from mixer.cli import main
+from mixer.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main(["page", *sys.argv[1:]]))

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.decode import tuned
 from bench.harness.config import BenchConfig, coefficients
-from bench.harness.rig import Harness, Prompt, System, footer, on_rig, progress
+from bench.harness.harness import Harness, Prompt, System, footer, progress, with_harness
 from bench.harness.tables import markdown, percent, ratio, shown
 
 ROWS, CONTEXT, TOKENS, ROUNDS = 8, 64, 64, 7
@@ -17,22 +17,22 @@ QUICK_TOKENS, QUICK_ROUNDS = 16, 2
 OURS, REST, ALONE = "mixer, 8 mixes in lockstep", "mixer, 8 rows at rest", "mixer, one mix after another"
 
 
-def bench_batch(plan: BenchConfig) -> dict[str, Any]:
+def bench_batch(config: BenchConfig) -> dict[str, Any]:
     """The report: total tokens a second, with prompts and without, and ratios."""
-    tokens, rounds = (QUICK_TOKENS, QUICK_ROUNDS) if plan.quick else (TOKENS, ROUNDS)
+    tokens, rounds = (QUICK_TOKENS, QUICK_ROUNDS) if config.quick else (TOKENS, ROUNDS)
 
-    def run(rig: Harness) -> dict[str, Any]:
-        prompt = rig.prompt(CONTEXT, tokens)
-        mixes = [coefficients(rig.anchors, rig.anchors, plan.seed + row) for row in range(ROWS)]
-        systems = contestants(rig, mixes)
-        settings = tuned(rig, systems, prompt)
-        running = [system for system in systems if right(rig, system, prompt, mixes, tokens)]
+    def run(harness: Harness) -> dict[str, Any]:
+        prompt = harness.prompt(CONTEXT, tokens)
+        mixes = [coefficients(harness.anchors, harness.anchors, config.seed + row) for row in range(ROWS)]
+        systems = contestants(harness, mixes)
+        settings = tuned(harness, systems, prompt)
+        running = [system for system in systems if right(harness, system, prompt, mixes, tokens)]
         progress(f"batch: {len(running)} systems, {rounds} rounds of {ROWS} texts of {tokens} tokens")
         taken: dict[str, list[dict[str, float]]] = {system.label: [] for system in running}
         for turn in range(rounds + 1):
             for place in range(len(running)):
                 system = running[(place + turn) % len(running)]
-                answer = texts(rig, system, rig.prompt(CONTEXT, tokens, turn + 1), mixes, tokens)
+                answer = texts(harness, system, harness.prompt(CONTEXT, tokens, turn + 1), mixes, tokens)
                 if turn:  # the first round warms up
                     taken[system.label].append({key: answer[key] for key in ("seconds", "decode")})
         return {
@@ -45,36 +45,36 @@ def bench_batch(plan: BenchConfig) -> dict[str, Any]:
             "llama_settings": settings,
         }
 
-    return on_rig(plan, (), run)
+    return with_harness(config, (), run)
 
 
-def contestants(rig: Harness, mixes: list[list[float]]) -> list[System]:
+def contestants(harness: Harness, mixes: list[list[float]]) -> list[System]:
     """Every system; its coefficients are the first row's, for the gate."""
     systems = [System(label, "mixer", mixes[0]) for label in (OURS, ALONE)]
-    systems.append(System(REST, "mixer", [0.0] * rig.anchors))
-    if rig.has("peft"):
-        systems.append(System("PEFT, all active, one after another", "torch", mixes[0], {"way": "active"}))
-        systems.append(System("PEFT, all joined (cat), one after another", "torch", mixes[0], {"way": "cat"}))
-    if rig.has("llama.cpp"):
+    systems.append(System(REST, "mixer", [0.0] * harness.anchors))
+    if harness.has("peft"):
+        systems.append(System("PEFT, all active, one after another", "torch", mixes[0], {"mode": "active"}))
+        systems.append(System("PEFT, all joined (cat), one after another", "torch", mixes[0], {"mode": "cat"}))
+    if harness.has("llama.cpp"):
         systems.append(System("llama.cpp, all adapters, one after another", "llama.cpp", mixes[0]))
     return systems
 
 
-def texts(rig: Harness, system: System, prompt: Prompt, mixes: list[list[float]], tokens: int) -> dict[str, Any]:
+def texts(harness: Harness, system: System, prompt: Prompt, mixes: list[list[float]], tokens: int) -> dict[str, Any]:
     """All texts once."""
     if system.label == REST:
         mixes = [system.coefficients] * len(mixes)
     question = "write_each" if system.label == ALONE else "write_batch"
-    return rig.ask(system, question, prompt, mixes=mixes, tokens=tokens)
+    return harness.ask(system, question, prompt, mixes=mixes, tokens=tokens)
 
 
-def right(rig: Harness, system: System, prompt: Prompt, mixes: list[list[float]], tokens: int) -> bool:
+def right(harness: Harness, system: System, prompt: Prompt, mixes: list[list[float]], tokens: int) -> bool:
     """Whether every text is one that the reference would write under its mix."""
-    answer = texts(rig, system, prompt, mixes, tokens)
+    answer = texts(harness, system, prompt, mixes, tokens)
     for mix, text in zip(mixes, answer["tokens"], strict=True):
         mix = system.coefficients if system.label == REST else mix
-        found = rig.ask(system, "logprobs", prompt, coefficients=mix)
-        verdict = rig.verdict(found, prompt, mix, text)
+        found = harness.ask(system, "logprobs", prompt, coefficients=mix)
+        verdict = harness.verdict(found, prompt, mix, text)
         if not verdict.right:
             progress(f"{system.label} is wrong (off by {verdict.off:.3g}, {verdict.short:.3g}) and not timed")
             return False

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.harness.config import BenchConfig, coefficients
 from bench.harness.cost import cost
-from bench.harness.rig import Harness, Prompt, System, footer, on_rig, progress
+from bench.harness.harness import Harness, Prompt, System, footer, progress, with_harness
 from bench.harness.tables import markdown, p50_p95, percent, ratio, shown
 
 CONTEXTS, TOKENS, ROUNDS = (64, 376), 128, 9
@@ -20,68 +20,68 @@ QUICK_CONTEXTS, QUICK_TOKENS, QUICK_ROUNDS = CONTEXTS[:1], 32, 2
 REST, SOME, ALL, FOLDED = "mixer, at rest", "mixer, a third live", "mixer, all live", "mixer, all folded"
 
 
-def bench_decode(plan: BenchConfig) -> dict[str, Any]:
+def bench_decode(config: BenchConfig) -> dict[str, Any]:
     """The report: a section a context, each with rows, ratios and what the bytes say."""
     full = CONTEXTS, TOKENS, ROUNDS
-    contexts, tokens, rounds = (QUICK_CONTEXTS, QUICK_TOKENS, QUICK_ROUNDS) if plan.quick else full
+    contexts, tokens, rounds = (QUICK_CONTEXTS, QUICK_TOKENS, QUICK_ROUNDS) if config.quick else full
 
-    def run(rig: Harness) -> dict[str, Any]:
-        systems = contestants(rig)
+    def run(harness: Harness) -> dict[str, Any]:
+        systems = contestants(harness)
         sections, settings = [], {}
-        for context in sorted({min(context, rig.context - tokens) for context in contexts}):
-            settings |= tuned(rig, systems, rig.prompt(context, tokens))
+        for context in sorted({min(context, harness.context - tokens) for context in contexts}):
+            settings |= tuned(harness, systems, harness.prompt(context, tokens))
             progress(f"decode: context {context}, {len(systems)} systems, {rounds} rounds of {tokens} tokens")
-            sections.append(section(rig, systems, context, tokens, rounds))
+            sections.append(section(harness, systems, context, tokens, rounds))
         return {"tokens": tokens, "rounds": rounds, "sections": sections, "llama_settings": settings}
 
-    return on_rig(plan, (), run)
+    return with_harness(config, (), run)
 
 
-def contestants(rig: Harness) -> list[System]:
+def contestants(harness: Harness) -> list[System]:
     """Every system of this run; peers only as far as they take part."""
-    count, seed = rig.anchors, rig.plan.seed
+    count, seed = harness.anchors, harness.config.seed
     none, some, full = (coefficients(count, live, seed) for live in (0, max(1, count // 3), count))
     systems = [System(REST, "mixer", none), System(SOME, "mixer", some), System(ALL, "mixer", full)]
-    if rig.facts["mixer"]["fold"]:
+    if harness.facts["mixer"]["fold"]:
         systems.append(System(FOLDED, "mixer", full, {"folded": True}))
-    if rig.has("transformers"):
-        systems.append(System("transformers, base", "torch", none, {"way": "plain"}))
-    if rig.has("peft"):
+    if harness.has("transformers"):
+        systems.append(System("transformers, base", "torch", none, {"mode": "plain"}))
+    if harness.has("peft"):
         systems += [
-            System("PEFT, all active", "torch", full, {"way": "active"}),
-            System("PEFT, all joined (cat)", "torch", full, {"way": "cat"}),
-            System("PEFT, merged", "torch", full, {"way": "merged"}),
+            System("PEFT, all active", "torch", full, {"mode": "active"}),
+            System("PEFT, all joined (cat)", "torch", full, {"mode": "cat"}),
+            System("PEFT, merged", "torch", full, {"mode": "merged"}),
         ]
-    if rig.has("llama.cpp"):
+    if harness.has("llama.cpp"):
         systems += [
             System("llama.cpp, base", "llama.cpp", none),
             System("llama.cpp, all adapters", "llama.cpp", full),
-            System("llama.cpp, all joined by us", "llama.cpp", rig.llama_mix(full), mix=full),
+            System("llama.cpp, all joined by us", "llama.cpp", harness.llama_mix(full), mix=full),
         ]
     return systems
 
 
-def tuned(rig: Harness, systems: list[System], prompt: Prompt) -> dict[str, str]:
+def tuned(harness: Harness, systems: list[System], prompt: Prompt) -> dict[str, str]:
     """Let llama.cpp find its best settings for a context; what they are."""
     own = [system for system in systems if system.host == "llama.cpp"]
     settings = {}
     for system in own:
-        knobs = rig.tune(system, prompt)
+        knobs = harness.tune(system, prompt)
         settings[f"{system.label}, context {len(prompt.ids)}"] = knobs
     return settings
 
 
-def section(rig: Harness, systems: list[System], context: int, tokens: int, rounds: int) -> dict[str, Any]:
+def section(harness: Harness, systems: list[System], context: int, tokens: int, rounds: int) -> dict[str, Any]:
     """Gates, then rounds in which every system writes once, the order turned by one each time."""
-    verdicts = rig.gated(systems, rig.prompt(context, tokens), tokens)
+    verdicts = harness.check_all(systems, harness.prompt(context, tokens), tokens)
     running = [system for system in systems if verdicts[system.label].right]
     steps: dict[str, list[list[float]]] = {system.label: [] for system in running}
     first: dict[str, list[float]] = {system.label: [] for system in running}
     for turn in range(rounds + 1):
-        prompt = rig.prompt(context, tokens, turn + 1)
+        prompt = harness.prompt(context, tokens, turn + 1)
         for place in range(len(running)):
             system = running[(place + turn) % len(running)]
-            text = rig.write(system, prompt, tokens)
+            text = harness.write(system, prompt, tokens)
             if turn:  # the first round warms up
                 steps[system.label].append(text["steps"])
                 first[system.label].append(text["first"])
@@ -99,7 +99,7 @@ def section(rig: Harness, systems: list[System], context: int, tokens: int, roun
         "context": context,
         "rows": rows,
         "ratios": ratios(typical),
-        "overheads": overheads(rig, systems, typical, context + tokens // 2),
+        "overheads": overheads(harness, systems, typical, context + tokens // 2),
     }
 
 
@@ -116,15 +116,15 @@ def ratios(typical: dict[str, list[float]]) -> dict[str, float]:
 
 
 def overheads(
-    rig: Harness, systems: list[System], typical: dict[str, list[float]], context: int
+    harness: Harness, systems: list[System], typical: dict[str, list[float]], context: int
 ) -> list[dict[str, Any]]:
     """What the gate adds to the desk at rest: measured, and as the bytes say."""
     found = []
     for system in systems:
         if system.host == "mixer" and {system.label, REST} <= typical.keys() and system.label != REST:
             folded = bool(system.options.get("folded"))
-            mix = [0.0] * rig.anchors if folded else system.coefficients
-            bytes_ = cost(rig.plan.base, rig.adapters, mix, rig.plan.dtype, context)
+            mix = [0.0] * harness.anchors if folded else system.coefficients
+            bytes_ = cost(harness.config.base, harness.adapters, mix, harness.config.dtype, context)
             measured = ratio(typical[system.label], typical[REST]) - 1
             found.append({"system": system.label, "measured": measured, "bytes": bytes_.overhead, **asdict(bytes_)})
     return found

@@ -1,7 +1,7 @@
 """Tokens a second of formulas at batch 1: all terms in one forward pass, beside a pass for every term, and speculation.
 
 Every term is another mix of a third of the anchors, and a formula is the sum of its terms. Before anything is timed,
-its log-probabilities are held against the mean of the reference's, and every way must write the very same text, since
+its log-probabilities are held against the mean of the reference's, and every method must write the very same text, since
 guesses are drawn with the text's own noise. Texts are drawn at the default temperature; prompts are openings of stories
 that no anchor saw, without the repetitions that would help guesses.
 """
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from bench.harness.checks import Verdict, judge
 from bench.harness.config import BenchConfig, coefficients
-from bench.harness.rig import Harness, Prompt, footer, on_rig, progress
+from bench.harness.harness import Harness, Prompt, footer, progress, with_harness
 from bench.harness.tables import markdown, ratio, shown
 from mixer.measure.control import held_out_prompts
 from mixer.values.mix import POLES
@@ -29,8 +29,8 @@ MOST = 2.0  # times a single term that four may cost
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way of writing by a sum of so many terms."""
+class FormulaMethod:
+    """One method of writing by a sum of so many terms."""
 
     terms: int
     label: str
@@ -38,26 +38,26 @@ class Way:
     options: dict[str, Any]
 
 
-def bench_formula(plan: BenchConfig) -> dict[str, Any]:
-    """The report: a section a context, with a row for each way and number of terms."""
+def bench_formula(config: BenchConfig) -> dict[str, Any]:
+    """The report: a section a context, with a row for each method and number of terms."""
     full = TERMS, CONTEXTS, TOKENS, ROUNDS
     quick = QUICK_TERMS, QUICK_CONTEXTS, QUICK_TOKENS, QUICK_ROUNDS
-    terms, contexts, tokens, rounds = quick if plan.quick else full
+    terms, contexts, tokens, rounds = quick if config.quick else full
 
-    def run(rig: Harness) -> dict[str, Any]:
+    def run(harness: Harness) -> dict[str, Any]:
         sections = []
-        for context in sorted({min(context, rig.context - tokens) for context in contexts}):
+        for context in sorted({min(context, harness.context - tokens) for context in contexts}):
             progress(f"formula: context {context}, {rounds} rounds of {tokens} tokens")
-            sections.append(section(rig, terms, context, tokens, rounds))
-        return {"tokens": tokens, "rounds": rounds, "live": max(1, rig.anchors // 3), "sections": sections}
+            sections.append(section(harness, terms, context, tokens, rounds))
+        return {"tokens": tokens, "rounds": rounds, "live": max(1, harness.anchors // 3), "sections": sections}
 
-    return on_rig(replace(plan, peers=()), (), run)
+    return with_harness(replace(config, peers=()), (), run)
 
 
-def mixes_of(rig: Harness, terms: int) -> list[list[float]]:
+def mixes_of(harness: Harness, terms: int) -> list[list[float]]:
     """The terms' mixes, short enough to be read in a formula."""
-    live = max(1, rig.anchors // 3)
-    own = [coefficients(rig.anchors, live, rig.plan.seed + term) for term in range(terms)]
+    live = max(1, harness.anchors // 3)
+    own = [coefficients(harness.anchors, live, harness.config.seed + term) for term in range(terms)]
     return [[round(value, 3) for value in mix] for mix in own]
 
 
@@ -68,24 +68,24 @@ def written(mix: list[float]) -> str:
     return f"[{' '.join(parts).removeprefix('+')}]"
 
 
-def ways_of(mixes: list[list[float]]) -> list[Way]:
-    """Every way of writing by these terms."""
+def methods_of(mixes: list[list[float]]) -> list[FormulaMethod]:
+    """Every method of writing by these terms."""
     terms = [written(mix) for mix in mixes]
     formula, count = " + ".join(terms), len(mixes)
-    ways = [
-        Way(count, ONE, formula, {"draft": "off"}),
-        Way(count, EACH, formula, {"draft": "off", "by_term": True}),
-        Way(count, NGRAM, formula, {"draft": "ngram"}),
-        Way(count, BASE, formula, {"draft": "base"}),
+    methods = [
+        FormulaMethod(count, ONE, formula, {"draft": "off"}),
+        FormulaMethod(count, EACH, formula, {"draft": "off", "by_term": True}),
+        FormulaMethod(count, NGRAM, formula, {"draft": "ngram"}),
+        FormulaMethod(count, BASE, formula, {"draft": "base"}),
     ]
     if count > 1:
-        ways.append(Way(count, FIRST, f"supersede({terms[0]}, {formula})", {"draft": "auto"}))
-    return ways
+        methods.append(FormulaMethod(count, FIRST, f"supersede({terms[0]}, {formula})", {"draft": "auto"}))
+    return methods
 
 
-def prompt_of(rig: Harness, tokens: int, new: int, turn: int = 0) -> Prompt:
+def prompt_of(harness: Harness, tokens: int, new: int, turn: int = 0) -> Prompt:
     """A prompt of at most so many tokens, and with room for the new ones; see `opening_of`."""
-    return opening_of(rig.tokenizer, min(tokens, rig.context - new), turn)
+    return opening_of(harness.tokenizer, min(tokens, harness.context - new), turn)
 
 
 def opening_of(tokenizer: Tokenizer, tokens: int, turn: int = 0) -> Prompt:
@@ -102,58 +102,65 @@ def opening_of(tokenizer: Tokenizer, tokens: int, turn: int = 0) -> Prompt:
     return Prompt(text, ids)
 
 
-def write(rig: Harness, way: Way, prompt: Prompt, tokens: int, turn: int) -> dict[str, Any]:
+def write(harness: Harness, method: FormulaMethod, prompt: Prompt, tokens: int, turn: int) -> dict[str, Any]:
     """One text."""
-    asked = {"anchors": rig.anchors, "formula": way.formula, "tokens": tokens, "seed": rig.plan.seed + turn}
-    return rig.workers["mixer"].ask("write_formula", prompt=prompt.text, **asked, **way.options)
+    asked = {
+        "anchors": harness.anchors,
+        "formula": method.formula,
+        "tokens": tokens,
+        "seed": harness.config.seed + turn,
+    }
+    return harness.workers["mixer"].ask("write_formula", prompt=prompt.text, **asked, **method.options)
 
 
-def gate(rig: Harness, mixes: list[list[float]], ways: list[Way], prompt: Prompt, tokens: int) -> list[str]:
-    """What is wrong with these ways; nothing may be."""
+def gate(
+    harness: Harness, mixes: list[list[float]], methods: list[FormulaMethod], prompt: Prompt, tokens: int
+) -> list[str]:
+    """What is wrong with these methods; nothing may be."""
     wrong = []
-    worker, reference = rig.workers["mixer"], rig.workers["torch"]
+    worker, reference = harness.workers["mixer"], harness.workers["torch"]
     of_terms = [reference.ask("judge", ids=prompt.ids, coefficients=m, tokens=[], ends=[])["logprobs"] for m in mixes]
     mean = np.mean(of_terms, axis=0)
     mean = mean - np.logaddexp.reduce(mean)
     for by_term in (False, True):
-        asked = {"prompt": prompt.text, "anchors": rig.anchors, "formula": ways[0].formula, "by_term": by_term}
-        verdict: Verdict = judge(worker.ask("formula_logprobs", **asked), mean, [], rig.plan.dtype)
+        asked = {"prompt": prompt.text, "anchors": harness.anchors, "formula": methods[0].formula, "by_term": by_term}
+        verdict: Verdict = judge(worker.ask("formula_logprobs", **asked), mean, [], harness.config.dtype)
         if not verdict.right:
             wrong.append(f"{EACH if by_term else ONE}, {len(mixes)} terms: off by {verdict.off:.3g} nats")
-    texts = {way.label: write(rig, way, prompt, tokens, 0)["tokens"] for way in ways}
+    texts = {method.label: write(harness, method, prompt, tokens, 0)["tokens"] for method in methods}
     wrong += [
         f"{label}, {len(mixes)} terms: another text than in {ONE}" for label in texts if texts[label] != texts[ONE]
     ]
     return wrong
 
 
-def section(rig: Harness, terms: tuple[int, ...], context: int, tokens: int, rounds: int) -> dict[str, Any]:
-    """Gates, then rounds in which every way writes the same text once, the order turned by one each time."""
-    mixes = {count: mixes_of(rig, count) for count in terms}
-    ways, wrong = [], []
+def section(harness: Harness, terms: tuple[int, ...], context: int, tokens: int, rounds: int) -> dict[str, Any]:
+    """Gates, then rounds in which every method writes the same text once, the order turned by one each time."""
+    mixes = {count: mixes_of(harness, count) for count in terms}
+    methods, wrong = [], []
     for count in terms:
-        own = ways_of(mixes[count])
-        ways += own
-        wrong += gate(rig, mixes[count], own, prompt_of(rig, context, tokens), tokens)
+        own = methods_of(mixes[count])
+        methods += own
+        wrong += gate(harness, mixes[count], own, prompt_of(harness, context, tokens), tokens)
     for line in wrong:
         progress(f"wrong: {line}")
     if wrong:
         return {"context": context, "wrong": wrong}
-    taken: dict[tuple[int, str], list[dict[str, Any]]] = {(way.terms, way.label): [] for way in ways}
+    taken: dict[tuple[int, str], list[dict[str, Any]]] = {(method.terms, method.label): [] for method in methods}
     for turn in range(rounds + 1):
-        prompt = prompt_of(rig, context, tokens, turn + 1)
-        for place in range(len(ways)):
-            way = ways[(place + turn) % len(ways)]
-            text = write(rig, way, prompt, tokens, turn)
+        prompt = prompt_of(harness, context, tokens, turn + 1)
+        for place in range(len(methods)):
+            method = methods[(place + turn) % len(methods)]
+            text = write(harness, method, prompt, tokens, turn)
             if not turn:  # the first round warms up
                 continue
-            if way.label == BASE:
-                asked = {"draft": "base", "tokens": text["tokens"], "seed": rig.plan.seed + turn}
-                text |= rig.workers["mixer"].ask(
-                    "acceptance", prompt=prompt.text, anchors=rig.anchors, formula=way.formula, **asked
+            if method.label == BASE:
+                asked = {"draft": "base", "tokens": text["tokens"], "seed": harness.config.seed + turn}
+                text |= harness.workers["mixer"].ask(
+                    "acceptance", prompt=prompt.text, anchors=harness.anchors, formula=method.formula, **asked
                 )
-            taken[way.terms, way.label].append(text | {"typical": statistics.mean(text["steps"])})
-    rows = [row_of(way, taken[way.terms, way.label]) for way in ways]
+            taken[method.terms, method.label].append(text | {"typical": statistics.mean(text["steps"])})
+    rows = [row_of(method, taken[method.terms, method.label]) for method in methods]
     typical = {key: [text["typical"] for text in texts] for key, texts in taken.items()}
     costs = {
         label: {str(count): ratio(typical[count, label], typical[terms[0], label]) for count in terms[1:]}
@@ -163,10 +170,15 @@ def section(rig: Harness, terms: tuple[int, ...], context: int, tokens: int, rou
     return {"context": context, "wrong": wrong, "rows": rows, "costs": costs, "ratios": ratios}
 
 
-def row_of(way: Way, texts: list[dict[str, Any]]) -> dict[str, Any]:
-    """A way's figures: the median time over rounds, and shares over all of them."""
+def row_of(method: FormulaMethod, texts: list[dict[str, Any]]) -> dict[str, Any]:
+    """A method's figures: the median time over rounds, and shares over all of them."""
     seconds = statistics.median(text["typical"] for text in texts)
-    row: dict[str, Any] = {"terms": way.terms, "way": way.label, "tokens_per_second": 1 / seconds, "ms": 1e3 * seconds}
+    row: dict[str, Any] = {
+        "terms": method.terms,
+        "method": method.label,
+        "tokens_per_second": 1 / seconds,
+        "ms": 1e3 * seconds,
+    }
     for share in ("acceptance", "coupled", "best"):
         if known := [text[share] for text in texts if text.get(share) is not None]:
             row[share] = statistics.mean(known)
@@ -192,7 +204,9 @@ def table(report: dict[str, Any]) -> str:
         for row in part["rows"]:
             shares = [_share(row.get(key)) for key in ("acceptance", "coupled", "best")]
             passed = row.get("tokens_a_pass", "")
-            rows.append([row["way"], row["terms"], row["tokens_per_second"], row["ms"], shares[0], passed, *shares[1:]])
+            rows.append(
+                [row["method"], row["terms"], row["tokens_per_second"], row["ms"], shares[0], passed, *shares[1:]]
+            )
         lines += ["", markdown(head, rows), "", markdown(["times as fast", ""], list(part["ratios"].items())), ""]
         for label, costs in part["costs"].items():
             shown_costs = ", ".join(f"{count}: {shown(cost)}" for count, cost in costs.items())

@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.harness.checks import LEAK, REACHED, coefficient_reached, slope
 from bench.harness.config import BenchConfig, coefficients
-from bench.harness.rig import Harness, Prompt, System, footer, on_rig, progress
+from bench.harness.harness import Harness, Prompt, System, footer, progress, with_harness
 from bench.harness.tables import markdown, p50_p95, shown
 
 Move = tuple[int, dict[str, float]]
@@ -27,29 +27,29 @@ NEW_TOKENS = 100  # room for the texts that the moves happen on
 OURS, SET, MERGE, JOIN, LLAMA = "mixer", "PEFT, set_scale", "PEFT, unmerge and merge", "PEFT, cat anew", "llama.cpp"
 
 
-def bench_moves(plan: BenchConfig) -> dict[str, Any]:
+def bench_moves(config: BenchConfig) -> dict[str, Any]:
     """The report: ours over the grid, traces, peers, and the gates."""
-    counts = (2, 16) if plan.quick else COUNTS
+    counts = (2, 16) if config.quick else COUNTS
 
-    def run(rig: Harness) -> dict[str, Any]:
-        prompts = list({len(p.ids): p for p in (rig.prompt(tokens, NEW_TOKENS) for tokens in CONTEXTS)}.values())
-        prompts, short, full = prompts[: 1 if plan.quick else 2], prompts[0], rig.anchors
-        wrong = gate(rig, short)
+    def run(harness: Harness) -> dict[str, Any]:
+        prompts = list({len(p.ids): p for p in (harness.prompt(tokens, NEW_TOKENS) for tokens in CONTEXTS)}.values())
+        prompts, short, full = prompts[: 1 if config.quick else 2], prompts[0], harness.anchors
+        wrong = gate(harness, short)
         progress("moves: gates")
-        gates = laws(rig, short)
+        gates = laws(harness, short)
         progress("moves: the grid")
         grid = [
             {"anchors": count, "rows": rows, "context": len(prompt.ids), "exact": exact}
-            | measure(rig, [OURS], prompt, count, one_of_n, rows, exact)[0]
+            | measure(harness, [OURS], prompt, count, one_of_n, rows, exact)[0]
             for count in counts
             for prompt in prompts
             for rows, exact in ((1, False), (ROWS, False), (1, True))
         ]
         progress("moves: traces")
-        traces = [{"trace": trace.__name__} | measure(rig, [OURS], short, full, trace)[0] for trace in TRACES]
+        traces = [{"trace": trace.__name__} | measure(harness, [OURS], short, full, trace)[0] for trace in TRACES]
         progress("moves: peers")
-        live = [label for label in (OURS, SET, LLAMA) if takes_part(rig, label, wrong)]
-        slow = [label for label in (MERGE, JOIN) if takes_part(rig, label, wrong)]
+        live = [label for label in (OURS, SET, LLAMA) if takes_part(harness, label, wrong)]
+        slow = [label for label in (MERGE, JOIN) if takes_part(harness, label, wrong)]
         peers = [
             {"anchors": count, "exact": exact} | row
             for count, exact, labels in (
@@ -57,11 +57,11 @@ def bench_moves(plan: BenchConfig) -> dict[str, Any]:
                 (full, False, [*live, *slow]),
                 (full, True, live),
             )
-            for row in measure(rig, labels, short, count, one_of_n, exact=exact)
+            for row in measure(harness, labels, short, count, one_of_n, exact=exact)
         ]
         return {"gates": gates, "grid": grid, "traces": traces, "peers": peers, "wrong": wrong}
 
-    return on_rig(plan, counts, run)
+    return with_harness(config, counts, run)
 
 
 # Traces: what hands do. Each gives `count` moves of `sliders` sliders.
@@ -100,25 +100,25 @@ def beyond(rng: random.Random, sliders: int, rows: int, count: int) -> list[Move
 TRACES: tuple[Callable[..., list[Move]], ...] = (jump, drag, one_of_n, all_n, to_zero, beyond)
 
 
-def takes_part(rig: Harness, label: str, wrong: dict[str, float]) -> bool:
+def takes_part(harness: Harness, label: str, wrong: dict[str, float]) -> bool:
     """Whether a system runs and is right."""
     host = {OURS: "mixer", LLAMA: "llama.cpp"}.get(label, "peft")
-    return label not in wrong and (host == "mixer" or rig.has(host))
+    return label not in wrong and (host == "mixer" or harness.has(host))
 
 
-def ask(rig: Harness, label: str, prompt: Prompt, anchors: int, moves: list[Move], rows: int, exact: bool) -> dict:
+def ask(harness: Harness, label: str, prompt: Prompt, anchors: int, moves: list[Move], rows: int, exact: bool) -> dict:
     """Let one system make these moves."""
     if label == OURS:
         system, values = System(label, "mixer", []), {"rows": rows}
     elif label == LLAMA:
         system, values = System(label, "llama.cpp", []), {}
     else:
-        system, values = System(label, "torch", []), {"way": {SET: "active", MERGE: "merge", JOIN: "cat"}[label]}
-    return rig.ask(system, "moves", prompt, anchors=anchors, moves=moves, exact=exact, **values)
+        system, values = System(label, "torch", []), {"mode": {SET: "active", MERGE: "merge", JOIN: "cat"}[label]}
+    return harness.ask(system, "moves", prompt, anchors=anchors, moves=moves, exact=exact, **values)
 
 
 def measure(
-    rig: Harness,
+    harness: Harness,
     labels: list[str],
     prompt: Prompt,
     anchors: int,
@@ -127,18 +127,18 @@ def measure(
     exact: bool = False,
 ) -> list[dict[str, Any]]:
     """Figures of each system over the same moves, in rounds that take turns."""
-    count, rounds = (QUICK_MOVES, QUICK_ROUNDS) if rig.plan.quick else (MOVES, ROUNDS)
-    rng = random.Random(f"{rig.plan.seed}/{trace.__name__}/{anchors}")
-    warm_up = one_of_n(rng, anchors // 2, rows, WARM_UP // 4 if rig.plan.quick else WARM_UP)
+    count, rounds = (QUICK_MOVES, QUICK_ROUNDS) if harness.config.quick else (MOVES, ROUNDS)
+    rng = random.Random(f"{harness.config.seed}/{trace.__name__}/{anchors}")
+    warm_up = one_of_n(rng, anchors // 2, rows, WARM_UP // 4 if harness.config.quick else WARM_UP)
     moves = trace(rng, anchors // 2, rows, count)
     each = math.ceil(len(moves) / rounds)
     taken: dict[str, dict[str, list[float]]] = {label: {} for label in labels}
     for label in labels:
-        ask(rig, label, prompt, anchors, warm_up, rows, exact)
+        ask(harness, label, prompt, anchors, warm_up, rows, exact)
     for turn in range(rounds):
         for place in range(len(labels)):
             label = labels[(place + turn) % len(labels)]
-            part = ask(rig, label, prompt, anchors, moves[turn * each : (turn + 1) * each], rows, exact)
+            part = ask(harness, label, prompt, anchors, moves[turn * each : (turn + 1) * each], rows, exact)
             for key, values in part.items():
                 taken[label].setdefault(key, []).extend(values if isinstance(values, list) else [values])
     return [{"system": label} | figures(taken[label]) for label in labels]
@@ -153,25 +153,25 @@ def figures(taken: dict[str, list[float]]) -> dict[str, float]:
     return found | ({"drift": max(taken["drift"])} if "drift" in taken else {})
 
 
-def gate(rig: Harness, prompt: Prompt) -> dict[str, float]:
+def gate(harness: Harness, prompt: Prompt) -> dict[str, float]:
     """Systems that do not agree with the reference at random coefficients, with how far they are off."""
-    mix = coefficients(rig.anchors, rig.anchors, rig.plan.seed)
+    mix = coefficients(harness.anchors, harness.anchors, harness.config.seed)
     systems = [System(OURS, "mixer", mix)]
-    if rig.has("peft"):
-        systems += [System(SET, "torch", mix, {"way": "active"}), System(MERGE, "torch", mix, {"way": "merge"})]
-        systems += [System(JOIN, "torch", mix, {"way": "cat"})]
-    if rig.has("llama.cpp"):
+    if harness.has("peft"):
+        systems += [System(SET, "torch", mix, {"mode": "active"}), System(MERGE, "torch", mix, {"mode": "merge"})]
+        systems += [System(JOIN, "torch", mix, {"mode": "cat"})]
+    if harness.has("llama.cpp"):
         systems.append(System(LLAMA, "llama.cpp", mix))
-        rig.tune(systems[-1], prompt)
-    verdicts = rig.gated(systems, prompt, 0)
+        harness.tune(systems[-1], prompt)
+    verdicts = harness.check_all(systems, prompt, 0)
     return {label: verdict.off for label, verdict in verdicts.items() if not verdict.right}
 
 
-def laws(rig: Harness, prompt: Prompt) -> dict[str, Any]:
+def laws(harness: Harness, prompt: Prompt) -> dict[str, Any]:
     """The desk's own gates: what a drag reaches, W0, memory and recompiles after a long walk."""
-    desk, moves = rig.workers["mixer"], QUICK_WALK if rig.plan.quick else WALK
-    reached = coefficient_reached(desk.ask("drag", prompt=prompt.text, anchors=rig.anchors, steps=90, tokens=8))
-    walk = desk.ask("walk", prompt=prompt.text, anchors=rig.anchors, moves=moves)
+    desk, moves = harness.workers["mixer"], QUICK_WALK if harness.config.quick else WALK
+    reached = coefficient_reached(desk.ask("drag", prompt=prompt.text, anchors=harness.anchors, steps=90, tokens=8))
+    walk = desk.ask("walk", prompt=prompt.text, anchors=harness.anchors, moves=moves)
     grown = slope(walk["memory"])
     return {
         "reached": reached,

@@ -90,7 +90,7 @@ def bench_page(url: str, beside: int = 0, takes: int = 10, seed: int = 0) -> dic
 
     Raises:
         InvalidValue: a number is out of range, or nothing answers at the address. Unsupported: there is no Chromium
-            or no playwright, a visitor gets no text, or the page shows an error.
+            or no playwright, a client gets no text, or the page shows an error.
     """
     if takes < 1 or beside < 0:
         raise InvalidValue(f"{takes} texts beside {beside} others cannot be timed.", "Give at least 1, and 0.")
@@ -98,14 +98,14 @@ def bench_page(url: str, beside: int = 0, takes: int = 10, seed: int = 0) -> dic
     own = [pid for pid in [_server(url)] if pid is not None]
     with ExitStack() as stack:
         share = Share(*own)
-        visitors = [stack.enter_context(StreamingClient(url, number)) for number in range(1, beside + 1)]
-        for visitor in visitors:
-            visitor.wait()
+        clients = [stack.enter_context(StreamingClient(url, number)) for number in range(1, beside + 1)]
+        for client in clients:
+            client.wait()
         chromium = stack.enter_context(Chromium())
         report = _takes(chromium, f"{url.rstrip('/')}/?{urlencode(STATE)}", takes, random.Random(seed))
-        rates = [round(visitor.tokens_per_second, 1) for visitor in visitors]
-        if broken := [visitor.error for visitor in visitors if visitor.error]:
-            raise Unsupported(f"A visitor beside the hand broke off: {broken[0]}.", "Look at the server's log.")
+        rates = [round(client.tokens_per_second, 1) for client in clients]
+        if broken := [client.error for client in clients if client.error]:
+            raise Unsupported(f"A client beside the hand broke off: {broken[0]}.", "Look at the server's log.")
         others = share.of_others() if own else None
     return {"url": url, "beside": beside, "beside_tokens_per_second": rates} | report | {"others": others}
 

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from bench.formula import opening_of
 from bench.harness.config import BenchConfig
-from bench.harness.rig import footer, progress, watched
+from bench.harness.harness import footer, progress, watched
 from bench.harness.tables import markdown, percent, shown
 from bench.harness.worker import Worker
 from mixer.errors import InvalidValue
@@ -46,7 +46,7 @@ class RewardMethod:
 
     Attributes:
         steering: of `mixer.Steering`.
-        apart: whether each head's rewards of all tokens are computed and added; see `steered.Apart`.
+        apart: whether each head's rewards of all tokens are computed and added; see `steered.SeparateHeads`.
     """
 
     label: str
@@ -54,7 +54,7 @@ class RewardMethod:
     apart: bool = False
 
 
-def arms_of(heads: Sequence[str], at: float) -> list[RewardMethod]:
+def methods_of(heads: Sequence[str], at: float) -> list[RewardMethod]:
     """Every way, those with several heads by up to `HEADS` of these, half of them at a position and half opposite."""
 
     def stand(far: float) -> dict[str, float]:
@@ -76,7 +76,7 @@ def arms_of(heads: Sequence[str], at: float) -> list[RewardMethod]:
     ]
 
 
-def bench_reward(plan: BenchConfig, teacher: Path | None = None) -> dict[str, Any]:
+def bench_reward(config: BenchConfig, teacher: Path | None = None) -> dict[str, Any]:
     """The report: gates, then a section a context and batch.
 
     Args:
@@ -86,48 +86,50 @@ def bench_reward(plan: BenchConfig, teacher: Path | None = None) -> dict[str, An
         InvalidValue: there are no reward heads.
     """
 
-    if not find_rewards(plan.anchors):
-        raise InvalidValue(f"There are no reward heads in {plan.anchors}.", "Train some: `train reward`.")
+    if not find_rewards(config.anchors):
+        raise InvalidValue(f"There are no reward heads in {config.anchors}.", "Train some: `train reward`.")
 
     def run() -> dict[str, Any]:
-        own = {"dtype": plan.dtype, "teacher": str(teacher) if teacher else None}
-        with Worker("steered", plan.threads, base=str(plan.base), anchors=str(plan.anchors), **own) as worker:
+        own = {"dtype": config.dtype, "teacher": str(teacher) if teacher else None}
+        with Worker("rewards", config.threads, base=str(config.base), anchors=str(config.anchors), **own) as worker:
             facts = worker.ready()
-            return measured(plan, worker, facts) | {"trained": teacher is not None, "missing": {}, "facts": facts}
+            return measured(config, worker, facts) | {"trained": teacher is not None, "missing": {}, "facts": facts}
 
-    return watched(plan, run)
+    return watched(config, run)
 
 
-def measured(plan: BenchConfig, worker: Worker, facts: dict[str, Any]) -> dict[str, Any]:
+def measured(config: BenchConfig, worker: Worker, facts: dict[str, Any]) -> dict[str, Any]:
     """Gates and sections."""
-    tokenizer, arms = Tokenizer.from_file(str(plan.base / "tokenizer.json")), arms_of(facts["heads"], FAINT)
-    rounds = QUICK_ROUNDS if plan.quick else ROUNDS
-    longest = QUICK_TOKENS if plan.quick else max(TOKENS.values())
-    contexts = CONTEXTS[:1] if plan.quick else CONTEXTS
+    tokenizer, methods = Tokenizer.from_file(str(config.base / "tokenizer.json")), methods_of(facts["heads"], FAINT)
+    rounds = QUICK_ROUNDS if config.quick else ROUNDS
+    longest = QUICK_TOKENS if config.quick else max(TOKENS.values())
+    contexts = CONTEXTS[:1] if config.quick else CONTEXTS
     contexts = sorted({min(context, facts["context"] - longest) for context in contexts})
-    shown_arms = arms_of(facts["heads"], SHOWN)
-    gates = gated(worker, shown_arms, opening_of(tokenizer, contexts[0]).text, longest, plan.seed)
+    checked_methods = methods_of(facts["heads"], SHOWN)
+    gates = check_all(worker, checked_methods, opening_of(tokenizer, contexts[0]).text, longest, config.seed)
     sections = []
     for context in contexts if all(gate["right"] for gate in gates) else []:
         for batch in BATCHES:
             progress(f"reward: context {context}, batch {batch}, {rounds} rounds")
-            tokens, few = (QUICK_TOKENS, QUICK_FEW) if plan.quick else (TOKENS[batch], FEW[batch])
-            steps: dict[str, list[list[float]]] = {arm.label: [] for arm in arms}
-            nats: dict[str, list[float]] = {arm.label: [] for arm in arms}
+            tokens, few = (QUICK_TOKENS, QUICK_FEW) if config.quick else (TOKENS[batch], FEW[batch])
+            steps: dict[str, list[list[float]]] = {method.label: [] for method in methods}
+            nats: dict[str, list[float]] = {method.label: [] for method in methods}
             for turn in range(rounds + 1):
                 prompts = [opening_of(tokenizer, context, turn * batch + row).text for row in range(batch)]
-                for place in range(len(arms)):
-                    arm = arms[(place + turn) % len(arms)]
-                    asked = {"tokens": few if arm.label == SEQUENTIAL else tokens, "seed": plan.seed + turn}
-                    text = worker.ask("write", prompts=prompts, **asked, steering=arm.steering, apart=arm.apart)
+                for place in range(len(methods)):
+                    method = methods[(place + turn) % len(methods)]
+                    asked = {"tokens": few if method.label == SEQUENTIAL else tokens, "seed": config.seed + turn}
+                    text = worker.ask("write", prompts=prompts, **asked, steering=method.steering, apart=method.apart)
                     if turn:  # the first round warms up
-                        steps[arm.label].append(text["steps"])
-                        nats[arm.label].append(text["nats"])
+                        steps[method.label].append(text["steps"])
+                        nats[method.label].append(text["nats"])
             sections.append({"context": context, "batch": batch, "tokens": tokens} | compared(steps, nats, batch))
     return {"rounds": rounds, "heads": facts["heads"][:HEADS], "gates": gates, "sections": sections}
 
 
-def gated(worker: Worker, arms: Sequence[RewardMethod], prompt: str, tokens: int, seed: int) -> list[dict[str, Any]]:
+def check_all(
+    worker: Worker, methods: Sequence[RewardMethod], prompt: str, tokens: int, seed: int
+) -> list[dict[str, Any]]:
     """What each way must show before it is timed: how far it is off, and how far it may be."""
     asked, found = {"prompt": prompt, "tokens": tokens, "seed": seed}, []
 
@@ -136,24 +138,26 @@ def gated(worker: Worker, arms: Sequence[RewardMethod], prompt: str, tokens: int
         if not found[-1]["right"]:
             progress(f"wrong: {what}: {off:.3g}, at most {most:.3g}")
 
-    for arm in arms:
-        names, steering = arm.steering.get("positions", {}), arm.steering
+    for method in methods:
+        names, steering = method.steering.get("positions", {}), method.steering
         if names and not steering.get("whole"):  # which takes a row of its own, at rest too
             rest = steering | {"positions": dict.fromkeys(names, 0.0)}
             off = worker.ask("at_rest", **asked, steering=rest)
-            note(f"{arm.label}: at position 0 as without rewards, to the bit", off, 0.0)
-        if arm.label == TREE:
+            note(f"{method.label}: at position 0 as without rewards, to the bit", off, 0.0)
+        if method.label == TREE:
             seen = worker.ask("by_model", **asked, steering=steering | {"positions": {"both": 1.0}})
-            note(f"{arm.label}: as a pass a token", seen["off"], AGREES)
+            note(f"{method.label}: as a pass a token", seen["off"], AGREES)
             note("RAD: share of rewards at their bounds", 1 - seen["inside"], 0.99)
-        elif names and arm.label != SEQUENTIAL:
-            seen = worker.ask("by_heads", **asked, steering=steering, apart=arm.apart)
+        elif names and method.label != SEQUENTIAL:
+            seen = worker.ask("by_heads", **asked, steering=steering, apart=method.apart)
             whom = (
-                "the D x D matrix" if steering.get("fused") or arm.apart else "`mixer.rewards.reference.steer_logprobs`"
+                "the D x D matrix"
+                if steering.get("fused") or method.apart
+                else "`mixer.rewards.reference.steer_logprobs`"
             )
-            note(f"{arm.label}: as {whom} says", seen["off"], AGREES)
-            if arm.label in (SLACK, BOUND, WHOLE):
-                note(f"{arm.label}: most nats of a step", seen["nats"], steering.get("budget", 1.0))
+            note(f"{method.label}: as {whom} says", seen["off"], AGREES)
+            if method.label in (SLACK, BOUND, WHOLE):
+                note(f"{method.label}: most nats of a step", seen["nats"], steering.get("budget", 1.0))
     return found
 
 
@@ -166,7 +170,7 @@ def compared(steps: dict[str, list[list[float]]], nats: dict[str, list[float]], 
     rows = []
     for label, taken in steps.items():
         seconds = statistics.median(statistics.mean(own) for own in taken)
-        row = {"arm": label, "tokens_per_second": batch / seconds, "ms": 1e3 * seconds}
+        row = {"method": label, "tokens_per_second": batch / seconds, "ms": 1e3 * seconds}
         rows.append(row | {"times": spread(taken, steps[NONE]), "nats": statistics.mean(nats[label])})
     faster = {
         f"{own} / {rad}": spread(steps[rad], steps[own]) for own in (ONE, SLACK, FUSED) for rad in (TREE, SEQUENTIAL)
@@ -202,7 +206,7 @@ def table(report: dict[str, Any]) -> str:
     for part in report["sections"]:
         head = [f"context {part['context']}, batch {part['batch']}", "tokens/s", "ms a step"]
         head += ["times as long as without", "nats a token"]
-        rows = [[r["arm"], r["tokens_per_second"], r["ms"], _span(r["times"]), r["nats"]] for r in part["rows"]]
+        rows = [[r["method"], r["tokens_per_second"], r["ms"], _span(r["times"]), r["nats"]] for r in part["rows"]]
         faster = [[name, _span(times)] for name, times in part["faster"].items()]
         lines += ["", markdown(head, rows), "", markdown(["times as fast", "median [quartiles]"], faster), ""]
         lines += targets(part)
@@ -211,7 +215,7 @@ def table(report: dict[str, Any]) -> str:
 
 def targets(part: dict[str, Any]) -> list[str]:
     """What was aimed for, and whether it is there."""
-    fused = next(row["times"]["median"] for row in part["rows"] if row["arm"] == FUSED) - 1
+    fused = next(row["times"]["median"] for row in part["rows"] if row["method"] == FUSED) - 1
     aims = [(f"{FUSED}: {percent(fused)} a step, {percent(FUSED_MOST)} at most", fused <= FUSED_MOST)]
     for rad, least in ((TREE, TREE_LEAST), (SEQUENTIAL, SEQUENTIAL_LEAST)):
         times = part["faster"][f"{ONE} / {rad}"]["median"]

@@ -126,17 +126,17 @@ def bench_soak(
     with ExitStack() as stack:
         server = stack.enter_context(Server(url, pid))
         chromium = stack.enter_context(Chromium())
-        guests = [RandomUser(chromium.browser, server.url, rng, stays=number == 0) for number in range(pages)]
+        users = [RandomUser(chromium.browser, server.url, rng, stays=number == 0) for number in range(pages)]
         begin, samples = time.monotonic(), []
         while (now := time.monotonic() - begin) < 60 * minutes:
             if now >= len(samples) * EVERY:
-                samples.append({"seconds": now} | server.sample() | guests[0].metrics())
-                _show(samples[-1], guests)
-            rng.choice(guests).act()
-        for guest in guests:
-            guest.leave()
+                samples.append({"seconds": now} | server.sample() | users[0].metrics())
+                _show(samples[-1], users)
+            rng.choice(users).act()
+        for user in users:
+            user.leave()
         rest = _rest(server)
-    trouble = Counter(text for guest in guests for text in guest.trouble)
+    trouble = Counter(text for user in users for text in user.trouble)
     warm = [sample for sample in samples if sample["seconds"] >= WARM * 60 * minutes]
     an_hour = {name: growth(warm, name) for name in FIGURES if name in samples[0]}
     left = any(rest.get(name) for name in ("sessions", "busy", "rows"))
@@ -148,7 +148,7 @@ def bench_soak(
         "last": samples[-1],
         "rest": rest,
         "trouble": dict(trouble.most_common()),
-        "did": dict(sum((Counter(guest.did) for guest in guests), Counter())),
+        "did": dict(sum((Counter(user.did) for user in users), Counter())),
         "samples": samples,
         "sound": not trouble and not left and an_hour["megabytes"] < GROWTH,
     }
@@ -194,10 +194,10 @@ def _rest(server: Server) -> dict[str, float]:
     return server.sample() | rest
 
 
-def _show(sample: dict[str, float], guests: Sequence[RandomUser]) -> None:
+def _show(sample: dict[str, float], users: Sequence[RandomUser]) -> None:
     """A line on stderr."""
     figures = ", ".join(f"{name} {value:.0f}" for name, value in sample.items())
-    print(f"{figures}, trouble {sum(len(guest.trouble) for guest in guests)}", file=sys.stderr, flush=True)
+    print(f"{figures}, trouble {sum(len(user.trouble) for user in users)}", file=sys.stderr, flush=True)
 
 
 def _listed(figures: dict[str, float]) -> str:

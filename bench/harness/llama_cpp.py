@@ -19,7 +19,7 @@ from mixer.errors import BadArtifact, Unsupported
 
 
 @dataclass(frozen=True)
-class Knobs:
+class LlamaCppSettings:
     """Settings of one llama.cpp context that change its speed; `cache` is the type of keys and values."""
 
     threads: int = 1
@@ -44,7 +44,7 @@ class LlamaCpp:
         except (ImportError, OSError, RuntimeError) as error:
             raise Unsupported("llama.cpp is not installed.", "pip install -r requirements-bench.txt") from error
         lib = self._lib
-        self._quiet = lib.llama_log_callback(lambda level, text, data: None)
+        self._quiet = lib.llama_log_callback(lambda point, text, data: None)
         lib.llama_log_set(self._quiet, None)
         lib.llama_backend_init()
         self._model = lib.llama_model_load_from_file(str(base).encode(), lib.llama_model_default_params())
@@ -60,7 +60,7 @@ class LlamaCpp:
         self._length, self._context = context, None
         for path in adapters:
             self.add_adapter(path)
-        self.use(Knobs())
+        self.use(LlamaCppSettings())
 
     def add_adapter(self, path: Path | str) -> int:
         """Load one more adapter; its index in the scales."""
@@ -72,7 +72,7 @@ class LlamaCpp:
         self._scales = (ctypes.c_float * len(self._adapters))()
         return len(self._adapters) - 1
 
-    def use(self, knobs: Knobs) -> None:
+    def use(self, knobs: LlamaCppSettings) -> None:
         """A fresh context with these settings, and no adapter live."""
         lib = self._lib
         if self._context:

@@ -16,7 +16,7 @@ LISTENING = "0A"  # a socket's state in /proc/net/tcp
 
 
 @dataclass(frozen=True)
-class Held:
+class ProcessUsage:
     """What one process holds.
 
     Attributes:
@@ -29,7 +29,7 @@ class Held:
     files: int
 
 
-def held(pid: int) -> Held:
+def held(pid: int) -> ProcessUsage:
     """What a process holds now.
 
     Raises:
@@ -39,7 +39,7 @@ def held(pid: int) -> Held:
         lines = (PROC / str(pid) / "status").read_text("utf-8", "replace").splitlines()
         entries = dict(line.split(":", 1) for line in lines if ":" in line)
         megabytes = int(entries["VmRSS"].split()[0]) * 1024 / 1e6
-        return Held(megabytes, int(entries["Threads"]), len(list((PROC / str(pid) / "fd").iterdir())))
+        return ProcessUsage(megabytes, int(entries["Threads"]), len(list((PROC / str(pid) / "fd").iterdir())))
     except (OSError, KeyError, ValueError):
         raise Unsupported(
             f"Nothing is to be known of a process {pid}.", "Give one of this user, on this machine, on Linux."

@@ -1,4 +1,4 @@
-"""A guest who uses a page for hours: one tab of a browser, and all that a hand does there, at random.
+"""A user who uses a page for hours: one tab of a browser, and all that a hand does there, at random.
 
 Knows the page by its element ids and words alone, and notes whatever a person would call broken.
 """

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.harness.config import poles
-from bench.harness.llama_cpp import Knobs, LlamaCpp
+from bench.harness.llama_cpp import LlamaCpp, LlamaCppSettings
 
 KEPT = 96  # tokens of a text on which moves are measured
 TUNE_TOKENS = 16
@@ -27,8 +27,8 @@ class LlamaCppRunner:
     def __init__(self, base: str, adapters: Sequence[str], threads: int, context: int) -> None:
         self._runtime = LlamaCpp(base, adapters, context)
         self._adapters, self._threads = len(adapters), threads
-        self._knobs: dict[int, Knobs] = {}  # by the number of live adapters
-        self._used = Knobs()
+        self._knobs: dict[int, LlamaCppSettings] = {}  # by the number of live adapters
+        self._used = LlamaCppSettings()
 
     def facts(self) -> dict[str, Any]:
         """Version and what its CPU code was compiled for."""
@@ -40,8 +40,10 @@ class LlamaCppRunner:
 
     def tune(self, ids: Sequence[int], coefficients: Sequence[float], passes: int) -> str:
         """Try every setting on a text under this mix, and keep the fastest for mixes with as many live adapters."""
-        choices = [Knobs(*knobs) for knobs in product({1, self._threads}, (False, True), ("float16", "float32"))]
-        times: dict[Knobs, list[float]] = {knobs: [] for knobs in choices}
+        choices = [
+            LlamaCppSettings(*knobs) for knobs in product({1, self._threads}, (False, True), ("float16", "float32"))
+        ]
+        times: dict[LlamaCppSettings, list[float]] = {knobs: [] for knobs in choices}
         for _ in range(passes):
             for knobs in choices:
                 self._use(knobs)
@@ -115,7 +117,7 @@ class LlamaCppRunner:
             self._use(self._knobs[min(self._knobs, key=lambda tuned: abs(tuned - live))])
         self._runtime.set_scales(coefficients)
 
-    def _use(self, knobs: Knobs) -> None:
+    def _use(self, knobs: LlamaCppSettings) -> None:
         if knobs != self._used:
             self._runtime.use(knobs)
             self._used = knobs

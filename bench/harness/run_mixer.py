@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import transformers
 
-from bench.harness.terms import OneByOne, acceptance
+from bench.harness.terms import TermByTerm, acceptance
 from mixer.decoding.session import Session
 from mixer.decoding.steps import Step
 from mixer.desk import Desk, Draft
@@ -95,7 +95,7 @@ class MixerRunner:
         desk = self._desk(anchors)
         if not by_term:
             return desk.logprobs(prompt, formula=formula).tolist()
-        with OneByOne(desk, formula, prompt, 1) as terms:
+        with TermByTerm(desk, formula, prompt, 1) as terms:
             return terms.logprobs(0, [])[0].tolist()
 
     def write_formula(
@@ -104,7 +104,7 @@ class MixerRunner:
         """One text by a formula, drawn and not greedy: as `write`, and the share of guesses that held."""
         desk, params = self._desk(anchors), _drawn(tokens, seed)
         if by_term:
-            with OneByOne(desk, formula, prompt, tokens) as terms:
+            with TermByTerm(desk, formula, prompt, tokens) as terms:
                 return terms.write(params)
         begin = perf_counter()
         session = desk.session(prompt, params=params, formula=formula, draft=draft)

@@ -58,9 +58,9 @@ class RewardsRunner:
         with tempfile.TemporaryDirectory(prefix="mixer-bench-") as folder:
             self._desk.add_reward(TREE, teacher or make_teacher(self._desk, Path(folder)))
         rad: Any = self._controller.models[TREE]
-        self._both = Both(rad)
-        self._controller.models[SEQUENTIAL], self._controller.models[BOTH] = Sequential(rad), self._both
-        self._apart = Apart(self._controller.heads, self._desk.model.embedding.float())
+        self._both = ComparedRad(rad)
+        self._controller.models[SEQUENTIAL], self._controller.models[BOTH] = SequentialRad(rad), self._both
+        self._apart = SeparateHeads(self._controller.heads, self._desk.model.embedding.float())
 
     def facts(self) -> dict[str, Any]:
         """Versions and sizes."""
@@ -80,7 +80,7 @@ class RewardsRunner:
         """One text a prompt, all in lockstep: seconds of each step after the first, and nats a token.
 
         Args:
-            steering: of `Steering`. apart: see `Apart`.
+            steering: of `Steering`. apart: see `SeparateHeads`.
         """
         sessions = [self._session(p, tokens, seed + row, steering, apart) for row, p in enumerate(prompts)]
         times = [perf_counter() for _ in self._desk.lockstep(*sessions)]
@@ -164,7 +164,7 @@ class RewardsRunner:
         return self._desk.model.embedding.float()
 
 
-class Apart(RewardController):
+class SeparateHeads(RewardController):
     """Heads as they would be without this project: each one's rewards of all tokens, added to the logits.
 
     The same distribution as fused heads have, at the price of a product with the whole vocabulary for every head.
@@ -187,7 +187,7 @@ class Apart(RewardController):
         return SteeredLogits(logits)
 
 
-class Sequential:
+class SequentialRad:
     """A reward model that is asked for one token after another, as the paper's own code does."""
 
     def __init__(self, model: Rad) -> None:
@@ -198,7 +198,7 @@ class Sequential:
         return torch.cat([torch.zeros(0), *(self.model.rewards(ids, [token]) for token in tokens)])
 
 
-class Both(Sequential):
+class ComparedRad(SequentialRad):
     """Asked in both ways; keeps the largest difference between them, and how many rewards were neither 0 nor 1."""
 
     off, inside, asked = 0.0, 0, 0

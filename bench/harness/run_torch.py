@@ -1,4 +1,4 @@
-"""Peers on torch: plain `transformers`, PEFT in every way it has of running a mix, and the float32 reference.
+"""Peers on torch: plain `transformers`, PEFT in every mode it has of running a mix, and the float32 reference.
 
 PEFT at its best: its LoRA layers are looked up once, their scales and active adapters set without its walks over the
 model, and slider moves are decoded by a bare loop. Runs in a worker process; uses nothing of the desk.
@@ -78,20 +78,20 @@ class TorchRunner:
         return {"logprobs": logprobs[0].tolist(), "short": (best.amax(-1) - own).tolist() if tokens else []}
 
     @torch.inference_mode()
-    def logprobs(self, ids: Sequence[int], coefficients: Sequence[float], way: str) -> list[float]:
+    def logprobs(self, ids: Sequence[int], coefficients: Sequence[float], mode: str) -> list[float]:
         """Next-token log-probabilities `(V,)`."""
-        lm = self._ready(coefficients, way)
+        lm = self._ready(coefficients, mode)
         logits = lm(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0, -1]
         return torch.log_softmax(logits.float(), dim=-1).tolist()
 
     @torch.inference_mode()
-    def write(self, ids: Sequence[int], coefficients: Sequence[float], tokens: int, way: str) -> dict[str, Any]:
+    def write(self, ids: Sequence[int], coefficients: Sequence[float], tokens: int, mode: str) -> dict[str, Any]:
         """One text by `generate`: its token ids, seconds to the first token, seconds of each step after it.
 
         Args:
-            way: `plain`, `active` (all live adapters, one after another), `cat` (joined into one), `merged`.
+            mode: `plain`, `active` (all live adapters, one after another), `cat` (joined into one), `merged`.
         """
-        lm = self._ready(coefficients, way)
+        lm = self._ready(coefficients, mode)
         clock, row = _Clock(), torch.tensor([list(ids)])
         begin = perf_counter()
         out = lm.generate(
@@ -108,12 +108,12 @@ class TorchRunner:
             "steps": [b - a for a, b in pairwise(times)],
         }
 
-    def write_batch(self, ids: Sequence[int], mixes: Sequence[Sequence[float]], tokens: int, way: str) -> dict:
-        """One text a mix, one after another: no way of PEFT's runs different mixes in one batch."""
+    def write_batch(self, ids: Sequence[int], mixes: Sequence[Sequence[float]], tokens: int, mode: str) -> dict:
+        """One text a mix, one after another: no mode of PEFT's runs different mixes in one batch."""
         texts, seconds, decode = [], 0.0, 0.0
         for mix in mixes:
             begin = perf_counter()
-            text = self.write(ids, mix, tokens, way)
+            text = self.write(ids, mix, tokens, mode)
             seconds += perf_counter() - begin
             decode += sum(text["steps"])
             texts.append(text["tokens"])
@@ -121,18 +121,18 @@ class TorchRunner:
 
     @torch.inference_mode()
     def moves(
-        self, ids: Sequence[int], anchors: int, moves: Sequence[tuple[int, Mapping[str, float]]], exact: bool, way: str
+        self, ids: Sequence[int], anchors: int, moves: Sequence[tuple[int, Mapping[str, float]]], exact: bool, mode: str
     ) -> dict[str, Any]:
         """Slider moves on a running text, each followed by a step under it and a step at rest.
 
         Args:
-            way: `active` (set scales), `merge` (unmerge, set scales, merge), `cat` (join the live adapters anew).
+            mode: `active` (set scales), `merge` (unmerge, set scales, merge), `cat` (join the live adapters anew).
             exact: read the whole text again after a move.
         """
         mix = [0.0] * anchors
         mix[0] = 0.5
-        self._ready(mix, way)
-        apply = {"active": self._activate, "merge": self._merge, "cat": self._join}[way]
+        self._ready(mix, mode)
+        apply = {"active": self._activate, "merge": self._merge, "cat": self._join}[mode]
         taken: dict[str, Any] = {"apply": [], "first": [], "rest": []}
         text = _Loop(self._lm, ids)
         for _, positions in moves:
@@ -149,7 +149,7 @@ class TorchRunner:
             taken["rest"].append(perf_counter() - first)
             taken["apply"].append(applied - begin)
             taken["first"].append(first - begin)
-        if way == "merge":
+        if mode == "merge":
             self._peft.unmerge_adapter()
             taken["drift"] = self._drift()
         return taken
@@ -160,15 +160,15 @@ class TorchRunner:
         lm.generation_config = GenerationConfig(eos_token_id=None, pad_token_id=0, bos_token_id=0)
         return lm
 
-    def _ready(self, coefficients: Sequence[float], way: str) -> Any:
-        """The model that runs a mix this way."""
-        if way == "plain":
+    def _ready(self, coefficients: Sequence[float], mode: str) -> Any:
+        """The model that runs a mix this mode."""
+        if mode == "plain":
             return self._plain
         if self._layers[0].merged:
             self._peft.unmerge_adapter()
-        if way == "merged":
+        if mode == "merged":
             return self._merged_model("_merged", coefficients, self._dtype)
-        {"active": self._activate, "cat": self._join, "merge": self._merge}[way](coefficients)
+        {"active": self._activate, "cat": self._join, "merge": self._merge}[mode](coefficients)
         return self._lm
 
     def _merged_model(self, slot: str, coefficients: Sequence[float], dtype: torch.dtype) -> Any:

@@ -1,4 +1,4 @@
-"""A visitor without a browser: streams one text after another through the page's own endpoint, each under its own mix.
+"""A client without a browser: streams one text after another through the page's own endpoint, each under its own mix.
 
 Knows the page by what any browser is told: its configuration, its queue, and the ids of its parts.
 """
@@ -24,7 +24,7 @@ class StreamingClient:
 
     Args:
         url: of the page.
-        number: makes the mix another one for each visitor.
+        number: makes the mix another one for each client.
 
     Attributes:
         tokens: written so far. error: what went wrong, or nothing.
@@ -61,7 +61,7 @@ class StreamingClient:
         while not self.tokens:
             if self.error or time.monotonic() > end:
                 reason = self.error or "nothing came"
-                raise Unsupported(f"A visitor of {self._url} got no text: {reason}.", "Look at the server's log.")
+                raise Unsupported(f"A client of {self._url} got no text: {reason}.", "Look at the server's log.")
             time.sleep(0.05)
 
     def _visit(self) -> None:
@@ -78,7 +78,7 @@ class StreamingClient:
             self.error = f"{type(error).__name__} {error}".strip()
 
     def _stream(self, client: httpx.Client, inputs: dict[str, Any]) -> None:
-        """One text, or as much of it as is written before this visitor leaves."""
+        """One text, or as much of it as is written before this client leaves."""
         client.post("/gradio_api/queue/join", json={**inputs, "session_hash": self._session}).raise_for_status()
         before, seen = self.tokens, 0
         with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": self._session}) as lines:
@@ -97,7 +97,7 @@ class StreamingClient:
 
 
 def _inputs(config: dict[str, Any], number: int) -> dict[str, Any]:
-    """What a press of Generate posts, with a mix of this visitor's."""
+    """What a press of Generate posts, with a mix of this client's."""
     parts = {part["id"]: part["props"] for part in config["components"]}
     ids = {props["elem_id"]: key for key, props in parts.items() if props.get("elem_id")}
     press = next(one for one in config["dependencies"] if [ids["generate"], "click"] in one["targets"])

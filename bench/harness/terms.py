@@ -22,7 +22,7 @@ from mixer.values.mix import Mix
 from mixer.values.sampling import SamplingParams
 
 
-class OneByOne:
+class TermByTerm:
     """A formula's terms, each in a row and a forward pass of its own; use it as a context.
 
     Args:
@@ -36,7 +36,7 @@ class OneByOne:
         self._prompts = {branch: encode_branch(self._model, branch, prompt) for branch in self.bound.branches}
         self._tokens = tokens
 
-    def __enter__(self) -> OneByOne:
+    def __enter__(self) -> TermByTerm:
         self._model.lock.acquire()
         backend = self._model.backend
         backend.reserve(1 + len(self._prompts), max(map(len, self._prompts.values())) + self._tokens)
@@ -86,7 +86,7 @@ def acceptance(desk: Desk, target: str, draft: str, prompt: str, tokens: list[in
     gives them for the two formulas' probabilities after temperature and truncation."""
     found = []
     for formula in (target, draft):
-        with OneByOne(desk, formula, prompt, len(tokens)) as terms:
+        with TermByTerm(desk, formula, prompt, len(tokens)) as terms:
             found.append([warp(row, params).exp() for row in terms.along(tokens)])
     shares = [overlap(p, q) for p, q in zip(*found, strict=True)]
     best, coupled = (sum(column) / len(tokens) for column in zip(*shares, strict=True))

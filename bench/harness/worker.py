@@ -22,11 +22,11 @@ from mixer.errors import MixerError
 
 # Idle OpenMP threads spin for some milliseconds before they sleep; the next system waits for that.
 PAUSE = 0.02
-HOSTS = {
-    "mixer": "bench.harness.run_mixer",
-    "steered": "bench.harness.run_rewards",
-    "torch": "bench.harness.run_torch",
-    "llama.cpp": "bench.harness.run_llama_cpp",
+RUNNERS = {
+    "mixer": "bench.harness.run_mixer:MixerRunner",
+    "rewards": "bench.harness.run_rewards:RewardsRunner",
+    "torch": "bench.harness.run_torch:TorchRunner",
+    "llama.cpp": "bench.harness.run_llama_cpp:LlamaCppRunner",
 }
 
 
@@ -111,22 +111,23 @@ def serve(argv: Sequence[str]) -> None:
     os.dup2(2, 1)  # whatever libraries print must not come between the answers
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    host: Any = None
+    runner: Any = None
     for line in sys.stdin:
         record = json.loads(line)
         try:
-            if host is None:
-                host = importlib.import_module(HOSTS[argv[0]]).Host(**record)
-                answer = host.facts()
+            if runner is None:
+                module, _, name = RUNNERS[argv[0]].partition(":")
+                runner = getattr(importlib.import_module(module), name)(**record)
+                answer = runner.facts()
             else:
-                answer = getattr(host, record["question"])(**record["values"])
+                answer = getattr(runner, record["question"])(**record["values"])
             result = {"answer": answer}
         except MixerError as error:
             result = {"error": str(error)}
         except Exception as error:  # the parent decides what a failed system means
             result = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(result), file=answers, flush=True)
-        if host is None:
+        if runner is None:
             return
 
 

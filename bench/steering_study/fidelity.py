@@ -2,10 +2,10 @@
 
 RAD steers by the reward model itself, on the `LIKELY` likeliest tokens; a head steers there too, with the strength that
 moves the base's distribution equally far on the average. What is left between the two is the head's fault. Figures are
-centred per place: differences between places, which make up most of a reward's variance, steer nothing. The arms are
+centred per place: differences between places, which make up most of a reward's variance, steer nothing. The methods are
 heads trained on the same texts. Knows nothing of generation.
 
-Source of the arms: Troshin, Niculae and Fokkens, arXiv 2407.04615; of RAD: Deng and Raffel, arXiv 2310.09520.
+Source of the methods: Troshin, Niculae and Fokkens, arXiv 2407.04615; of RAD: Deng and Raffel, arXiv 2310.09520.
 """
 
 from __future__ import annotations
@@ -63,25 +63,30 @@ class Spectrum:
 
 
 @dataclass(frozen=True)
-class RewardReport:
-    """All arms of one attribute."""
+class FidelityReport:
+    """All methods of one attribute."""
 
     attribute: str
     places: int
     spectrum: Spectrum
-    arms: tuple[MethodFit, ...]
+    methods: tuple[MethodFit, ...]
 
     def table(self) -> str:
-        """A markdown table, one arm a row."""
+        """A markdown table, one method a row."""
         budgets = " | ".join(f"KL from RAD at {budget:g} nats" for budget in BUDGETS)
         lines = [
             f"| {self.attribute} | centred R² | correlation | {budgets} | same choice |",
             "|---" * (4 + len(BUDGETS)) + "|",
         ]
-        for arm in self.arms:
-            gaps = [f"{gap:.4f} ± {error:.4f}" for gap, error in zip(arm.divergence, arm.error, strict=True)]
-            figures = [f"{arm.centred_r2:.3f}", f"{arm.centred_correlation:.3f}", *gaps, f"{arm.agreement:.3f}"]
-            lines.append(f"| {arm.name} | {' | '.join(figures)} |")
+        for method in self.methods:
+            gaps = [f"{gap:.4f} ± {error:.4f}" for gap, error in zip(method.divergence, method.error, strict=True)]
+            figures = [
+                f"{method.centred_r2:.3f}",
+                f"{method.centred_correlation:.3f}",
+                *gaps,
+                f"{method.agreement:.3f}",
+            ]
+            lines.append(f"| {method.name} | {' | '.join(figures)} |")
         held = " and ".join(f"{energy:.0%}" for energy in ENERGIES)
         ranks = [", ".join(map(str, numbers)) for numbers in (self.spectrum.raw, self.spectrum.centred)]
         size = f"{self.spectrum.prefixes} x {self.spectrum.tokens}"
@@ -120,7 +125,7 @@ def spectrum(teacher: RewardModel, texts: Sequence[Sequence[int]], seed: int = 0
 
 
 def compare(name: str, places: Places, rewards: Tensor | None, figures: dict[str, float]) -> MethodFit:
-    """An arm that steers by `rewards` of the likely tokens, `(N, LIKELY)`; by none if None."""
+    """An method that steers by `rewards` of the likely tokens, `(N, LIKELY)`; by none if None."""
     logprobs = torch.log_softmax(places.logprobs[:, :LIKELY].float(), dim=-1)
     target = places.rewards[:, :LIKELY].clamp(0, 1)
     gaps, errors, same = [], [], torch.zeros(0)
@@ -148,8 +153,8 @@ def _steered(logprobs: Tensor, rewards: Tensor, budget: float) -> Tensor:
     return torch.log_softmax(logprobs.double() + beta * bias.double(), dim=-1)
 
 
-def head_arm(name: str, head: RewardHead, places: Places, embedding: Tensor) -> MethodFit:
-    """An arm that steers by a head."""
+def compare_head(name: str, head: RewardHead, places: Places, embedding: Tensor) -> MethodFit:
+    """An method that steers by a head."""
     with torch.inference_mode():
         h = head.state(places.states.float())
         rewards = head.rewards(h, embedding[places.candidates[:, :LIKELY]])
@@ -158,21 +163,21 @@ def head_arm(name: str, head: RewardHead, places: Places, embedding: Tensor) -> 
 
 def variants(config: HeadConfig, sweep: bool) -> dict[str, HeadConfig]:
     """The heads to compare, by name: what they read and learn from; with `sweep` also ranks and the regularizer."""
-    arms = {
+    methods = {
         f"ARM distilled, {reads}": replace(config, source="rad", reads=reads) for reads in ("final", "layers", "trunk")
     }
-    arms |= {
+    methods |= {
         f"ARM on responses, {reads}": replace(config, source="responses", reads=reads) for reads in ("final", "trunk")
     }
     if sweep:
-        arms |= {f"ARM distilled, rank {rank}": replace(config, rank=rank) for rank in (4, 16, 64)}
-        arms |= {"ARM distilled, regularizer 1": replace(config, regularizer=1.0)}
-        arms |= {"ARM on responses, regularizer 1": replace(config, source="responses", regularizer=1.0)}
-    return arms
+        methods |= {f"ARM distilled, rank {rank}": replace(config, rank=rank) for rank in (4, 16, 64)}
+        methods |= {"ARM distilled, regularizer 1": replace(config, regularizer=1.0)}
+        methods |= {"ARM on responses, regularizer 1": replace(config, source="responses", regularizer=1.0)}
+    return methods
 
 
-def rewards(attribute: str, bench: HeadTraining, sweep: bool = False) -> RewardReport:
-    """Train every arm on the same places and measure it at the test places, beside the head that ships.
+def rewards(attribute: str, bench: HeadTraining, sweep: bool = False) -> FidelityReport:
+    """Train every method on the same places and measure it at the test places, beside the head that ships.
 
     Raises:
         BadArtifact: there is no reward model in `bench.work/ATTRIBUTE`.
@@ -183,19 +188,19 @@ def rewards(attribute: str, bench: HeadTraining, sweep: bool = False) -> RewardR
     }
     test = bench.places(attribute, "test", "rad")
     itself = {"r2": 1.0, "centred_r2": 1.0, "centred_correlation": 1.0}
-    arms = [compare(RAD, test, test.rewards[:, :LIKELY].clamp(0, 1), itself), compare(BASE, test, None, {})]
+    methods = [compare(RAD, test, test.rewards[:, :LIKELY].clamp(0, 1), itself), compare(BASE, test, None, {})]
     generator = torch.Generator().manual_seed(0)
     size, rank = bench.embedding.shape[1], bench.config.rank
     down, up = torch.randn(rank, size, generator=generator), torch.randn(size, rank, generator=generator)
-    arms.append(head_arm(RANDOM, RewardHead(down, up, torch.zeros(size)), test, bench.embedding))
+    methods.append(compare_head(RANDOM, RewardHead(down, up, torch.zeros(size)), test, bench.embedding))
     if bench.anchors and (folder := find_rewards(bench.anchors).get(attribute)):
         shipped = load_reward(folder, base_fingerprint(bench.lm)).head
-        arms.append(head_arm(SHIPPED, shipped, test, bench.embedding))
+        methods.append(compare_head(SHIPPED, shipped, test, bench.embedding))
     for name, config in variants(bench.config, sweep).items():
         print(f"{attribute}: {name}", file=sys.stderr)
         train, validation = parts[config.source]
         head = fit(train, validation, bench.embedding, config, name)
-        arms.append(head_arm(name, head, test, bench.embedding))
+        methods.append(compare_head(name, head, test, bench.embedding))
     teacher = load_teacher(bench.base, bench.teacher_folder(attribute), torch.float32)
     texts = [text.ids for text in bench.texts(attribute, "test")]
-    return RewardReport(attribute, len(test), spectrum(teacher, texts), tuple(arms))
+    return FidelityReport(attribute, len(test), spectrum(teacher, texts), tuple(methods))

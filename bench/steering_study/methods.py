@@ -1,6 +1,6 @@
 """Ways of steering a text toward an attribute, what they write, and how far each goes from the base at every token.
 
-All arms draw at temperature 1 from the `REACH` likeliest tokens of at least `LEAST` times the largest share, as RAD
+All methods draw at temperature 1 from the `REACH` likeliest tokens of at least `LEAST` times the largest share, as RAD
 does from 20: those of the base where rewards steer, those of the changed model where its weights are changed. The
 distance is one figure for all, and exact: `KL(p' || p)` over what is drawn from, p the whole base, less the same of the
 base's own likely tokens, which everybody pays. Where the base's likely tokens are the only ones, that is the divergence
@@ -56,8 +56,8 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Aim:
-    """Where an attribute's arms steer to.
+class Direction:
+    """Where an attribute's methods steer to.
 
     Attributes:
         sign: 1 toward the attribute, -1 away from it.
@@ -71,8 +71,8 @@ class Aim:
 
 
 @dataclass(frozen=True)
-class Written:
-    """What one arm wrote at one slider value, a text a prompt, N in all.
+class MethodTexts:
+    """What one method wrote at one slider value, a text a prompt, N in all.
 
     Attributes:
         nats: of each text, summed over its tokens, and tokens: how many these are.
@@ -86,15 +86,15 @@ class Written:
 
 
 class Writer:
-    """Writes with the arms of one attribute.
+    """Writes with the methods of one attribute.
 
     Args:
-        desk: with the rewards that the arms name.
+        desk: with the rewards that the methods name.
         rewards: the heads among them, by name.
     """
 
-    def __init__(self, desk: Desk, rewards: dict[str, Reward], aim: Aim) -> None:
-        self.desk, self.rewards, self.aim = desk, rewards, aim
+    def __init__(self, desk: Desk, rewards: dict[str, Reward], direction: Direction) -> None:
+        self.desk, self.rewards, self.direction = desk, rewards, direction
         parts = [adapter.parts for adapter in desk.anchor_set.adapters]
         self._lm = desk.base_model
         self._stack = LoRAStack(self._lm, parts, self._lm.dtype) if parts else None
@@ -102,10 +102,10 @@ class Writer:
         head = self._lm.get_output_embeddings()
         self._embedding: Tensor = head.weight.detach().float()  # type: ignore[union-attr]
 
-    def write(self, arm: Method, slider: float, prompts: Sequence[str], tokens: int, seed: int) -> Written:
+    def write(self, method: Method, slider: float, prompts: Sequence[str], tokens: int, seed: int) -> MethodTexts:
         """One text after each prompt, prompt i with seed `seed + i`."""
-        mix, steering = self.settings(arm, slider)
-        trim = {"top_k": REACH, "min_p": LEAST} if arm.trims or not slider else {}
+        mix, steering = self.settings(method, slider)
+        trim = {"top_k": REACH, "min_p": LEAST} if method.trims or not slider else {}
         params = [
             SamplingParams(tokens, tokens, temperature=1.0, top_p=1.0, seed=seed + i, **trim)
             for i in range(len(prompts))
@@ -115,32 +115,32 @@ class Writer:
         counts = tuple(len(output.token_ids) for output in outputs)
         if not slider:
             nats, most = [0.0] * len(prompts), 0.0
-        elif arm.trims or arm.anchors:
-            apart = self.distances(arm, slider, prompts, outputs)
+        elif method.trims or method.anchors:
+            apart = self.distances(method, slider, prompts, outputs)
             nats, most = [float(own.sum()) for own in apart], max(float(own.max()) for own in apart)
         else:
             nats = [output.stats.nats * count for output, count in zip(outputs, counts, strict=True)]
             most = max(output.stats.most_nats for output in outputs)
-        return Written(tuple(o.text for o in outputs), tuple(round(n, 5) for n in nats), counts, round(most, 5))
+        return MethodTexts(tuple(o.text for o in outputs), tuple(round(n, 5) for n in nats), counts, round(most, 5))
 
-    def settings(self, arm: Method, slider: float) -> tuple[Mix, Steering]:
-        """The mix and the steering of an arm."""
-        aim = self.aim
-        mix = Mix({aim.anchor: Setting.at(aim.anchor_sign * slider)} if arm.anchors and slider else {})
-        if arm.head is None or not slider:
+    def settings(self, method: Method, slider: float) -> tuple[Mix, Steering]:
+        """The mix and the steering of an method."""
+        direction = self.direction
+        mix = Mix({direction.anchor: Setting.at(direction.anchor_sign * slider)} if method.anchors and slider else {})
+        if method.head is None or not slider:
             return mix, REST
-        positions = {arm.head: aim.sign * slider}
-        if arm.fused:
+        positions = {method.head: direction.sign * slider}
+        if method.fused:
             return mix, Steering(positions, budget=None, fused=True)
-        budget = BUDGET if arm.anchors else None
-        return mix, Steering(positions, budget=budget, whole=arm.anchors, reach=REACH, cut=True)
+        budget = BUDGET if method.anchors else None
+        return mix, Steering(positions, budget=budget, whole=method.anchors, reach=REACH, cut=True)
 
     @torch.inference_mode()
     def distances(
-        self, arm: Method, slider: float, prompts: Sequence[str], outputs: Sequence[Output]
+        self, method: Method, slider: float, prompts: Sequence[str], outputs: Sequence[Output]
     ) -> list[np.ndarray]:
-        """How far from the base an arm with a head of this desk, or none, was at every token of its texts."""
-        mix, steering = self.settings(arm, slider)
+        """How far from the base an method with a head of this desk, or none, was at every token of its texts."""
+        mix, steering = self.settings(method, slider)
         starts = [list(self.desk.tokenizer(prompt).input_ids) for prompt in prompts]
         found: list[np.ndarray] = []
         for first in range(0, len(prompts), BATCH):
@@ -178,7 +178,7 @@ class Writer:
         return logits
 
     def _drawn_from(self, base: Tensor, states: Tensor, steering: Steering) -> tuple[Tensor, Tensor]:
-        """What an arm draws from: tokens, `(n, REACH)`, and their log-probabilities, -inf where they are too unlikely.
+        """What an method draws from: tokens, `(n, REACH)`, and their log-probabilities, -inf where they are too unlikely.
 
         The same as `mixer.rewards.controller` makes a row at a time, over again.
         """

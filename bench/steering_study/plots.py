@@ -25,7 +25,7 @@ FONT = "font-family='system-ui, Segoe UI, Helvetica, Arial, sans-serif'"
 
 
 @dataclass(frozen=True)
-class Spot:
+class ChartPoint:
     """One marker, with bars to both sides in each direction where they are known."""
 
     x: float
@@ -39,7 +39,7 @@ class Series:
     """One line; its name stands at its end."""
 
     name: str
-    spots: Sequence[Spot]
+    points: Sequence[ChartPoint]
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ class Axis:
 
 def line_chart(title: str, x: Axis, y: Axis, series: Sequence[Series], note: str = "") -> str:
     """An SVG document. Lines are straight on the axes' scales, and cut where they leave what is shown."""
-    spots = [spot for one in series for spot in one.spots]
-    across = _Place(x, [s.x for s in spots], LEFT, WIDTH - RIGHT)
-    up = _Place(y, [v for s in spots for v in (s.y, *(s.y_bar or ()))], HEIGHT - BOTTOM, TOP)
+    points = [point for one in series for point in one.points]
+    across = _Place(x, [s.x for s in points], LEFT, WIDTH - RIGHT)
+    up = _Place(y, [v for s in points for v in (s.y, *(s.y_bar or ()))], HEIGHT - BOTTOM, TOP)
     parts = [*_frame(title, note, across, up), "<g clip-path='url(#plane)'>"]
     ends: list[tuple[float, int]] = []
     for place, one in enumerate(series):
         parts.append(_line(one, place, across, up))
-        if one.spots:
-            ends.append((_end(one.spots, across, up), place))
+        if one.points:
+            ends.append((_end(one.points, across, up), place))
     parts.append("</g>")
     for (_, place), height in zip(sorted(ends), _apart([end for end, _ in sorted(ends)]), strict=True):
         parts.append(_label(series[place].name, place, height))
@@ -143,15 +143,15 @@ def _text(text: str, x: float, y: float, anchor: str) -> str:
 
 def _line(one: Series, place: int, x: _Place, y: _Place) -> str:
     color, dash = COLORS[place % len(COLORS)], DASHES[place % len(DASHES)]
-    points = " ".join(f"{x(spot.x):.1f},{y(spot.y):.1f}" for spot in one.spots)
+    points = " ".join(f"{x(point.x):.1f},{y(point.y):.1f}" for point in one.points)
     parts = [f"<polyline points='{points}' fill='none' stroke='{color}' stroke-width='2' stroke-dasharray='{dash}'/>"]
-    for spot in one.spots:
-        at_x, at_y = x(spot.x), y(spot.y)
-        if spot.y_bar:
-            low, high = map(y, spot.y_bar)
+    for point in one.points:
+        at_x, at_y = x(point.x), y(point.y)
+        if point.y_bar:
+            low, high = map(y, point.y_bar)
             parts.append(f"<path d='M{at_x:.1f} {low:.1f}V{high:.1f}' stroke='{color}' stroke-opacity='.6'/>")
-        if spot.x_bar:
-            low, high = map(x, spot.x_bar)
+        if point.x_bar:
+            low, high = map(x, point.x_bar)
             parts.append(f"<path d='M{low:.1f} {at_y:.1f}H{high:.1f}' stroke='{color}' stroke-opacity='.6'/>")
         parts.append(_marker(place, at_x, at_y))
     return f"<g data-series='{escape(one.name, {chr(39): '&apos;'})}'>{''.join(parts)}</g>"
@@ -173,13 +173,13 @@ def _marker(place: int, x: float, y: float) -> str:
     return f"<path d='{shape}' fill='{fill}' stroke='{color}' stroke-width='1.6'/>"
 
 
-def _end(spots: Sequence[Spot], x: _Place, y: _Place) -> float:
+def _end(points: Sequence[ChartPoint], x: _Place, y: _Place) -> float:
     """The height at which a line ends, or leaves what is shown."""
-    last = max((i for i, spot in enumerate(spots) if x.shows(spot.x) and y.shows(spot.y)), default=0)
-    height = y(spots[last].y)
-    if last + 1 < len(spots) and x(spots[last + 1].x) > x(x.most):
-        start, beyond = x(spots[last].x), x(spots[last + 1].x)
-        height += (x(x.most) - start) / (beyond - start) * (y(spots[last + 1].y) - height)
+    last = max((i for i, point in enumerate(points) if x.shows(point.x) and y.shows(point.y)), default=0)
+    height = y(points[last].y)
+    if last + 1 < len(points) and x(points[last + 1].x) > x(x.most):
+        start, beyond = x(points[last].x), x(points[last + 1].x)
+        height += (x(x.most) - start) / (beyond - start) * (y(points[last + 1].y) - height)
     return min(max(height, TOP), HEIGHT - BOTTOM)
 
 

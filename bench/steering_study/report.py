@@ -1,4 +1,4 @@
-"""A report on steered texts: every arm's figures along its slider and at equal divergence, as tables and as charts.
+"""A report on steered texts: every method's figures along its slider and at equal divergence, as tables and as charts.
 
 Knows nothing of how texts are written or scored.
 """
@@ -8,15 +8,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from bench.steering_study.matched import Interval, Matched
-from bench.steering_study.plots import Axis, Series, Spot, line_chart
+from bench.steering_study.comparison import Interval, MethodComparison
+from bench.steering_study.plots import Axis, ChartPoint, Series, line_chart
 
 TARGETS = (0.1, 0.25, 0.5, 1.0)  # nats a token
 
 
 @dataclass(frozen=True)
-class Point:
-    """One arm at one slider value. Intervals are over prompts; `distinct` is of words, pairs and triples."""
+class SliderPoint:
+    """One method at one slider value. Intervals are over prompts; `distinct` is of words, pairs and triples."""
 
     slider: float
     score: float
@@ -33,8 +33,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Level:
-    """One arm at one divergence, between two sliders."""
+class DivergencePoint:
+    """One method at one divergence, between two sliders."""
 
     nats: float
     score: float
@@ -44,21 +44,21 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One arm along its slider, and at the divergences of `TARGETS` that it reaches."""
+class CurveSummary:
+    """One method along its slider, and at the divergences of `TARGETS` that it reaches."""
 
-    arm: str
-    points: tuple[Point, ...]
-    levels: tuple[Level, ...]
+    method: str
+    points: tuple[SliderPoint, ...]
+    divergence_points: tuple[DivergencePoint, ...]
 
 
 @dataclass(frozen=True)
 class SteeringReport:
-    """All arms of one attribute.
+    """All methods of one attribute.
 
     Attributes:
         sign: 1 where sliders go toward the attribute, -1 where away from it.
-        anchor: the slider of the LoRA arms.
+        anchor: the slider of the LoRA methods.
         lean: the judge's mean score of the prompts themselves.
         fluency: whose perplexities these are.
     """
@@ -75,27 +75,27 @@ class SteeringReport:
     budget: float
     margin: float
     fluency: str
-    curves: tuple[Curve, ...]
-    comparisons: tuple[Matched, ...]
+    curves: tuple[CurveSummary, ...]
+    comparisons: tuple[MethodComparison, ...]
 
     def table(self) -> str:
-        """Two markdown tables: arms at equal divergence, and against RAD."""
+        """Two markdown tables: methods at equal divergence, and against RAD."""
         heads = [f"at {target:g} nats" for target in TARGETS]
         lines = [f"| {self.attribute} | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
         rest = self.curves[0].points[0]
         lines.append(f"| base | {rest.score:.3f} ({rest.perplexity:.0f}) |" + " |" * (len(heads) - 1))
         for curve in self.curves:
-            cells = {level.nats: _cell(level) for level in curve.levels}
-            lines.append(f"| {curve.arm} | {' | '.join(cells.get(target, '') for target in TARGETS)} |")
+            cells = {point.nats: _cell(point) for point in curve.divergence_points}
+            lines.append(f"| {curve.method} | {' | '.join(cells.get(target, '') for target in TARGETS)} |")
         lines += ["", "| against RAD | nats | difference | perplexity ratio | verdict |", "|---" * 5 + "|"]
         for one in self.comparisons:
             gap = f"{one.difference:+.3f} ({one.interval[0]:+.3f} to {one.interval[1]:+.3f})"
             ratio = f"{one.ratio:.2f} ({one.ratio_interval[0]:.2f} to {one.ratio_interval[1]:.2f})"
-            lines.append(f"| {one.arm} | {one.nats:g} | {gap} | {ratio} | {one.verdict} |")
+            lines.append(f"| {one.method} | {one.nats:g} | {gap} | {ratio} | {one.verdict} |")
         return "\n".join(lines)
 
     def details(self) -> str:
-        """A markdown table, one arm at one slider value a row."""
+        """A markdown table, one method at one slider value a row."""
         lines = [
             f"| {self.attribute} | slider | score | perplexity | distinct 1, 2, 3 | repeated | nats, mean | most |",
             "|---" * 8 + "|",
@@ -105,7 +105,7 @@ class SteeringReport:
                 shares = ", ".join(f"{share:.2f}" for share in point.distinct)
                 figures = [f"{point.score:.3f}", f"{point.perplexity:.0f}", shares, f"{point.repetition:.3f}"]
                 figures += [f"{point.nats:.3f}", f"{point.most_nats:.2f}"]
-                name = curve.arm if point.slider else "base"
+                name = curve.method if point.slider else "base"
                 lines.append(f"| {name} | {self.sign * point.slider or 0.0:+g} | {' | '.join(figures)} |")
         return "\n".join(lines)
 
@@ -113,9 +113,14 @@ class SteeringReport:
         """SVG documents by file name: score against divergence, and against perplexity."""
         name, note = self.attribute.capitalize(), f"95 % intervals over {self.prompts} prompts"
         score, far = Axis(f"judge's {self.attribute} score"), max(c.points[-1].nats for c in self.curves[:2])
-        nats = [Series(c.arm, [Spot(p.nats, p.score, None, p.score_interval) for p in c.points]) for c in self.curves]
+        nats = [
+            Series(c.method, [ChartPoint(p.nats, p.score, None, p.score_interval) for p in c.points])
+            for c in self.curves
+        ]
         fluent = [
-            Series(c.arm, [Spot(p.perplexity, p.score, p.perplexity_interval, p.score_interval) for p in c.points])
+            Series(
+                c.method, [ChartPoint(p.perplexity, p.score, p.perplexity_interval, p.score_interval) for p in c.points]
+            )
             for c in self.curves
         ]
         most = 3 * max(p.perplexity for c in self.curves[:2] for p in c.points)
@@ -134,6 +139,6 @@ class SteeringReport:
         return json.dumps(record, indent=2)
 
 
-def _cell(level: Level) -> str:
-    half = (level.score_interval[1] - level.score_interval[0]) / 2
-    return f"{level.score:.3f} ± {half:.3f} ({level.perplexity:.0f})"
+def _cell(point: DivergencePoint) -> str:
+    half = (point.score_interval[1] - point.score_interval[0]) / 2
+    return f"{point.score:.3f} ± {half:.3f} ({point.perplexity:.0f})"

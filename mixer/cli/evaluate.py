@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mixer.cli.options import REWARDS, command, load_desk
+from mixer.cli.bench import add_door
+from mixer.cli.options import command, load_desk
 from mixer.resources import ANCHORS, BASE
 from mixer.values.mix import RULES
 
@@ -50,25 +51,8 @@ def add(commands: Any) -> None:
         evaluate, "card", evaluate_card, "write anchors/MODEL_CARD.md from the reports, with fresh samples", desk=True
     )
 
-    rewards = command(evaluate, "rewards", evaluate_rewards, "how closely reward heads follow their reward model")
-    rewards.add_argument("attributes", nargs="+")
-    rewards.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
-    rewards.add_argument("--work", type=Path, default=REWARDS, help="reward models and caches")
-    rewards.add_argument("--texts", type=int, default=4800, help="that the heads learn from")
-    rewards.add_argument("--sweep", action="store_true", help="also other ranks, and the regularizer")
-    rewards.add_argument("--out", type=Path, help="write the reports there as JSON")
-
-    steering = command(evaluate, "steering", evaluate_steering, "what reward heads write, against their reward model")
-    steering.add_argument("attributes", nargs="+")
-    steering.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
-    steering.add_argument("--work", type=Path, default=REWARDS, help="reward models and caches; what was written stays")
-    steering.add_argument("--fluency", type=Path, metavar="FOLDER", help="a causal LM for perplexities; else the base")
-    steering.add_argument("--texts", type=int, default=4800, help="that heads learn from here")
-    steering.add_argument("--prompts", type=int, default=300, help="held-out openings to continue")
-    steering.add_argument("--tokens", type=int, default=32)
-    steering.add_argument("--seed", type=int, default=7)
-    steering.add_argument("--out", type=Path, help="write the reports there as JSON")
-    steering.add_argument("--plots", type=Path, metavar="FOLDER", help="draw the curves there as SVG")
+    add_door(evaluate, "rewards", ("fidelity",), "how closely reward heads follow their reward model")
+    add_door(evaluate, "steering", ("steering",), "what reward heads write, against their reward model")
 
 
 def evaluate_control(options: argparse.Namespace) -> dict:
@@ -126,51 +110,6 @@ def evaluate_formulas(options: argparse.Namespace) -> dict:
         loglikelihoods=base_loglikelihoods(options.base or str(BASE)),
     )
     return _told(report, options)
-
-
-def evaluate_rewards(options: argparse.Namespace) -> dict:
-    """Reward heads against their reward models, at held-out places."""
-    from bench.steering_study.fidelity import rewards
-    from mixer.training.reward_head import HeadConfig, HeadTraining
-
-    config = HeadConfig(texts=options.texts)
-    bench = HeadTraining(BASE, ANCHORS, options.data, options.work, config)
-    found = {}
-    for attribute in options.attributes:
-        report = rewards(attribute, bench, options.sweep)
-        found[attribute] = json.loads(report.to_json())
-        if not options.json:
-            print(report.table(), end="\n\n")
-        if options.out:
-            options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return found
-
-
-def evaluate_steering(options: argparse.Namespace) -> dict:
-    """Reward heads against their reward models, in what they write."""
-    from bench.steering_study.written import steering
-    from mixer.judges.linear import load_judges
-    from mixer.measure.control import base_loglikelihoods
-    from mixer.resources import ANCHORS, BASE, JUDGES
-    from mixer.training.reward_head import HeadConfig, HeadTraining
-
-    bench = HeadTraining(BASE, ANCHORS, options.data, options.work, HeadConfig(texts=options.texts))
-    fluency = base_loglikelihoods(options.fluency or BASE)
-    named, judges = options.fluency.name if options.fluency else "the base itself", load_judges(JUDGES)
-    found = {}
-    for attribute in options.attributes:
-        sizes = {"prompts": options.prompts, "tokens": options.tokens, "seed": options.seed}
-        report = steering(attribute, bench, ANCHORS, judges, fluency, named, **sizes)
-        found[attribute] = json.loads(report.to_json())
-        if not options.json:
-            print(report.table(), report.details(), sep="\n\n", end="\n\n")
-        if options.out:
-            options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        if options.plots:
-            options.plots.mkdir(parents=True, exist_ok=True)
-            for name, chart in report.plots().items():
-                (options.plots / name).write_text(chart, encoding="utf-8")
-    return found
 
 
 def _told(report: Any, options: argparse.Namespace) -> dict:

@@ -41,11 +41,11 @@ def serve(options: argparse.Namespace) -> dict:
         raise BadArtifact(next(iter(desk.problems), f"There is no anchor in {options.anchors}."))
 
     from mixer.ui import DeskSource, build, launch
-    from mixer.ui.live.zero_gpu import wanted
+    from mixer.ui.live.zero_gpu import is_zero_gpu
 
     given = {name: value for name, value in load.items() if value not in (None, "auto")}
     page = build(desk, origin=DeskSource(given, read_sources(options)))
-    if not wanted():
+    if not is_zero_gpu():
         threading.Thread(target=desk.warm_up, daemon=True).start()
     try:
         launch(page, host=options.host, port=options.port, share=options.share)

@@ -1,4 +1,4 @@
-"""The rules of the house that import-linter cannot see: what importing a module loads, the public names, file lengths."""
+"""Rules of the house that import-linter cannot see: what an import loads, public names, lengths of files."""
 
 from __future__ import annotations
 

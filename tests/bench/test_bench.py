@@ -20,10 +20,10 @@ from bench import formula
 from bench.harness.checks import coefficient_reached, judge, slope
 from bench.harness.config import BenchConfig, adapters_in, coefficients, lay_out, poles, prompt_of
 from bench.harness.cost import cost
-from bench.harness.rig import Harness
+from bench.harness.harness import Harness
 from bench.harness.run_torch import merged
 from bench.harness.tables import markdown, p50_p95, percent, ratio, shown
-from bench.harness.terms import OneByOne, acceptance, overlap
+from bench.harness.terms import TermByTerm, acceptance, overlap
 from bench.harness.worker import Worker, WorkerFailed
 from bench.moves import TRACES
 from mixer import Attribute, Desk, Mix, SamplingParams
@@ -206,7 +206,7 @@ def test_a_pass_a_term_writes_the_text_that_one_pass_writes(desk: Desk):
     text = '2*[0.5*humor.positive] - [base] @ "Dear" + 0.5*[formality.negative]'
     params = SamplingParams(max_new_tokens=12, min_new_tokens=12, seed=3)
     first = desk.logprobs(PROMPT, formula=text)
-    with OneByOne(desk, text, PROMPT, 12) as terms:
+    with TermByTerm(desk, text, PROMPT, 12) as terms:
         assert torch.allclose(terms.logprobs(0, [])[0], first, atol=1e-4)
         tokens = terms.write(params)["tokens"]
         along = terms.along(tokens)
@@ -224,7 +224,7 @@ def test_a_term_is_written_so_that_it_is_read_as_the_mix_it_was(mix: list[float]
 
 def test_a_row_of_guesses_counts_what_a_pass_yields():
     texts = [{"typical": 0.002, "tokens": [1] * 10, "acceptance": 0.5, "guessed": 5}] * 2
-    row = formula.row_of(formula.Way(2, formula.NGRAM, "", {}), texts)
+    row = formula.row_of(formula.FormulaMethod(2, formula.NGRAM, "", {}), texts)
     assert (row["tokens_per_second"], row["acceptance"], row["tokens_a_pass"]) == (500, 0.5, 2)
 
 

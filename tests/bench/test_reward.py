@@ -22,7 +22,7 @@ from tests.factory import make_desk_folders
 from tests.rewards.test_rad import make_teacher
 
 PROMPT, HEADS = "Dear neighbor, it is 7 o'clock", ["humor", "toxicity"]
-ARMS = {arm.label: arm for arm in reward.arms_of(HEADS, reward.SHOWN)}
+METHODS = {method.label: method for method in reward.methods_of(HEADS, reward.SHOWN)}
 ASKED = {"prompt": PROMPT, "tokens": 6, "seed": 3}
 
 
@@ -45,14 +45,14 @@ def host(folders: Path) -> RewardsRunner:
 
 
 def steerings() -> list[reward.RewardMethod]:
-    return [arm for arm in ARMS.values() if "RAD" not in arm.label and arm.steering]
+    return [method for method in METHODS.values() if "RAD" not in method.label and method.steering]
 
 
-@pytest.mark.parametrize("arm", steerings(), ids=lambda arm: arm.label)
-def test_every_way_is_what_plain_torch_says(host: RewardsRunner, arm: reward.RewardMethod):
-    seen = host.by_heads(**ASKED, steering=arm.steering, apart=arm.apart)
+@pytest.mark.parametrize("method", steerings(), ids=lambda method: method.label)
+def test_every_way_is_what_plain_torch_says(host: RewardsRunner, method: reward.RewardMethod):
+    seen = host.by_heads(**ASKED, steering=method.steering, apart=method.apart)
     assert seen["off"] <= reward.AGREES
-    if arm.steering["budget" if "budget" in arm.steering else "positions"] == reward.BUDGET:
+    if method.steering["budget" if "budget" in method.steering else "positions"] == reward.BUDGET:
         assert 0.9 * reward.BUDGET < seen["nats"] <= reward.BUDGET
 
 
@@ -67,18 +67,18 @@ def test_the_gate_catches_a_head_that_is_slightly_too_strong(
         return expected(ids, last, steering.with_position(first, steering.positions[first] * 1.01), *rest)
 
     monkeypatch.setattr(host, "_expected", stronger)
-    assert host.by_heads(**ASKED, steering=ARMS[label].steering)["off"] > reward.AGREES
+    assert host.by_heads(**ASKED, steering=METHODS[label].steering)["off"] > reward.AGREES
 
 
 def test_at_rest_nothing_differs_and_steering_shows(host: RewardsRunner):
-    for arm in steerings():
-        rest = arm.steering | {"positions": dict.fromkeys(HEADS, 0.0), "whole": False}
+    for method in steerings():
+        rest = method.steering | {"positions": dict.fromkeys(HEADS, 0.0), "whole": False}
         assert host.at_rest(**ASKED, steering=rest) == 0
-    assert host.at_rest(**ASKED, steering=ARMS[reward.FUSED].steering) > 0
+    assert host.at_rest(**ASKED, steering=METHODS[reward.FUSED].steering) > 0
 
 
 def test_one_pass_scores_as_a_pass_a_token_and_the_rewards_tell_tokens_apart(host: RewardsRunner):
-    steering = ARMS[reward.TREE].steering | {"positions": {"both": 1.0}}
+    steering = METHODS[reward.TREE].steering | {"positions": {"both": 1.0}}
     seen = host.by_model(**ASKED, steering=steering)
     assert seen["off"] <= reward.AGREES and seen["inside"] > 0.5
     rewards = host._controller.models["tree"].rewards([5, 6, 7], range(20))
@@ -86,10 +86,10 @@ def test_one_pass_scores_as_a_pass_a_token_and_the_rewards_tell_tokens_apart(hos
 
 
 def test_texts_have_a_step_for_each_token_but_the_first(host: RewardsRunner):
-    for arm in ARMS.values():
-        text = host.write([PROMPT, "Once"], 4, 0, arm.steering, arm.apart)
+    for method in METHODS.values():
+        text = host.write([PROMPT, "Once"], 4, 0, method.steering, method.apart)
         assert len(text["steps"]) == 3 and min(text["steps"]) > 0
-        assert (text["nats"] > 0) == (arm.label not in (reward.NONE, reward.FUSED, reward.APART))
+        assert (text["nats"] > 0) == (method.label not in (reward.NONE, reward.FUSED, reward.APART))
 
 
 def test_a_trained_reward_model_takes_the_place_of_the_random_one(folders: Path, tmp_path: Path, host: RewardsRunner):
@@ -107,9 +107,9 @@ def test_ratios_are_of_each_round_s_steps_as_far_as_both_go(seconds: list[float]
 
 
 def test_targets_are_about_the_medians():
-    steps = {label: [[0.001]] for label in ARMS}
+    steps = {label: [[0.001]] for label in METHODS}
     steps |= {reward.FUSED: [[0.00102]], reward.TREE: [[0.0019]], reward.SEQUENTIAL: [[0.011]]}
-    part = reward.compared(steps, {label: [0.0] for label in ARMS}, 1) | {"batch": 1}
+    part = reward.compared(steps, {label: [0.0] for label in METHODS}, 1) | {"batch": 1}
     assert [line.rpartition(" ")[2] for line in reward.targets(part)] == ["yes", "no", "yes"]
     assert len(reward.targets(part | {"batch": 16})) == 2
 
@@ -128,4 +128,4 @@ def test_a_quick_run_gates_and_reports(folders: Path, capsys: pytest.CaptureFixt
     text = reward.table(report)
     assert all(gate["right"] for gate in report["gates"]) and "quick run" in text and "random" in text
     assert [part["batch"] for part in report["sections"]] == [1, 16]
-    assert all({row["arm"] for row in part["rows"]} == set(ARMS) for part in report["sections"])
+    assert all({row["method"] for row in part["rows"]} == set(METHODS) for part in report["sections"])

@@ -1,4 +1,4 @@
-"""The package outside of a checkout: built as a wheel, installed into a fresh environment, used from an empty folder."""
+"""The package outside of a checkout: a wheel, installed into a fresh environment, used from an empty folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the report on steering: its tables say what it holds, and its charts hold every arm."""
+"""Laws of the report on steering: its tables say what it holds, and its charts hold every method."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import json
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
-from bench.steering_study.matched import Matched
-from bench.steering_study.report import TARGETS, Curve, Level, Point, SteeringReport
+from bench.steering_study.comparison import MethodComparison
+from bench.steering_study.report import TARGETS, CurveSummary, DivergencePoint, SliderPoint, SteeringReport
 
 AROUND = (0.5, 0.6)
 
 
-def curve(name: str, gain: float) -> Curve:
+def curve(name: str, gain: float) -> CurveSummary:
     points = tuple(
-        Point(s, 0.5 + gain * s, AROUND, 40 + s, (38, 44), (0.5, 0.9, 1.0), 0.01 * s, AROUND, 0.4 * s * s, AROUND, s, 9)
+        SliderPoint(
+            s, 0.5 + gain * s, AROUND, 40 + s, (38, 44), (0.5, 0.9, 1.0), 0.01 * s, AROUND, 0.4 * s * s, AROUND, s, 9
+        )
         for s in (0.0, 0.5, 1.0, 2.0)
     )
-    return Curve(name, points, tuple(Level(t, 0.5 + gain * t**0.5, AROUND, 41.0, (40, 42)) for t in TARGETS[:-1]))
+    return CurveSummary(
+        name, points, tuple(DivergencePoint(t, 0.5 + gain * t**0.5, AROUND, 41.0, (40, 42)) for t in TARGETS[:-1])
+    )
 
 
 REPORT = SteeringReport(
@@ -34,18 +38,18 @@ REPORT = SteeringReport(
     margin=0.02,
     fluency="the base itself",
     curves=(curve("RAD", -0.1), curve("ARM <fused>", -0.05)),
-    comparisons=(Matched("ARM <fused>", "RAD", 0.5, -0.03, (-0.04, -0.025), 1.1, (1.02, 1.2), 0.1),),
+    comparisons=(MethodComparison("ARM <fused>", "RAD", 0.5, -0.03, (-0.04, -0.025), 1.1, (1.02, 1.2), 0.1),),
 )
 
 
 def test_the_tables_have_a_row_an_arm_and_one_for_the_base():
-    levels, _, comparisons = REPORT.table().partition("\n\n")
-    assert levels.splitlines()[2].startswith("| base | 0.500 (40) |")
-    assert "| RAD | 0.468 ± 0.050 (41) |" in levels and levels.splitlines()[3].endswith("|  |")
+    divergence_points, _, comparisons = REPORT.table().partition("\n\n")
+    assert divergence_points.splitlines()[2].startswith("| base | 0.500 (40) |")
+    assert "| RAD | 0.468 ± 0.050 (41) |" in divergence_points and divergence_points.splitlines()[3].endswith("|  |")
     assert (
         "| ARM <fused> | 0.5 | -0.030 (-0.040 to -0.025) | 1.10 (1.02 to 1.20) | weaker, less fluent |" in comparisons
     )
-    for table in (levels, comparisons, REPORT.details()):
+    for table in (divergence_points, comparisons, REPORT.details()):
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
@@ -59,7 +63,11 @@ def test_details_have_the_base_once_and_sliders_with_their_sign():
 def test_the_report_as_json_redraws_the_charts():
     record = json.loads(REPORT.to_json())
     again = [
-        Curve(one["arm"], tuple(Point(**p) for p in one["points"]), tuple(Level(**level) for level in one["levels"]))
+        CurveSummary(
+            one["method"],
+            tuple(SliderPoint(**p) for p in one["points"]),
+            tuple(DivergencePoint(**point) for point in one["divergence_points"]),
+        )
         for one in record["curves"]
     ]
     assert replace(REPORT, curves=tuple(again)).plots() == REPORT.plots()

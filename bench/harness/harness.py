@@ -1,4 +1,4 @@
-"""The rig that all benchmarks stand on: workers, prompts, files for peers, and the gate before any timing.
+"""The harness that all benchmarks stand on: workers, prompts, files for peers, and the gate before any timing.
 
 One worker process a runtime. Only one works at a time; see `worker` for why.
 """
@@ -59,15 +59,15 @@ class System:
 
 
 class Harness:
-    """Workers for one plan; use it as a context.
+    """Workers for one config; use it as a context.
 
     Args:
         counts: numbers of anchors that will be asked for, even; the shipped number (rounded down to even) is added.
     """
 
-    def __init__(self, plan: BenchConfig, counts: Sequence[int] = ()) -> None:
-        self.plan = plan
-        self._shipped = adapters_in(plan.anchors)
+    def __init__(self, config: BenchConfig, counts: Sequence[int] = ()) -> None:
+        self.config = config
+        self._shipped = adapters_in(config.anchors)
         self.anchors = max(2, len(self._shipped) // 2 * 2)
         self._counts = sorted({*counts, self.anchors})
         self.workers: dict[str, Worker] = {}
@@ -75,7 +75,7 @@ class Harness:
         self.missing: dict[str, str] = {}
 
     def __enter__(self) -> Harness:
-        plan, base = self.plan, str(self.plan.base)
+        config, base = self.config, str(self.config.base)
         self._folder = tempfile.TemporaryDirectory(prefix="mixer-bench-")
         try:
             layouts = {str(count): f"{self._folder.name}/{count}" for count in self._counts}
@@ -83,9 +83,9 @@ class Harness:
                 self.adapters = lay_out(self._shipped, int(count), Path(folder))
             folders = [str(folder) for folder in self.adapters]
             for kind, own in (("mixer", {"layouts": layouts}), ("torch", {"adapters": folders})):
-                self.workers[kind] = Worker(kind, plan.threads, base=base, dtype=plan.dtype, **own)
+                self.workers[kind] = Worker(kind, config.threads, base=base, dtype=config.dtype, **own)
             self.facts = {kind: worker.ready() for kind, worker in self.workers.items()}
-            if "llama.cpp" in plan.peers:
+            if "llama.cpp" in config.peers:
                 self._start_llama()
         except BaseException:
             self.__exit__()
@@ -104,12 +104,12 @@ class Harness:
 
     def has(self, host: str) -> bool:
         """Whether a peer takes part."""
-        return host in self.plan.peers and host not in self.missing
+        return host in self.config.peers and host not in self.missing
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The base's tokenizer."""
-        return Tokenizer.from_file(str(self.plan.base / "tokenizer.json"))
+        return Tokenizer.from_file(str(self.config.base / "tokenizer.json"))
 
     def prompt(self, tokens: int, new: int, turn: int = 0) -> Prompt:
         """A prompt of about so many tokens, fewer where `new` ones would not fit after it; another one each turn."""
@@ -130,7 +130,7 @@ class Harness:
 
     def tune(self, system: System, prompt: Prompt) -> str:
         """Let llama.cpp find its best settings for a mix and a prompt; what they are."""
-        return self.ask(system, "tune", prompt, coefficients=system.coefficients, passes=1 if self.plan.quick else 4)
+        return self.ask(system, "tune", prompt, coefficients=system.coefficients, passes=1 if self.config.quick else 4)
 
     def gate(self, system: System, prompt: Prompt, tokens: int) -> Verdict:
         """Hold a system against the reference, on the path that will be timed."""
@@ -142,9 +142,9 @@ class Harness:
         """Hold answers against the reference."""
         ends = self.facts["mixer"]["ends"]
         answer = self.workers["torch"].ask("judge", ids=prompt.ids, coefficients=mix, tokens=tokens, ends=ends)
-        return judge(found, answer["logprobs"], answer["short"], self.plan.dtype)
+        return judge(found, answer["logprobs"], answer["short"], self.config.dtype)
 
-    def gated(self, systems: Sequence[System], prompt: Prompt, tokens: int) -> dict[str, Verdict]:
+    def check_all(self, systems: Sequence[System], prompt: Prompt, tokens: int) -> dict[str, Verdict]:
         """The verdict on every system, by label."""
         verdicts = {}
         for system in systems:
@@ -162,7 +162,7 @@ class Harness:
 
     def _start_llama(self) -> None:
         files = self.workers["mixer"].ask("export", folder=f"{self._folder.name}/gguf")
-        worker = Worker("llama.cpp", self.plan.threads, **files, context=self.context)
+        worker = Worker("llama.cpp", self.config.threads, **files, context=self.context)
         try:
             self.facts["llama.cpp"] = worker.ready()
             self.workers["llama.cpp"] = worker
@@ -171,20 +171,22 @@ class Harness:
             worker.close()
 
 
-def on_rig(plan: BenchConfig, counts: Sequence[int], bench: Callable[[Harness], dict[str, Any]]) -> dict[str, Any]:
+def with_harness(
+    config: BenchConfig, counts: Sequence[int], bench: Callable[[Harness], dict[str, Any]]
+) -> dict[str, Any]:
     """A benchmark's report, with what all of them say of the run."""
 
     def run() -> dict[str, Any]:
-        with Harness(plan, counts) as rig:
-            return {"anchors": rig.anchors} | bench(rig) | {"missing": rig.missing, "facts": rig.facts}
+        with Harness(config, counts) as harness:
+            return {"anchors": harness.anchors} | bench(harness) | {"missing": harness.missing, "facts": harness.facts}
 
-    return watched(plan, run)
+    return watched(config, run)
 
 
-def watched(plan: BenchConfig, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def watched(config: BenchConfig, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A report, with how long it took, and what share of the processors other programs had meanwhile."""
     begin, worked, own = time.perf_counter(), busy(), _own()
-    report = {"dtype": plan.dtype, "threads": plan.threads, "quick": plan.quick} | run()
+    report = {"dtype": config.dtype, "threads": config.threads, "quick": config.quick} | run()
     seconds = time.perf_counter() - begin
     others = (busy() - worked - (_own() - own)) / seconds / (os.cpu_count() or 1)
     return report | {"seconds": seconds, "others": max(others, 0.0)}

@@ -1,9 +1,9 @@
 """What reward heads do to written texts, against reward-augmented decoding, at equal divergence from the base.
 
-Every arm continues the same held-out prompts with the same seeds at every slider value; a judge that shares neither
+Every method continues the same held-out prompts with the same seeds at every slider value; a judge that shares neither
 texts nor form with heads and reward models scores the texts without their prompts, and another language model says how
 fluent they are. Arms are compared where their mean divergences are equal, never at equal sliders. What was written is
-kept, so that a run that was cut goes on. Knows nothing of how arms steer or charts are drawn.
+kept, so that a run that was cut goes on. Knows nothing of how methods steer or charts are drawn.
 
 Sources: Deng and Raffel, arXiv 2310.09520 (RAD); Troshin, Niculae and Fokkens, arXiv 2407.04615 (ARM).
 """
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from bench.steering_study.matched import (
+from bench.steering_study.comparison import (
     MARGIN,
     Interval,
     MethodCurve,
@@ -33,8 +33,8 @@ from bench.steering_study.matched import (
     repetition,
     resampled,
 )
-from bench.steering_study.methods import BUDGET, REACH, Aim, Method, Writer, Written
-from bench.steering_study.report import TARGETS, Curve, Level, Point, SteeringReport
+from bench.steering_study.methods import BUDGET, REACH, Direction, Method, MethodTexts, Writer
+from bench.steering_study.report import TARGETS, CurveSummary, DivergencePoint, SliderPoint, SteeringReport
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.adapters.peft import load_anchors
 from mixer.desk import Desk
@@ -52,8 +52,8 @@ from mixer.training.reward_head import HeadTraining, calibrate, fit
 
 SLIDERS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 PLAIN = (("formality", "positive"), ("poetry", "negative"))  # unpaired texts whose first words lean to no pole
-RAD, HEAD, RESPONSES, RANDOM = "rad", "arm", "responses", "random"
-ARMS = (
+RAD, HEAD, RESPONSES, RANDOM = "rad", "method", "responses", "random"
+METHODS = (
     Method("RAD", RAD),
     Method("ARM distilled", HEAD),
     Method("ARM on responses", RESPONSES),
@@ -63,11 +63,11 @@ ARMS = (
     Method("LoRA + ARM", HEAD, anchors=True),
 )
 # Toxicity has no anchors; politeness is the nearest that has.
-AIMS = {TOXICITY: Aim(TOXICITY, -1.0, "politeness", 1.0)}
+DIRECTIONS = {TOXICITY: Direction(TOXICITY, -1.0, "politeness", 1.0)}
 
 
 def prompts_for(attribute: str, data: Path | None, count: int) -> tuple[tuple[str, ...], str]:
-    """Held-out prompts and where they come from.
+    """ProcessUsage-out prompts and where they come from.
 
     For toxicity the first halves of toxic texts of the test split, since the base hardly writes such words by itself;
     else openings of test pairs, which lean to neither pole, and where these are too few, the first six words of plain
@@ -103,8 +103,8 @@ def heads_for(attribute: str, bench: HeadTraining, anchors: Path) -> dict[str, R
     return {HEAD: shipped, **made}
 
 
-def hand_for(attribute: str, bench: HeadTraining, anchors: Path) -> Writer:
-    """A desk with all arms of an attribute.
+def writer_for(attribute: str, bench: HeadTraining, anchors: Path) -> Writer:
+    """A desk with all methods of an attribute.
 
     Raises:
         BadArtifact: there is no head for it, or no reward model in `bench.work`.
@@ -113,7 +113,7 @@ def hand_for(attribute: str, bench: HeadTraining, anchors: Path) -> Writer:
     found, rewards = load_anchors(anchors, lm, str(bench.base)), heads_for(attribute, bench, anchors)
     desk = Desk(Model(lm, tokenizer, found), found, None, Path(bench.base).name, rewards=rewards)
     desk.add_reward(RAD, bench.teacher_folder(attribute))
-    return Writer(desk, rewards, AIMS.get(attribute, Aim(attribute, 1.0, attribute, 1.0)))
+    return Writer(desk, rewards, DIRECTIONS.get(attribute, Direction(attribute, 1.0, attribute, 1.0)))
 
 
 def steering(
@@ -127,7 +127,7 @@ def steering(
     tokens: int = 32,
     seed: int = 7,
 ) -> SteeringReport:
-    """Write with every arm and measure what it wrote.
+    """Write with every method and measure what it wrote.
 
     Args:
         bench: base, texts and reward models; what was written is kept in `bench.work/steering`.
@@ -140,19 +140,23 @@ def steering(
     openings, source = prompts_for(attribute, bench.data, prompts)
     if len(openings) < 2:
         raise InvalidValue("One prompt shows no spread.", "Give two or more.")
-    hand = hand_for(attribute, bench, anchors)
-    texts = write_all(hand, openings, tokens, seed, bench)
+    writer = writer_for(attribute, bench, anchors)
+    texts = write_all(writer, openings, tokens, seed, bench)
     counts, lines, curves = resampled(len(openings)), dict[str, MethodCurve](), []
-    for arm in tqdm(ARMS, desc=f"{attribute}: measures", unit="arm", file=sys.stderr):
-        lines[arm.name], points = measure(texts[arm.name], openings, judges, attribute, loglikelihoods, counts)
-        curves.append(Curve(arm.name, points, levels(lines[arm.name])))
-    rad, sign = ARMS[0].name, hand.aim.sign
-    compared = [one for arm in ARMS[1:] for one in compare(arm.name, lines[arm.name], rad, lines[rad], TARGETS, sign)]
+    for method in tqdm(METHODS, desc=f"{attribute}: measures", unit="method", file=sys.stderr):
+        lines[method.name], points = measure(texts[method.name], openings, judges, attribute, loglikelihoods, counts)
+        curves.append(CurveSummary(method.name, points, divergence_points(lines[method.name])))
+    rad, sign = METHODS[0].name, writer.direction.sign
+    compared = [
+        one
+        for method in METHODS[1:]
+        for one in compare(method.name, lines[method.name], rad, lines[rad], TARGETS, sign)
+    ]
     lean = float(np.mean(judges.score(attribute, openings)))
     return SteeringReport(
         attribute,
         sign,
-        hand.aim.anchor,
+        writer.direction.anchor,
         len(openings),
         source,
         round(lean, 4),
@@ -168,14 +172,14 @@ def steering(
 
 
 def measure(
-    written: Sequence[Written],
+    written: Sequence[MethodTexts],
     prompts: Sequence[str],
     judges: Judges,
     attribute: str,
     loglikelihoods: LogLikelihoods,
     counts: np.ndarray,
-) -> tuple[MethodCurve, tuple[Point, ...]]:
-    """One arm's figures in every draw of prompts, and their summary at each slider value."""
+) -> tuple[MethodCurve, tuple[SliderPoint, ...]]:
+    """One method's figures in every draw of prompts, and their summary at each slider value."""
     points, columns = [], []
     for slider, own in zip(SLIDERS, written, strict=True):
         said = np.full(len(prompts), np.nan)
@@ -187,7 +191,7 @@ def measure(
         surprise = -means(counts, said)
         columns.append((nats, score, surprise))
         points.append(
-            Point(
+            SliderPoint(
                 slider,
                 *_figure(score),
                 *_figure(np.exp(surprise), 2),
@@ -202,13 +206,13 @@ def measure(
     return MethodCurve(nats, scores, surprise), tuple(points)
 
 
-def levels(line: MethodCurve) -> tuple[Level, ...]:
-    """One arm's figures at each divergence of `TARGETS` that it reaches in every draw."""
+def divergence_points(line: MethodCurve) -> tuple[DivergencePoint, ...]:
+    """One method's figures at each divergence of `TARGETS` that it reaches in every draw."""
     found = []
     for target in TARGETS:
         score, surprise = (at(line.nats, figures, target) for figures in (line.scores, line.surprise))
         if not np.isnan(score).any():
-            found.append(Level(target, *_figure(score), *_figure(np.exp(surprise), 2)))
+            found.append(DivergencePoint(target, *_figure(score), *_figure(np.exp(surprise), 2)))
     return tuple(found)
 
 
@@ -219,9 +223,9 @@ def _figure(draws: np.ndarray, digits: int = 4) -> tuple[float, Interval]:
 
 
 def write_all(
-    hand: Writer, prompts: Sequence[str], tokens: int, seed: int, bench: HeadTraining
-) -> dict[str, list[Written]]:
-    """What every arm wrote at every slider value; from `bench.work` where an earlier run wrote it in the same way."""
+    writer: Writer, prompts: Sequence[str], tokens: int, seed: int, bench: HeadTraining
+) -> dict[str, list[MethodTexts]]:
+    """What every method wrote at every slider value; from `bench.work` where an earlier run wrote it in the same way."""
     made_from = {
         "base": base_fingerprint(bench.lm),
         "prompts": zlib.crc32("\n".join(prompts).encode()),
@@ -231,53 +235,55 @@ def write_all(
         "reach": REACH,
         "budget": BUDGET,
     }
-    teacher = bench.teacher_folder(hand.aim.attribute)
-    found: dict[str, list[Written]] = {}
-    rest: Written | None = None
-    with tqdm(total=len(ARMS) * (len(SLIDERS) - 1), desc=hand.aim.attribute, unit="run", file=sys.stderr) as bar:
-        for arm in ARMS:
-            about = {**made_from, "arm": asdict(arm), "by": _digest(hand, arm, teacher)}
-            path = bench.work / "steering" / f"{hand.aim.attribute}-{arm.name.replace(' ', '-')}.json"
+    teacher = bench.teacher_folder(writer.direction.attribute)
+    found: dict[str, list[MethodTexts]] = {}
+    rest: MethodTexts | None = None
+    with tqdm(
+        total=len(METHODS) * (len(SLIDERS) - 1), desc=writer.direction.attribute, unit="run", file=sys.stderr
+    ) as bar:
+        for method in METHODS:
+            about = {**made_from, "method": asdict(method), "by": _digest(writer, method, teacher)}
+            path = bench.work / "steering" / f"{writer.direction.attribute}-{method.name.replace(' ', '-')}.json"
             kept = _kept(path, about)
             for slider in SLIDERS:
                 if not slider and rest is not None:
                     kept["0.0"] = rest
                 elif str(slider) not in kept:
-                    kept[str(slider)] = hand.write(arm, slider, prompts, tokens, seed)
+                    kept[str(slider)] = writer.write(method, slider, prompts, tokens, seed)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     record = {key: asdict(written) for key, written in kept.items()}
                     path.write_text(json.dumps({"made_from": about, "written": record}), encoding="utf-8")
-                bar.set_postfix_str(f"{arm.name} {slider:g}")
+                bar.set_postfix_str(f"{method.name} {slider:g}")
                 bar.update(bool(slider))
             rest = kept["0.0"]
-            found[arm.name] = [kept[str(slider)] for slider in SLIDERS]
+            found[method.name] = [kept[str(slider)] for slider in SLIDERS]
     return found
 
 
-def _kept(path: Path, about: Mapping) -> dict[str, Written]:
+def _kept(path: Path, about: Mapping) -> dict[str, MethodTexts]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["made_from"] != json.loads(json.dumps(about)):
             return {}
         return {
-            slider: Written(tuple(own["texts"]), tuple(own["nats"]), tuple(own["tokens"]), float(own["most"]))
+            slider: MethodTexts(tuple(own["texts"]), tuple(own["nats"]), tuple(own["tokens"]), float(own["most"]))
             for slider, own in record["written"].items()
         }
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
-def _digest(hand: Writer, arm: Method, teacher: Path) -> str:
+def _digest(writer: Writer, method: Method, teacher: Path) -> str:
     """Tells apart what steers: heads, reward models, anchors."""
     made = []
-    if arm.head == RAD:
+    if method.head == RAD:
         measured = json.loads((teacher / REPORT).read_text(encoding="utf-8")).get("calibration")
         made += [(teacher / WEIGHTS).read_bytes(), json.dumps(measured).encode()]
-    if arm.head in hand.rewards:
-        reward = hand.rewards[arm.head]
+    if method.head in writer.rewards:
+        reward = writer.rewards[method.head]
         made += [part.numpy().tobytes() for part in (reward.head.down, reward.head.up)]
         made.append(repr(reward.calibration).encode())
-    if arm.anchors:
-        adapters = hand.desk.anchor_set.adapters
+    if method.anchors:
+        adapters = writer.desk.anchor_set.adapters
         made += [part.b.float().numpy().tobytes() for adapter in adapters for part in adapter.parts.values()]
     return f"{zlib.crc32(b''.join(made)):08x}"

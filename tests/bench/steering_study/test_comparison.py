@@ -1,4 +1,4 @@
-"""Laws of comparing at equal divergence: intervals cover, crossings are exact, an arm matches its like."""
+"""Laws of comparing at equal divergence: intervals cover, crossings are exact, an method matches its like."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.steering_study.matched import (
+from bench.steering_study.comparison import (
     MARGIN,
-    Matched,
+    MethodComparison,
     MethodCurve,
     at,
     compare,
@@ -101,7 +101,9 @@ def test_the_difference_of_two_lines_is_that_of_their_slopes(slope: float, direc
     ],
 )
 def test_a_verdict_says_what_fell_short(low: float, high: float, fluency: float, verdict: str):
-    assert Matched("ARM", "RAD", 0.5, (low + high) / 2, (low, high), 1.0, (fluency, 1.3), 0.2).verdict == verdict
+    assert (
+        MethodComparison("ARM", "RAD", 0.5, (low + high) / 2, (low, high), 1.0, (fluency, 1.3), 0.2).verdict == verdict
+    )
 
 
 def test_where_the_other_arm_does_nothing_there_is_nothing_to_match():

@@ -1,4 +1,4 @@
-"""Laws of the arms: at rest all write the same, and one figure says how far each is from the base, whoever computes."""
+"""Laws of the methods: at rest all write the same, and one figure says how far each is from the base, whoever computes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.steering_study.methods import BUDGET, REACH, Aim, Method, Writer, excess
+from bench.steering_study.methods import BUDGET, REACH, Direction, Method, Writer, excess
 from mixer.adapters.peft import load_anchors
 from mixer.desk import Desk
 from mixer.model.base import load_base
@@ -21,55 +21,55 @@ from mixer.values.request import Request
 from mixer.values.sampling import SamplingParams
 
 PROMPTS = ("Once upon", "The boat", "A dog", "We")
-STEERED, FUSED = Method("ARM", "arm"), Method("ARM fused", "arm", fused=True)
-LORA, BOTH = Method("LoRA", anchors=True), Method("LoRA + ARM", "arm", anchors=True)
+STEERED, FUSED = Method("ARM", "method"), Method("ARM fused", "method", fused=True)
+LORA, BOTH = Method("LoRA", anchors=True), Method("LoRA + ARM", "method", anchors=True)
 
 
 @pytest.fixture(scope="module")
-def hand(tiny: Path) -> Writer:
+def writer(tiny: Path) -> Writer:
     lm, tokenizer = load_base(str(tiny / "base"), torch.device("cpu"), torch.float32)
     anchors = load_anchors(tiny / "anchors", lm, str(tiny / "base"))
     generator = torch.Generator().manual_seed(3)
     down, up = torch.randn(2, 32, generator=generator), torch.randn(32, 2, generator=generator)
     calibration = HeadCalibration(20.0, 4.0, {0.1: 0.5, 0.5: 1.0}, {0.1: 0.4, 0.5: 0.9})
-    rewards = {"arm": Reward("humor", RewardHead(down, up, torch.zeros(32)), calibration)}
+    rewards = {"method": Reward("humor", RewardHead(down, up, torch.zeros(32)), calibration)}
     desk = Desk(Model(lm, tokenizer, anchors), anchors, None, "tiny", rewards=rewards)
-    return Writer(desk, rewards, Aim("humor", -1.0, "formality", 1.0))
+    return Writer(desk, rewards, Direction("humor", -1.0, "formality", 1.0))
 
 
-def test_at_rest_every_arm_writes_what_the_base_writes(hand: Writer):
-    first, *others = (hand.write(arm, 0.0, PROMPTS, 8, 7) for arm in (STEERED, FUSED, LORA, BOTH))
+def test_at_rest_every_arm_writes_what_the_base_writes(writer: Writer):
+    first, *others = (writer.write(method, 0.0, PROMPTS, 8, 7) for method in (STEERED, FUSED, LORA, BOTH))
     assert all(own == first for own in others) and first.most == 0 and not any(first.nats)
     assert first.tokens == (8,) * len(PROMPTS)
 
 
 @pytest.mark.parametrize("slider", [0.5, 3.0])
-def test_a_second_pass_finds_what_the_desk_says_it_spent(hand: Writer, slider: float):
-    mix, steering = hand.settings(STEERED, slider)
-    assert steering.positions == {"arm": -slider} and steering.cut and steering.reach == REACH and not mix.settings
+def test_a_second_pass_finds_what_the_desk_says_it_spent(writer: Writer, slider: float):
+    mix, steering = writer.settings(STEERED, slider)
+    assert steering.positions == {"method": -slider} and steering.cut and steering.reach == REACH and not mix.settings
     params = SamplingParams(8, 8, temperature=1.0, top_p=1.0, seed=7)
-    outputs = hand.desk.generate_batch([Request(prompt, mix, params, steering=steering) for prompt in PROMPTS])
-    apart = hand.distances(STEERED, slider, PROMPTS, outputs)
+    outputs = writer.desk.generate_batch([Request(prompt, mix, params, steering=steering) for prompt in PROMPTS])
+    apart = writer.distances(STEERED, slider, PROMPTS, outputs)
     for own, output in zip(apart, outputs, strict=True):
         assert own.shape == (len(output.token_ids),)
         assert own.mean() == pytest.approx(output.stats.nats, abs=1e-4)
         assert own.max() == pytest.approx(output.stats.most_nats, abs=1e-4)
-    written = hand.write(STEERED, slider, PROMPTS, 8, 7)
+    written = writer.write(STEERED, slider, PROMPTS, 8, 7)
     assert written.texts[0] == outputs[0].text and written.nats[0] == pytest.approx(float(apart[0].sum()), abs=1e-3)
 
 
-@pytest.mark.parametrize("arm", [FUSED, LORA, BOTH])
-def test_arms_that_change_the_network_are_measured_too(hand: Writer, arm: Method):
-    near, far = (hand.write(arm, slider, PROMPTS, 8, 7) for slider in (0.05, 1.0))
+@pytest.mark.parametrize("method", [FUSED, LORA, BOTH])
+def test_arms_that_change_the_network_are_measured_too(writer: Writer, method: Method):
+    near, far = (writer.write(method, slider, PROMPTS, 8, 7) for slider in (0.05, 1.0))
     assert 0 < sum(near.nats) < sum(far.nats) and far.most <= sum(far.nats)
 
 
-def test_lora_and_reward_share_a_budget_over_the_whole(hand: Writer):
-    mix, steering = hand.settings(BOTH, 0.5)
+def test_lora_and_reward_share_a_budget_over_the_whole(writer: Writer):
+    mix, steering = writer.settings(BOTH, 0.5)
     assert mix.settings["formality"].position == 0.5
-    assert steering.whole and steering.budget == BUDGET and steering.positions == {"arm": -0.5}
-    fused = hand.settings(FUSED, 0.5)[1]
-    assert fused.fused and fused.budget is None and hand.settings(LORA, 0.5)[1].heads == ()
+    assert steering.whole and steering.budget == BUDGET and steering.positions == {"method": -0.5}
+    fused = writer.settings(FUSED, 0.5)[1]
+    assert fused.fused and fused.budget is None and writer.settings(LORA, 0.5)[1].heads == ()
 
 
 @settings(deadline=None, max_examples=30)

@@ -1,4 +1,4 @@
-"""Laws of charts: they are XML, hold every line and every spot, and can be read on white and on dark."""
+"""Laws of charts: they are XML, hold every line and every point, and can be read on white and on dark."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from bench.steering_study.plots import (
     LINE_HEIGHT,
     TOP,
     Axis,
+    ChartPoint,
     Scale,
     Series,
-    Spot,
     _apart,
     _Place,
     line_chart,
 )
 
 SVG = "{http://www.w3.org/2000/svg}"
-SPOTS = [Spot(0.0, 0.5, (0.0, 0.1), (0.4, 0.6)), Spot(0.5, 0.6), Spot(2.0, 0.7, None, (0.6, 0.75))]
+SPOTS = [ChartPoint(0.0, 0.5, (0.0, 0.1), (0.4, 0.6)), ChartPoint(0.5, 0.6), ChartPoint(2.0, 0.7, None, (0.6, 0.75))]
 numbers = st.floats(0, 1e4, allow_nan=False)
 
 
@@ -54,10 +54,10 @@ def test_a_chart_holds_its_titles_every_series_and_every_spot():
     assert list(groups) == [one.name for one in series]
     for one in series:
         line = groups[one.name].find(f"{SVG}polyline")
-        assert line is not None and len(line.attrib["points"].split()) == len(one.spots)
+        assert line is not None and len(line.attrib["points"].split()) == len(one.points)
     texts = {text.text for text in root.iter(f"{SVG}text")}
     assert {"A & B", "nats", "score", "370 prompts", series[0].name, series[1].name} <= texts
-    bars = sum(bool(spot.x_bar) + bool(spot.y_bar) for spot in SPOTS)
+    bars = sum(bool(point.x_bar) + bool(point.y_bar) for point in SPOTS)
     assert len(list(groups[series[0].name].iter(f"{SVG}path"))) == len(SPOTS) + bars
 
 
@@ -68,7 +68,7 @@ def test_a_chart_holds_its_titles_every_series_and_every_spot():
     st.sampled_from(["linear", "log"]),
 )
 def test_any_numbers_make_a_chart_with_all_spots_inside(points: list[tuple[float, float]], x: Scale, y: Scale):
-    series = [Series("one", [Spot(a + 0.5, b + 0.5) for a, b in points])]
+    series = [Series("one", [ChartPoint(a + 0.5, b + 0.5) for a, b in points])]
     root = parsed(line_chart("T", Axis("x", x), Axis("y", y), series))
     line = next(root.iter(f"{SVG}polyline"))
     for point in line.attrib["points"].split():

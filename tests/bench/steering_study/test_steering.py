@@ -1,4 +1,4 @@
-"""Laws of the protocol: prompts are held out and lean nowhere, a run that was cut goes on, all arms are measured."""
+"""Laws of the protocol: prompts are held out and lean nowhere, a run that was cut goes on, all methods are measured."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.steering_study.matched import at, resampled
-from bench.steering_study.methods import Method, Written
-from bench.steering_study.written import ARMS, SLIDERS, _kept, measure, prompts_for
+from bench.steering_study.comparison import at, resampled
+from bench.steering_study.methods import Method, MethodTexts
+from bench.steering_study.steering import METHODS, SLIDERS, _kept, measure, prompts_for
 from mixer.cli import main
 from mixer.judges.linear import load_judges
 from mixer.measure.control import held_out_prompts
@@ -58,7 +58,7 @@ def test_toxic_prompts_are_halves_of_test_texts(tmp_path: Path):
 
 def test_measures_are_those_of_the_texts():
     prompts = ("A", "B", "C")
-    texts = [Written((f"good {s}", "bad bad bad", " "), (s, 2 * s, 0.0), (2, 3, 1), 2 * s) for s in SLIDERS]
+    texts = [MethodTexts((f"good {s}", "bad bad bad", " "), (s, 2 * s, 0.0), (2, 3, 1), 2 * s) for s in SLIDERS]
 
     def loglikelihoods(prompts, texts):
         assert " " not in texts
@@ -74,10 +74,10 @@ def test_measures_are_those_of_the_texts():
 
 
 def test_what_was_written_otherwise_is_not_kept(tmp_path: Path):
-    path, about = tmp_path / "arm.json", {"seed": 7, "arm": {"name": "RAD"}}
+    path, about = tmp_path / "method.json", {"seed": 7, "method": {"name": "RAD"}}
     written = {"texts": ["a"], "nats": [0.5], "tokens": [3], "most": 0.25}
     path.write_text(json.dumps({"made_from": about, "written": {"1.0": written}}))
-    assert _kept(path, about) == {"1.0": Written(("a",), (0.5,), (3,), 0.25)}
+    assert _kept(path, about) == {"1.0": MethodTexts(("a",), (0.5,), (3,), 0.25)}
     assert _kept(path, {**about, "seed": 8}) == {} == _kept(tmp_path / "none.json", about)
     path.write_text("{")
     assert _kept(path, about) == {}
@@ -85,8 +85,8 @@ def test_what_was_written_otherwise_is_not_kept(tmp_path: Path):
 
 def test_the_arms_are_those_of_the_protocol():
     names = ["RAD", "ARM distilled", "ARM on responses", "ARM fused", "random W", "LoRA", "LoRA + ARM"]
-    assert [arm.name for arm in ARMS] == names and len(SLIDERS) == 8 and SLIDERS[0] == 0
-    assert replace(ARMS[1], name="ARM fused", fused=True) == ARMS[3] and ARMS[5] == Method("LoRA", None, True)
+    assert [method.name for method in METHODS] == names and len(SLIDERS) == 8 and SLIDERS[0] == 0
+    assert replace(METHODS[1], name="ARM fused", fused=True) == METHODS[3] and METHODS[5] == Method("LoRA", None, True)
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def test_the_command_measures_all_arms_and_goes_on_where_it_was_cut(
     assert main(["evaluate", "steering", "humor", *words, "--plots", str(plots), "--json"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report == json.loads(out.read_text(encoding="utf-8")) and report["humor"]["fluency"] == "the base itself"
-    curves = {curve["arm"]: curve["points"] for curve in report["humor"]["curves"]}
-    assert list(curves) == [arm.name for arm in ARMS]
+    curves = {curve["method"]: curve["points"] for curve in report["humor"]["curves"]}
+    assert list(curves) == [method.name for method in METHODS]
     assert len({json.dumps(points[0]) for points in curves.values()}) == 1  # all begin at the base
     for points in curves.values():
         assert [point["slider"] for point in points] == list(SLIDERS) and points[0]["nats"] == 0

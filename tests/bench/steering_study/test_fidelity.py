@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from bench.steering_study.fidelity import (
     BUDGETS,
     TOKENS,
-    RewardReport,
+    FidelityReport,
     compare,
+    compare_head,
     energy_rank,
-    head_arm,
     reward_matrix,
     spectrum,
 )
@@ -32,24 +32,24 @@ from tests.training.test_reward_head import EMBEDDING, HEAD, D, places
 def test_an_arm_that_ranks_as_rad_does_is_rad(seed: int, scale: float, constant: float):
     own = places(seed, 60)
     own = replace(own, rewards=(0.5 + 0.02 * own.rewards).clamp(0.01, 0.99))
-    arm = compare("itself", own, scale * own.rewards[:, :LIKELY] + constant, {})
-    assert max(arm.divergence) < 1e-4 and arm.agreement > 0.97
+    method = compare("itself", own, scale * own.rewards[:, :LIKELY] + constant, {})
+    assert max(method.divergence) < 1e-4 and method.agreement > 0.97
     other = compare("random", own, torch.randn(60, LIKELY), {})
-    assert min(other.divergence) > 0.02 and other.agreement < arm.agreement
+    assert min(other.divergence) > 0.02 and other.agreement < method.agreement
 
 
 def test_no_steering_is_the_budget_away_at_least():
     own = places(3, 80)
-    arm = compare("base", own, None, {})
+    method = compare("base", own, None, {})
     # KL the other way around than the budget is counted here: the same to first order.
-    assert all(0.3 * b < gap < 3 * b for gap, b in zip(arm.divergence, BUDGETS, strict=True))
+    assert all(0.3 * b < gap < 3 * b for gap, b in zip(method.divergence, BUDGETS, strict=True))
 
 
 def test_the_head_itself_explains_its_rewards():
-    arm = head_arm("itself", HEAD, places(4, 80), EMBEDDING)
-    assert arm.r2 > 0.99 and arm.centred_r2 > 0.99
+    method = compare_head("itself", HEAD, places(4, 80), EMBEDDING)
+    assert method.r2 > 0.99 and method.centred_r2 > 0.99
     none = RewardHead(torch.zeros(1, D), torch.zeros(D, 1), torch.zeros(D))
-    assert head_arm("none", none, places(4, 80), EMBEDDING).centred_r2 == pytest.approx(0)
+    assert compare_head("none", none, places(4, 80), EMBEDDING).centred_r2 == pytest.approx(0)
 
 
 @given(st.integers(1, 5))
@@ -70,6 +70,6 @@ def test_the_spectrum_of_a_reward_model(tmp_path: Path):
     found = spectrum(teacher, texts)
     assert (found.prefixes, found.tokens) == (12, min(TOKENS, 21))
     assert 1 <= found.centred[0] <= found.centred[1] <= 12 and found.raw[0] <= found.raw[1]
-    arm = compare("RAD", places(1, 20), None, {})
-    table = RewardReport("humor", 20, found, (arm,)).table()
+    method = compare("RAD", places(1, 20), None, {})
+    table = FidelityReport("humor", 20, found, (method,)).table()
     assert "| RAD |" in table and f"in {found.raw[0]}, {found.raw[1]} dimensions" in table

@@ -1,6 +1,6 @@
-"""Figures along a slider, with intervals over prompts, and how two arms differ at equal divergence from the base.
+"""Figures along a slider, with intervals over prompts, and how two methods differ at equal divergence from the base.
 
-All arms continue the same prompts. A bootstrap draws prompts, and the figures of all arms come from the same draws, so
+All methods continue the same prompts. A bootstrap draws prompts, and the figures of all methods come from the same draws, so
 that what the prompts do to all of them cancels in a difference. Knows nothing of models or sliders.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MARGIN = 0.02  # of a judge's score, within which two arms are the same
+MARGIN = 0.02  # of a judge's score, within which two methods are the same
 COVERED = 0.95
 DRAWS = 2000
 Interval = tuple[float, float]
@@ -19,7 +19,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class MethodCurve:
-    """One arm's figures at S slider values in R draws, `(R, S)` each; row 0 counts every prompt once.
+    """One method's figures at S slider values in R draws, `(R, S)` each; row 0 counts every prompt once.
 
     Attributes:
         nats: mean divergence from the base a token.
@@ -32,17 +32,17 @@ class MethodCurve:
 
 
 @dataclass(frozen=True)
-class Matched:
-    """An arm against another one, both at one mean divergence from the base.
+class MethodComparison:
+    """An method against another one, both at one mean divergence from the base.
 
     Attributes:
         difference: of the scores, counted in the direction that is steered to.
-        ratio: of the perplexities; below 1 where the arm's texts are more fluent.
-        effect: what the other arm's score has gained over rest. Where that is within the margin, to do nothing would
+        ratio: of the perplexities; below 1 where the method's texts are more fluent.
+        effect: what the other method's score has gained over rest. Where that is within the margin, to do nothing would
             match as well.
     """
 
-    arm: str
+    method: str
     against: str
     nats: float
     difference: float
@@ -112,8 +112,8 @@ def at(nats: np.ndarray, figures: np.ndarray, target: float) -> np.ndarray:
 
 def compare(
     name: str, line: MethodCurve, against: str, other: MethodCurve, targets: Sequence[float], direction: float = 1.0
-) -> list[Matched]:
-    """One arm less another at each divergence that both reach in every draw."""
+) -> list[MethodComparison]:
+    """One method less another at each divergence that both reach in every draw."""
     made = []
     for target in targets:
         score, its_score = (at(one.nats, one.scores, target) for one in (line, other))
@@ -122,7 +122,7 @@ def compare(
         if not (np.isnan(difference).any() or np.isnan(ratio).any()):
             effect = direction * float(its_score[0] - other.scores[0, 0])
             figures = float(difference[0]), interval(difference), float(ratio[0]), interval(ratio), effect
-            made.append(Matched(name, against, target, *figures))
+            made.append(MethodComparison(name, against, target, *figures))
     return made
 
 
