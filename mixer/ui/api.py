@@ -152,7 +152,7 @@ def _explain(desk: Desk) -> Callable[..., dict[str, Any]]:
         except MixerError as error:
             raise _refusal(error) from error
         summands = [{"text": one.text, "factor": one.factor, "exponent": one.exponent} for one in plan.report.summands]
-        found = recipe(plan.bound, desk.vocabulary)
+        found = recipe(plan, desk.vocabulary)
         return {
             "weight": plan.report.weight,
             "summands": summands,

@@ -84,7 +84,7 @@ def answer(desk: Desk, text: str, moved: Any = None) -> dict[str, Any]:
             text, plan = rewritten, desk.formula(rewritten)
     except FormulaError as error:
         return {"error": place(error, text)}
-    found = recipe(plan.bound, vocabulary)
+    found = recipe(plan, vocabulary)
     return {"text": text, "title": found.title, "tie": found.tie, "positions": found.positions, **_figures(plan)}
 
 

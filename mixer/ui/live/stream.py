@@ -79,9 +79,8 @@ def _begin(
     recipe: Recipe,
 ) -> Take:
     mix = mix_of(desk, value)
-    steered = desk.session(
-        prompt, mix=mix, params=params, on_mix_change=mode, formula=recipe.formula, steering=value.steering
-    )
+    formula = recipe.compiled or recipe.formula
+    steered = desk.session(prompt, mix=mix, params=params, on_mix_change=mode, formula=formula, steering=value.steering)
     take = Take(base=desk.session(prompt, params=params), mix=steered, follows=recipe.tie != "none")
     newer = browser.begin(take, value, mix)
     if newer is not None:

@@ -78,7 +78,7 @@ class ZeroGpu:
         recipe: Recipe | None = None,
     ) -> Frames:
         """The frames of one take, as `stream.run` has them. Closing the generator ends the take."""
-        recipe = replace(recipe or Recipe(), positions=None)  # the sliders have them
+        recipe = replace(recipe or Recipe(), positions=None, compiled=None)  # the sliders have the positions
         try:
             take = self.slots.open()
         except MixerError as error:

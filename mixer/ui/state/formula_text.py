@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mixer.errors import FormulaError
-from mixer.formula.bind import BoundFormula, Vocabulary
+from mixer.formula.bind import Vocabulary
+from mixer.formula.compile import CompiledFormula
 from mixer.formula.lexer import tokenize
 from mixer.formula.tree import Formula, Term, named, number
 from mixer.ui.state.controls import LIMIT
@@ -32,16 +33,19 @@ class Recipe:
         title: the formula in short, on one line; empty if the text is written by the sliders alone.
         tie: how the sliders act on it.
         positions: the slider positions of a weight mix; None for any other formula.
+        compiled: the formula as it was compiled when it was checked; another process compiles the text again.
     """
 
     formula: str | None = None
     title: str = ""
     tie: Tie = "sliders"
     positions: Mapping[str, float] | None = None
+    compiled: CompiledFormula | None = None
 
 
-def recipe(bound: BoundFormula, vocabulary: Vocabulary) -> Recipe:
+def recipe(compiled: CompiledFormula, vocabulary: Vocabulary) -> Recipe:
     """The recipe of a formula."""
+    bound = compiled.bound
     positions = positions_of(bound.formula, vocabulary)
     if positions is not None:
         return Recipe(tie="mix", positions=positions)
@@ -50,7 +54,8 @@ def recipe(bound: BoundFormula, vocabulary: Vocabulary) -> Recipe:
     rows = [*bound.branches, *(bound.draft.branches if bound.draft else ())]
     text = str(bound.formula.result)
     title = text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
-    return Recipe(bound.formula.source, title, "sliders" if any(row.follows for row in rows) else "none")
+    tie: Tie = "sliders" if any(row.follows for row in rows) else "none"
+    return Recipe(bound.formula.source, title, tie, compiled=compiled)
 
 
 def positions_of(formula: Formula, vocabulary: Vocabulary) -> Mapping[str, float] | None:

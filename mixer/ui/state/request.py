@@ -38,7 +38,7 @@ def with_formula(desk: Desk, text: str, sliders: Sliders, typed: bool = True) ->
     Raises:
         FormulaError: the formula cannot be read, or names what is not loaded.
     """
-    found = recipe(desk.formula(text).bound, desk.vocabulary)
+    found = recipe(desk.formula(text), desk.vocabulary)
     if found.positions is not None:  # the numbers of a weight mix are positions, never levels of scores
         sliders = replace(sliders, positions=found.positions if typed else sliders.positions, decouple=False)
     return sliders, found

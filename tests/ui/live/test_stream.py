@@ -123,7 +123,7 @@ def test_closing_the_generator_frees_the_rows(desk: Desk) -> None:
 
 
 def by(desk: Desk, formula: str) -> Recipe:
-    return recipe(desk.formula(formula).bound, desk.vocabulary)
+    return recipe(desk.formula(formula), desk.vocabulary)
 
 
 def test_a_formula_writes_the_mix_and_the_base_stays_the_base(desk: Desk) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixer.formula.bind import Vocabulary, bind
+from mixer.formula.compile import compile_formula
 from mixer.formula.parser import parse
 from mixer.formula.tree import Term
 from mixer.ui.state.controls import LIMIT
@@ -156,4 +157,4 @@ def test_other_formulas_are_no_positions_and_stay_as_they_are(text: str) -> None
     ],
 )
 def test_how_the_sliders_act(text: str, expected: str) -> None:
-    assert recipe(bind(parse(text), VOCABULARY), VOCABULARY).tie == expected
+    assert recipe(compile_formula(text, VOCABULARY), VOCABULARY).tie == expected
