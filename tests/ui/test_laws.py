@@ -1,4 +1,4 @@
-"""Importing the page does not load torch: a door must open without the engine."""
+"""Importing the page does not load torch."""
 
 from __future__ import annotations
 
