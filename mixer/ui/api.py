@@ -51,19 +51,24 @@ def offer(desk: Desk, at_once: int, write: Write | None = None) -> None:
         at_once: how many texts are written side by side.
         write: writes a text in another process; without it the desk of this process does.
     """
-    gr.api(_generate(desk, write or _write(desk)), api_name="generate", concurrency_limit=at_once)
-    for function in (_describe(desk), _explain(desk), _scores(desk)):
+    gr.api(generate(desk, write), api_name="generate", concurrency_limit=at_once)
+    for function in (describe(desk), explain(desk), scores(desk)):
         gr.api(function, api_name=function.__name__, queue=False)
 
 
 def _write(desk: Desk) -> Write:
+    """Writes a text in this process."""
+
     def write(prompt: str, value: DeckValue, params: SamplingParams, formula: str | None) -> str:
         return desk.generate(prompt, mix_of(desk, value), params, formula, value.steering).text
 
     return write
 
 
-def _generate(desk: Desk, write: Write) -> Callable[..., str]:
+def generate(desk: Desk, write: Write | None = None) -> Callable[..., str]:
+    """The endpoint `generate`; `write` as in `offer`."""
+    write = write or _write(desk)
+
     def generate(
         prompt: str,
         settings: dict[str, float] | None = None,
@@ -105,7 +110,8 @@ def _generate(desk: Desk, write: Write) -> Callable[..., str]:
     )
 
 
-def _describe(desk: Desk) -> Callable[..., dict[str, Any]]:
+def describe(desk: Desk) -> Callable[..., dict[str, Any]]:
+    """The endpoint `describe`."""
     known = presets(desk)
 
     def describe() -> dict[str, Any]:
@@ -142,7 +148,9 @@ def _describe(desk: Desk) -> Callable[..., dict[str, Any]]:
     )
 
 
-def _explain(desk: Desk) -> Callable[..., dict[str, Any]]:
+def explain(desk: Desk) -> Callable[..., dict[str, Any]]:
+    """The endpoint `explain`."""
+
     def explain(formula: str) -> dict[str, Any]:
         try:
             plan = desk.formula(read_box({"text": formula}).text)
@@ -172,7 +180,9 @@ def _explain(desk: Desk) -> Callable[..., dict[str, Any]]:
     )
 
 
-def _scores(desk: Desk) -> Callable[..., dict[str, float]]:
+def scores(desk: Desk) -> Callable[..., dict[str, float]]:
+    """The endpoint `scores`."""
+
     def scores(text: str) -> dict[str, float]:
         try:
             return desk.scores(read_text("The text", text, MOST_LETTERS))

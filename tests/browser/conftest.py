@@ -1,4 +1,4 @@
-"""A real server with the shipped desk, and a real Chromium that may reach nothing else."""
+"""A real server with the shipped desk, and a real Chromium that may reach this server only."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def server(desk: Desk) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def greeter(desk: Desk) -> Iterator[Server]:
-    """The page as people find it."""
+    """The page as it opens for people, with a preset."""
     yield from serve(desk, OPENING)
 
 
@@ -72,7 +72,7 @@ def chromium(server: Server, greeter: Server) -> Iterator[Browser]:  # after the
 
 
 class Visit:
-    """Opens tabs, each in a browser context of its own, and notes console errors and requests to elsewhere."""
+    """Opens tabs, each in its own browser context; records console errors and requests to other servers."""
 
     def __init__(self, browser: Browser, url: str) -> None:
         self._browser, self._url = browser, url

@@ -1,4 +1,4 @@
-"""The batch in a real browser: a file goes in, and its answer comes out."""
+"""The batch in a real browser: from the choice of a file to the saved answer."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ BAD = "base + 2*fromal"
 
 
 def fill(page: Page, formula: str) -> None:
-    """Types a formula over what is there."""
+    """Replaces the formula by typing."""
     page.locator("#formula textarea").click()
     page.keyboard.press("Control+A")
     page.keyboard.type(formula)
@@ -25,7 +25,7 @@ def formula(page: Page) -> str:
 
 
 def settled(page: Page, answer: str) -> None:
-    """Waits for what the server makes of the formula."""
+    """Waits for the server's answer about the formula."""
     expect(page.locator(".report")).to_contain_text(answer)
 
 
@@ -113,7 +113,7 @@ def test_an_older_answer_never_overwrites_a_newer_one(visit: Visit) -> None:
         }"""
     )
     fill(page, "[0.7*formal]")
-    page.wait_for_timeout(250)  # asked by now, and not answered
+    page.wait_for_timeout(250)  # the question is sent, and not answered yet
     fill(page, "2*base + ")
     page.keyboard.type("humor")
     settled(page, "S = 3")

@@ -1,8 +1,8 @@
-"""Clients that are not the page: whatever they post, to every endpoint there is, nothing breaks, leaks or stays behind.
+"""Clients that are not the page: whatever they post, to any endpoint, nothing breaks, leaks or keeps running.
 
-Endpoints are those that the server itself lists, so that new ones are tried too. What decides whose take a request is
-about is the session's name alone, a random word that the browser makes: who knows it can steer, stop and read that take
-(Gradio has no other key), and who does not can do nothing to it.
+The server itself lists the endpoints, so that new ones are tried too. The name of the session alone decides which take
+a request is about. It is a random word that the browser makes, and Gradio has no other key: a client that knows it can
+steer, stop and read that take, and one that does not know it cannot.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ JUNK = [
     '["formality", ["humor"]]',
     FILE,
 ]
-# What the page's handlers read of what is posted: every key is tried with junk while the others are as they should be.
+# The keys that the page reads from what is posted. Each is tried with junk while the others have valid values.
 KEYS = sorted(
     {
         key
-        for path in (ROOT / "mixer" / "ui").glob("*.py")
+        for path in (ROOT / "mixer" / "ui").rglob("*.py")
         for key in re.findall(r'(?:\.get\(|\[)"(\w+)"', path.read_text())
     }
     | {"state", *PageState().json()}
@@ -80,7 +80,7 @@ def endpoints(server: Server) -> list[dict[str, Any]]:
 
 
 def post(client: httpx.Client, server: Server, one: dict[str, Any], data: str, session: str) -> str:
-    """Everything that the server has to say to it."""
+    """Everything that the server answers."""
     body = f'{{"data": {data}, "fn_index": {one["id"]}, "session_hash": "{session}"}}'
     where = "queue/join" if one["queue"] else "run/predict"
     answer = client.post(f"{server.url}gradio_api/{where}", content=body, headers=JSON)
@@ -98,7 +98,7 @@ def post(client: httpx.Client, server: Server, one: dict[str, Any], data: str, s
 
 
 def idle(server: Server, desk: Desk) -> None:
-    """Waits until nobody writes and all rows are free."""
+    """Waits until no text is written and all rows are free."""
     until = time.monotonic() + PATIENCE
     while any(browser.busy for browser in server.browsers) or desk.scheduler.rows_in_use:
         assert time.monotonic() < until, "a take was left behind"
@@ -114,7 +114,7 @@ def unhurt(
     idle(server, desk)
     assert httpx.get(server.url).status_code == 200
     assert not [record for record in caplog.records if record.name.startswith("mixer") and record.levelname == "ERROR"]
-    # What Gradio refuses passes through the guard on its way out.
+    # The traceback of what Gradio itself refuses has a line of the guard.
     faults = capfd.readouterr().err.replace("mixer/ui/guard.py", "").split("Traceback (most recent call last)")
     faults = [fault for fault in faults if "mixer/" in fault]
     assert not faults, faults[0]
@@ -189,7 +189,7 @@ def test_a_million_names_and_a_deep_nest_are_refused_unread(server: Server) -> N
     names = json.dumps({"data": [{str(i): 1 for i in range(10**6)}], "fn_index": 0, "session_hash": "x"})
     answer = httpx.post(f"{server.url}gradio_api/queue/join", content=names, headers=JSON)
     assert answer.status_code == 413
-    pieces = iter([names[at : at + 2**20].encode() for at in range(0, len(names), 2**20)])  # without saying how long
+    pieces = iter([names[at : at + 2**20].encode() for at in range(0, len(names), 2**20)])  # without a content-length
     assert httpx.post(f"{server.url}gradio_api/queue/join", content=pieces, headers=JSON).status_code in (400, 413)
     deep = '{"data":' + "[" * 10**5 + "]" * 10**5 + "}"
     assert httpx.post(f"{server.url}gradio_api/call/generate", content=deep, headers=JSON).status_code in (400, 422)
@@ -222,7 +222,7 @@ def test_no_file_of_this_machine_is_served_and_none_is_taken(server: Server) -> 
 
 
 class Stranger(threading.Thread):
-    """A client that starts a take and reads all of it, under a session's name of its own."""
+    """A client that starts a take in its own session and reads all of it."""
 
     def __init__(self, server: Server, session: str, deck: dict[str, Any], tokens: int = 120) -> None:
         super().__init__(daemon=True)
@@ -258,7 +258,7 @@ def test_what_one_session_does_is_never_seen_in_another(server: Server, desk: De
         one.start()
     for one in strangers:
         assert one.begun.wait(PATIENCE)
-    with httpx.Client(timeout=PATIENCE) as client:  # names that nobody has, and those of the queue's own
+    with httpx.Client(timeout=PATIENCE) as client:  # unknown names, and names of the queue
         for session in ("nobody", "", "stranger", f"stranger{names[0]} ", f"stranger{names[0]}\\u0000"):
             post(client, server, steer, '[{"seq": 99, "positions": {"toxicity": 1, "humor": -1}}]', session)
             post(client, server, steer, '[{"seq": 99, "positions": {"humor": -1.45}}]', session)
@@ -275,7 +275,7 @@ def test_what_one_session_does_is_never_seen_in_another(server: Server, desk: De
 
 
 def dropped(server: Server, many: int) -> None:
-    """Opens so many streams and drops each after a frame or two, some before the first and some unread."""
+    """Opens that many streams and drops each: before the first frame, after a frame or two, or without reading."""
 
     def drop(at: int) -> None:
         (take,) = [one["id"] for one in endpoints(server) if one["api_name"] == "take"]
@@ -283,7 +283,7 @@ def dropped(server: Server, many: int) -> None:
         body = {"data": data, "fn_index": take, "session_hash": f"dropped{at}"}
         with httpx.Client(timeout=PATIENCE) as client:
             if client.post(f"{server.url}gradio_api/queue/join", json=body).status_code == 503:
-                return  # the queue is full, and says so
+                return  # the queue is full
             url = f"{server.url}gradio_api/queue/data"
             with client.stream("GET", url, params={"session_hash": f"dropped{at}"}) as stream:
                 for seen, line in enumerate(line for line in stream.iter_lines() if "generating" in line):
@@ -308,13 +308,13 @@ def test_two_hundred_dropped_streams_leave_nothing_behind(server: Server, desk: 
         dropped(server, many)
         idle(server, desk)
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed, but not yet given back, is no leak
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory that the process still holds is no leak
         used.append(resident())
     assert used[1] - used[0] < 60e6
 
 
 def resident() -> float:
-    """Bytes of memory that this process, and so the server, holds."""
+    """Resident memory of this process, in which the server runs, in bytes."""
     (line,) = re.findall(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(line) * 1024.0
 

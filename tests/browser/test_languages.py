@@ -1,4 +1,4 @@
-"""The page in four languages, in a real browser: words, direction, room, and a state that survives the change."""
+"""The page in four languages, in a real browser: texts, direction, layout, and a state that survives the change."""
 
 from __future__ import annotations
 

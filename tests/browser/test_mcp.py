@@ -1,4 +1,4 @@
-"""What an MCP client sees of the page: four tools, each with what it needs to know in its description."""
+"""What an MCP client sees of the page: four tools whose descriptions name everything that this desk has."""
 
 from __future__ import annotations
 

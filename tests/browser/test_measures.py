@@ -1,4 +1,4 @@
-"""The measures of the page, taken of a real one by commands in processes of their own."""
+"""The page's benchmarks, `python -m mixer bench page` and `soak`, against a real page."""
 
 from __future__ import annotations
 

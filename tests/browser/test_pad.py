@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
 
 
 def opened(page: Page) -> Page:
-    """The page with its pad in sight."""
+    """The page with the pad open."""
     page.get_by_role("tab", name="Pad").click()
     page.locator(".square").scroll_into_view_if_needed()
     expect(page.locator(".square")).to_be_visible()
@@ -25,7 +25,7 @@ def opened(page: Page) -> Page:
 
 
 def spot(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Where a place of the pad lies on the screen."""
+    """The point of the screen for two positions on the pad."""
     left, top = page.evaluate(
         """([x, y]) => {
             const square = document.querySelector(".square");
@@ -53,7 +53,7 @@ def dots(page: Page) -> Locator:
 
 
 def write(page: Page) -> None:
-    """One text more."""
+    """Writes one more text."""
     former = dots(page).count()
     page.click("#generate")
     expect(dots(page)).to_have_count(former + 1, timeout=30_000)

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Server, Visit
 
-# Gradio warns of its own dependencies, and in a server's thread a warning made an error would end a request.
+# Gradio's own code warns. In a server's thread a warning that is an error would end a request.
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
 
 
@@ -96,7 +96,7 @@ def test_dragging_in_mid_stream_steers_without_a_restart(visit: Visit) -> None:
     value = float(fader.input_value())
     assert value > 0.9
     name = fader.get_attribute("data-name")
-    # The words above the pane are those of the mix that the newest token was written under.
+    # The header of the pane names the mix under which the newest token was written.
     expect(page.locator("[data-pane=mix] .what")).to_have_text(f"{name} +{value:.2f}")
     assert page.locator("[data-pane=mix] .cut").count() >= 1
     grow(page)

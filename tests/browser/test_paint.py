@@ -1,4 +1,4 @@
-"""The paint in a real browser: when a text is painted, what each token's reading says, the table, and old texts."""
+"""The paint in a real browser: when a text is painted, the readout of a token, the table, texts of the history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reward sliders in a real browser: a push and a level in mid-sentence, the budget, and what a reader is told."""
+"""Reward sliders in a real browser: a push and a level in mid-sentence, the budget, and what the page says of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
 
 
 def drawer(page: Page) -> None:
-    """Opens the rewards where they are put away."""
+    """Shows the rewards if they are hidden."""
     button = page.get_by_role("button", name="Rewards", exact=True)
     if button.get_attribute("aria-expanded") == "false":
         button.click()
@@ -36,7 +36,7 @@ def press(page: Page, slider: Locator, *keys: str) -> None:
 
 
 def what(page: Page) -> Locator:
-    """The words above the mixed text: what its newest token was written under."""
+    """The header of the mixed text: what its newest token was written under."""
     return page.locator("[data-pane=mix] .what")
 
 
@@ -98,7 +98,7 @@ def test_one_budget_holds_all_and_counts_the_sliders_from_the_next_text_on(visit
     expect(page.locator(".budget .later")).to_have_text("The sliders count from your next Generate on.")
     page.click("#generate")
     expect(page.locator(".budget .later")).to_be_empty()
-    expect(page.locator(".budget .spent")).to_contain_text("spent")
+    expect(page.locator(".budget .spent")).to_contain_text("spent", timeout=15_000)  # the new text begins
     budget = page.get_by_label("KL budget")
     press(page, budget, "Home")
     expect(budget).to_have_attribute("aria-valuetext", "at most 0.05 nats a token")

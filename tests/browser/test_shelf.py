@@ -1,4 +1,4 @@
-"""The shelf's tabs in a real browser: keys, what fits, what can be hit, and what axe says of every one of them."""
+"""The shelf's tabs in a real browser: keys, layout, sizes for a finger, and accessibility by axe."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def prompt(page: Page) -> str:
 
 
 def share(page: Page) -> dict[str, str]:
-    """Opens the sheet, closes it again, and gives what stood there."""
+    """Opens the sheet Share, closes it again, and returns its fields."""
     page.get_by_role("button", name="Share").click()
     page.wait_for_selector("#share-sheet:popover-open textarea")
     fields = page.locator("#share-sheet textarea").all()
@@ -60,7 +60,7 @@ def drag(page: Page, name: str, to: float) -> None:
     page.mouse.move(at[0], box["y"] + 13)
     page.mouse.down()
     page.mouse.move((at[0] + at[1]) / 2, box["y"] + 13, steps=4)
-    page.wait_for_timeout(600)  # a hand may rest in the middle of one drag
+    page.wait_for_timeout(600)  # a person may pause in the middle of one drag
     page.mouse.move(at[1], box["y"] + 13, steps=8)
     page.mouse.up()
 

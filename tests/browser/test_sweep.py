@@ -25,7 +25,7 @@ def opened(page: Page) -> Locator:
 
 
 def sweep(panel: Locator, tokens: int = 24) -> list[Locator]:
-    """Runs a sweep to its end, and gives its cards."""
+    """Runs a sweep to its end, and returns its cards."""
     panel.get_by_label("Tokens").fill(str(tokens))
     panel.get_by_role("button", name="Run").click()
     expect(panel.locator(".said")).to_have_text("Finished", timeout=30_000)

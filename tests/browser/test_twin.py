@@ -1,4 +1,4 @@
-"""The two texts compared in a real browser: sides, the blind test, words that differ, and what the header says."""
+"""The comparison of the two texts in a real browser: sides, blind test, words that differ, header."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tool(page: Page, name: str) -> Locator:
 
 
 def sides(page: Page) -> list[str]:
-    """Whose text stands first and second, in the document's order."""
+    """The names of the first and the second pane, in the document's order."""
     return page.evaluate("[...document.querySelectorAll('.pane')].map((pane) => pane.dataset.pane)")
 
 
@@ -86,7 +86,7 @@ def test_the_header_says_what_the_deck_would_write_by_and_then_what_wrote(first_
     stop(page)
     press(page, page.locator("[data-name=humor]"), "Home")
     page.wait_for_timeout(200)
-    expect(what(page)).to_have_text("humor +1.50")  # the text that is shown was written by this
+    expect(what(page)).to_have_text("humor +1.50")  # the text on the stage was written by this
     assert page.evaluate("[...said]") == ["humor +1.50"]
 
 

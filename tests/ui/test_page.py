@@ -24,7 +24,7 @@ def test_the_page_builds_for_the_shipped_desk(desk: Desk) -> None:
 
 def test_style_sheets_and_scripts_name_no_other_machine() -> None:
     text = head() + SCRIPTS
-    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg\b)|@import|url\(", text)  # a namespace is but a name
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg\b)|@import|url\(", text)  # an XML namespace is not loaded
 
 
 def test_nothing_in_the_scripts_writes_markup() -> None:

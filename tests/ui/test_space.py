@@ -1,4 +1,4 @@
-"""The repository as a Hugging Face Space: what its README asks for, and that app.py serves where the Space says."""
+"""The repository as a Hugging Face Space: the versions in its README, and the address on which app.py serves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_readme_asks_for_what_the_tests_ran_with() -> None:
     pins = (ROOT / "constraints.txt").read_text().split()
     assert space["sdk"] == "gradio"
     assert f"gradio=={space['sdk_version']}" in pins
-    assert space["python_version"] == "3.12"  # text: YAML makes a number of a bare one
+    assert space["python_version"] == "3.12"  # a text; without quotes YAML reads a number
     assert (ROOT / space["app_file"]).is_file()
     assert space["header"] == "mini"
     assert space["license"] == "apache-2.0"

@@ -1,4 +1,4 @@
-"""The page in other languages: nothing is left out, nothing is left over, and no value is lost on the way."""
+"""The page's translations: every text has one, no translation is unused, and none loses a value such as `{name}`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from gradio.components.api_component import Api
 
 from mixer import Desk
 from mixer.resources import WEB
-from mixer.ui import build
-from mixer.ui import translations as words
+from mixer.ui import build, translations
 from mixer.ui.translations import LANGUAGES, catalogs
 from tests.ui.conftest import in_loop
 
-SAID = re.compile(r'\b(?:say\(|known\(s\.\w+,)\s*"((?:[^"\\]|\\.)*)"')
+SAID = re.compile(r'\b(?:say\(|known\([\w.]+,)\s*"((?:[^"\\]|\\.)*)"')
 SAME = {"Python", "curl", "PEFT", "CSV", "float32", "bfloat16", "float16", "×"}  # the same in every language
 
 
 class Texts(HTMLParser):
-    """What of a template people read."""
+    """The texts of a template that people read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +46,7 @@ class Texts(HTMLParser):
 
 @pytest.fixture(scope="module")
 def said(desk: Desk) -> set[str]:
-    """Every English text that the page shows by itself."""
+    """Every English text that the page itself shows."""
     page = in_loop(lambda: build(desk))
     found: set[str] = set()
     for block in page.blocks.values():
@@ -59,7 +58,7 @@ def said(desk: Desk) -> set[str]:
             given = [getattr(block, name, None) for name in ("label", "info", "placeholder")]
             given += [block.value] if isinstance(block, gr.Button) else []
             found |= {text for text in given if isinstance(text, str)}
-    for path in [*WEB.glob("*.js"), *Path(words.__file__).parent.glob("*.py")]:
+    for path in [*WEB.glob("*.js"), *Path(translations.__file__).parent.glob("*.py")]:
         found |= {json.loads(f'"{text}"') for text in SAID.findall(path.read_text(encoding="utf-8"))}
     for attribute in desk.vocabulary.attributes.values():
         found |= {attribute.name.replace("_", " "), *attribute.labels, attribute.description}
@@ -84,7 +83,7 @@ def test_values_go_where_they_went_in_english() -> None:
 
 
 def test_the_head_holds_the_catalogs_and_no_end_of_its_element() -> None:
-    head = words.head()
+    head = translations.head()
     start = head.index(">") + 1
     assert json.loads(head[start : head.index("</script>")]) == {
         code: dict(found) for code, found in catalogs().items()

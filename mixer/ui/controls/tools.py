@@ -82,7 +82,7 @@ def tools_component(desk: Desk, known: Sequence[Choice], state: PageState, origi
         js_on_load=script("history.js", "tools.js"),
         apply_default_css=False,
         elem_id="tools",
-        server_functions=[_visit(desk), _tell(desk, origin)],
+        server_functions=[visit(desk), tell(desk, origin)],
         presets=[{"name": one.name, "about": one.about, "state": _preset(one.state)} for one in known],
         start=state.json(),
         rest=PageState().json(),
@@ -96,7 +96,7 @@ def _preset(state: PageState) -> dict[str, Any]:
     return {name: value for name, value in state.json().items() if name in PRESET}
 
 
-def _visit(desk: Desk) -> Callable[[Any], dict[str, Any] | None]:
+def visit(desk: Desk) -> Callable[[Any], dict[str, Any] | None]:
     def visit(query: Any) -> dict[str, Any] | None:
         """The state in the query of the page's address, and a note for each part that was left out."""
         answer = read_query(query, desk.attributes, desk.rewards) if isinstance(query, str) else None
@@ -110,7 +110,7 @@ def _visit(desk: Desk) -> Callable[[Any], dict[str, Any] | None]:
     return visit
 
 
-def _tell(desk: Desk, origin: DeskSource = SHIPPED) -> Callable[[Any], dict[str, str]]:
+def tell(desk: Desk, origin: DeskSource = SHIPPED) -> Callable[[Any], dict[str, str]]:
     def tell(posted: Any) -> dict[str, str]:
         """A state as a link and as code, for the page at the posted address."""
         try:

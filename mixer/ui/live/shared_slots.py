@@ -56,7 +56,7 @@ class SharedSlots:
         }
         self._form = struct.Struct(f"={3 + sum(map(len, self._sliders.values()))}d")
         self._size = SUM.size + self._form.size
-        self._memory = memoryview(RawArray("B", slots * self._size)).cast("B")
+        self.memory = memoryview(RawArray("B", slots * self._size)).cast("B")
         self._lock = threading.Lock()
         self._free = list(range(slots))[::-1]
         self._tickets = 0
@@ -83,7 +83,7 @@ class SharedSlots:
     def read(self, address: Address) -> SlotState | None:
         """The state of a take; None in the middle of a write. An old ticket gives a stopped take."""
         slot, ticket = address
-        data = bytes(self._memory[slot * self._size : (slot + 1) * self._size])
+        data = bytes(self.memory[slot * self._size : (slot + 1) * self._size])
         if SUM.unpack_from(data)[0] != zlib.crc32(data[SUM.size :]):
             return None
         found, stopped, seq, *numbers = self._form.unpack_from(data, SUM.size)
@@ -112,7 +112,7 @@ class SharedSlots:
                 self._free.append(address[0])
 
     def _ticket(self, slot: int) -> int:
-        return int(self._form.unpack_from(self._memory, slot * self._size + SUM.size)[0])
+        return int(self._form.unpack_from(self.memory, slot * self._size + SUM.size)[0])
 
     def _write(self, address: Address, state: SlotState) -> None:
         slot, ticket = address
@@ -123,7 +123,7 @@ class SharedSlots:
             else:
                 numbers.append(math.nan if values[name] is None else values[name])
         data = self._form.pack(*numbers)
-        self._memory[slot * self._size : (slot + 1) * self._size] = SUM.pack(zlib.crc32(data)) + data
+        self.memory[slot * self._size : (slot + 1) * self._size] = SUM.pack(zlib.crc32(data)) + data
 
 
 class RemoteTake:

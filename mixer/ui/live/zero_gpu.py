@@ -47,10 +47,10 @@ def gpu_decorator() -> Decorator:
     """What makes a generator run in a process with a GPU; `spaces` must have been imported before torch."""
     import spaces  # pyright: ignore[reportMissingImports]  (a Space has it)
 
-    return spaces.GPU(duration=_seconds)
+    return spaces.GPU(duration=gpu_seconds)
 
 
-def _seconds(address: Address, prompt: str, mode: Any, params: SamplingParams, rate: float, recipe: Recipe) -> int:
+def gpu_seconds(address: Address, prompt: str, mode: Any, params: SamplingParams, rate: float, recipe: Recipe) -> int:
     speed = min(rate or SLOWEST, SLOWEST)
     return min(LONGEST, STARTS_IN + round(params.max_new_tokens / speed))
 

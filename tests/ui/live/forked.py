@@ -1,7 +1,7 @@
-"""Run by test_zero in a fresh process, for a fork needs one without threads: takes written by forked workers.
+"""Takes that forked workers write. test_zero_gpu runs this in a new process, since a fork needs one without threads.
 
-Prints what happened as JSON. `workers` does what a ZeroGPU Space does: it forks, hands orders over, brings frames back,
-and keeps a worker for the next order.
+Prints what happened as JSON. `workers` does what a ZeroGPU Space does: it forks a worker, sends it the arguments of a
+take, brings the frames back, and keeps the worker for the next take.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main() -> dict[str, Any]:
     told: dict[str, Any] = {}
     names = list(desk.attributes)
 
-    # Moves that are made here while the other process writes.
+    # Moves in this process while the other one writes.
     browser, parts, value = BrowserSession(), [], DeckValue(1, {names[0]: 1.0})
     for frame in zero_gpu.run(browser, PROMPT, value, "keep", params(60), RATE):
         parts.append(text(frame))
@@ -109,7 +109,7 @@ def main() -> dict[str, Any]:
             last[at] = frame
     told["two"] = [[label for label, _ in frame.mix][-1] for frame in last]
 
-    # What is wrong is said in a sentence, and programs get the very text.
+    # An error is a sentence, and programs get the same text as the page.
     *_, frame = zero_gpu.run(BrowserSession(), "", DeckValue(), "keep", params(4))
     told["empty"] = frame.error
     *_, frame = zero_gpu.run(
@@ -119,7 +119,7 @@ def main() -> dict[str, Any]:
     told["program"] = zero_gpu.text(PROMPT, value, params(12), "1.5*sliders - 0.5*base")
     told["free"] = zero_gpu.slots.free
     told["workers"] = len(multiprocessing.active_children())
-    # Only now, as what was computed before a fork would be inherited.
+    # Only after the last fork, since forked processes inherit what was computed before.
     told["here"] = desk.generate(PROMPT, desk.mix(value.positions), params(12), "1.5*sliders - 0.5*base").text
     told["names"] = names
     return told

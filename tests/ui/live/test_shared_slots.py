@@ -74,7 +74,7 @@ def test_half_a_write_is_never_taken() -> None:
 def test_a_damaged_slot_is_not_taken(at: int, flip: int) -> None:
     slots = SharedSlots(NAMES, HEADS, slots=1)
     remote = slots.open()
-    slots._memory[at] ^= flip
+    slots.memory[at] ^= flip
     assert slots.read(remote.address) is None
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from mixer import Desk, SamplingParams
 from mixer.ui.live.browsers import BrowserSession
-from mixer.ui.live.zero_gpu import LONGEST, ZeroGpu, _seconds, is_zero_gpu
+from mixer.ui.live.zero_gpu import LONGEST, ZeroGpu, gpu_seconds, is_zero_gpu
 from mixer.ui.state.controls import DeckValue, describe
 from mixer.ui.state.formula_text import Recipe
 
@@ -93,4 +93,4 @@ def test_only_a_zero_gpu_space_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("tokens", "rate", "seconds"), [(160, 30, 16), (160, 0, 16), (100, 5, 30), (1000, 1, LONGEST)])
 def test_a_gpu_is_asked_for_as_long_as_the_text_takes(tokens: int, rate: float, seconds: int) -> None:
-    assert _seconds((0, 1), "", "keep", SamplingParams(max_new_tokens=tokens), rate, Recipe()) == seconds
+    assert gpu_seconds((0, 1), "", "keep", SamplingParams(max_new_tokens=tokens), rate, Recipe()) == seconds

@@ -12,8 +12,8 @@ import pytest
 
 from mixer import Desk, SamplingParams
 from mixer.errors import Unsupported
-from mixer.ui.api import _generate, _write
-from mixer.ui.controls.tools import _tell, _visit
+from mixer.ui.api import generate
+from mixer.ui.controls.tools import tell, visit
 from mixer.ui.live.browsers import BrowserSession
 from mixer.ui.live.stream import run
 from mixer.ui.panels.export import ExportRequest, write
@@ -55,18 +55,18 @@ def test_every_way_of_asking_writes_the_same_text(desk: Desk) -> None:
     *_, last = run(desk, BrowserSession(), STATE.prompt, value, "keep", asked.params)
     assert "".join(part for _, part in last.mix) == text
     assert last.mix[-1][0] == "formality +0.60 · sentiment −0.40 · decoupled"
-    generate: Callable[..., str] = _generate(desk, _write(desk))
-    assert generate(STATE.prompt, ASKED, 12, 0.8, 3, min_new_tokens=6, decouple=True) == text
-    assert generate(**snippets.request(without_decouple(desk, STATE))) == text
+    endpoint: Callable[..., str] = generate(desk)
+    assert endpoint(STATE.prompt, ASKED, 12, 0.8, 3, min_new_tokens=6, decouple=True) == text
+    assert endpoint(**snippets.request(without_decouple(desk, STATE))) == text
     assert desk.generate(STATE.prompt, desk.mix(ASKED), asked.params).text != text
 
 
 def test_code_has_the_positions_and_the_link_what_was_asked(desk: Desk) -> None:
-    told = _tell(desk)(STATE.json())
+    told = tell(desk)(STATE.json())
     assert "formality=0.6&sentiment=-0.4&decouple=1" in told["Link"]
     for name in ("Python", "Command line", "curl"):
         assert all(repr(x) in told[name] for x in positions_of(desk, STATE).values()), name
-    assert _visit(desk)(told["Link"].partition("?")[2]) == {"state": STATE.json(), "notes": []}
+    assert visit(desk)(told["Link"].partition("?")[2]) == {"state": STATE.json(), "notes": []}
 
 
 def test_a_weight_mix_names_positions_and_is_never_decoupled(desk: Desk) -> None:

@@ -19,7 +19,7 @@ from mixer.errors import MixerError
 from mixer.files.csv_table import read_table
 from mixer.files.mix_file import KEYS, load_mix, load_steering
 from mixer.tasks.batch_csv import BatchTable
-from mixer.ui.api import GENERATE, _generate
+from mixer.ui.api import GENERATE, generate
 from mixer.ui.state.link import read_query
 from mixer.ui.state.page_state import NAMES, PageState, read_state
 from mixer.values.request import FIELDS, Field
@@ -75,7 +75,7 @@ def link(field: Field, number: float, desk: Desk, folder: Path) -> Any:
 
 def endpoint(field: Field, number: float, desk: Desk, folder: Path) -> Any:
     more = {"max_new_tokens": 1000} if field.name == "fewest_tokens" else {}
-    return _generate(desk, lambda *asked: str(asked))("A", **{**more, field.argument: own(field, number, desk)})
+    return generate(desk, lambda *asked: str(asked))("A", **{**more, field.argument: own(field, number, desk)})
 
 
 def csv(served: bool) -> Door:
@@ -90,7 +90,7 @@ def csv(served: bool) -> Door:
     return read
 
 
-DOORS: Mapping[str, tuple[Door, bool, set[str]]] = {  # how it reads, whether it is a server's, which fields it has
+DOORS: Mapping[str, tuple[Door, bool, set[str]]] = {  # how to read there, whether it is a server's, its fields
     "Python": (python, False, SAMPLING | {"settings", "rewards", "levels", "budget"}),
     "command line": (command_line, False, {field.argument for field in NUMBERS if field.flag}),
     "mix file": (mix_file, False, set(KEYS)),
@@ -117,7 +117,7 @@ def test_a_number_may_be_as_low_and_as_high_as_the_table_says(
     low, high = field.bounds(served)
     least = 1 if field.kind is int else 1e-6
     for number in (low, high):
-        read(field, field.kind(number) if field.kind is not dict else number, desk, tmp_path)
+        read(field, int(number) if field.kind is int else number, desk, tmp_path)
     for number in (low - least, high + least if high < 2**53 else 2.0 * high):
         with pytest.raises((MixerError, gr.Error)):
             read(field, int(number) if field.kind is int else number, desk, tmp_path)
@@ -125,7 +125,7 @@ def test_a_number_may_be_as_low_and_as_high_as_the_table_says(
 
 def test_what_is_left_out_is_as_the_table_says(desk: Desk) -> None:
     options = vars(parsed([]))
-    parameters = inspect.signature(_generate(desk, lambda *asked: "")).parameters
+    parameters = inspect.signature(generate(desk, lambda *asked: "")).parameters
     state = PageState().json()
     for name, field in FIELDS.items():
         if field.argument in SAMPLING:

@@ -1,4 +1,4 @@
-"""What a text was written under, as JSON that comes back as it went out, and anything else that may come back."""
+"""What a text was written under, as JSON: it is read back as it was, and anything else is refused."""
 
 from __future__ import annotations
 
