@@ -9,8 +9,8 @@ they lead away from what the base writes by itself.
 A level is what is asked of one slider, on the scale of its own score: 1 asks for the score that this slider alone
 reaches at its pole, 0.5 for half of that way, 0 for the base's own score.
 
-Knows numbers and names; no anchors, no judges, no text, no files. The fit is logistic regression on fractions (Papke and
-Wooldridge, Journal of Applied Econometrics 11, 1996).
+Knows numbers and names; no anchors, no judges, no text, no files. The fit is logistic regression on fractions (Papke
+and Wooldridge, Journal of Applied Econometrics 11, 1996).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def fit(attributes: Sequence[str], positions: np.ndarray, scores: np.ndarray, li
         def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
             logits = features @ weights
             gradient = (counts * (_sigmoid(logits) - score)) @ features + ridge * weights
-            return counts @ (np.logaddexp(0, logits) - score * logits) + ridge @ weights**2 / 2, gradient
+            return float(counts @ (np.logaddexp(0, logits) - score * logits) + ridge @ weights**2 / 2), gradient
 
         return minimize(loss, np.zeros(len(ridge)), jac=True, method="BFGS", options={"gtol": 1e-6}).x
 

@@ -25,7 +25,7 @@ from mixer.adapters.peft import AnchorSet
 from mixer.desk import Desk
 from mixer.errors import BadArtifact
 from mixer.model.gate import Gate
-from mixer.model.lora_hooks import LoRAStack
+from mixer.model.lora_hooks import LoRAHooks
 from mixer.training.labels import Labelled, padded, text_batches
 from mixer.training.reward_model import RewardModel, output_embedding
 from mixer.values.mix import Mix, Setting
@@ -85,7 +85,7 @@ class MixedBase:
         self._attributes = tuple(anchors.attributes)
         self._names = tuple(adapter.anchor.name for adapter in anchors.adapters)
         parts = [adapter.parts for adapter in anchors.adapters]
-        self._stack = LoRAStack(lm, parts, lm.dtype) if parts else None
+        self._stack = LoRAHooks(lm, parts, lm.dtype) if parts else None
         self._rng = np.random.default_rng(seed)
 
     def random_mix(self) -> Mix:
