@@ -132,7 +132,8 @@ def evaluate_formulas(options: argparse.Namespace) -> dict:
 def evaluate_rewards(options: argparse.Namespace) -> dict:
     """Reward heads against their reward models, at held-out places."""
     from bench.steering_study.fidelity import rewards
-    from mixer.training.reward_head import HeadConfig, HeadTraining
+    from mixer.training.head_training import HeadTraining
+    from mixer.training.reward_head import HeadConfig
 
     config = HeadConfig(texts=options.texts)
     bench = HeadTraining(ROOT / "assets" / "base", ROOT / "anchors", options.data, options.work, config)
@@ -153,7 +154,8 @@ def evaluate_steering(options: argparse.Namespace) -> dict:
     from mixer.judges.linear import load_judges
     from mixer.measure.control import base_loglikelihoods
     from mixer.resources import ANCHORS, BASE, JUDGES
-    from mixer.training.reward_head import HeadConfig, HeadTraining
+    from mixer.training.head_training import HeadTraining
+    from mixer.training.reward_head import HeadConfig
 
     bench = HeadTraining(BASE, ANCHORS, options.data, options.work, HeadConfig(texts=options.texts))
     fluency = base_loglikelihoods(options.fluency or BASE)
