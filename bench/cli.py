@@ -170,7 +170,8 @@ def run_soak(options: argparse.Namespace) -> dict:
 def run_fidelity(options: argparse.Namespace) -> dict:
     """Reward heads against their reward models, at held-out positions of texts."""
     from bench.steering_study.fidelity import rewards
-    from mixer.training.reward_head import HeadConfig, HeadTraining
+    from mixer.training.head_training import HeadTraining
+    from mixer.training.reward_head import HeadConfig
 
     training = HeadTraining(BASE, ANCHORS, options.data, options.work, HeadConfig(texts=options.texts))
     found = {}
@@ -188,7 +189,8 @@ def run_steering(options: argparse.Namespace) -> dict:
     from bench.steering_study.steering import steering
     from mixer.judges.linear import load_judges
     from mixer.measure.control import base_loglikelihoods
-    from mixer.training.reward_head import HeadConfig, HeadTraining
+    from mixer.training.head_training import HeadTraining
+    from mixer.training.reward_head import HeadConfig
 
     training = HeadTraining(BASE, ANCHORS, options.data, options.work, HeadConfig(texts=options.texts))
     loglikelihoods = base_loglikelihoods(options.fluency or BASE)

@@ -73,7 +73,7 @@ class Catalog:
                 f"{source} does not share the resident base's tokenizer: {differs}.",
                 "A formula adds up probabilities token by token: use models of one family.",
             )
-        self._models[name] = Model(lm, tokenizer, AnchorSet({}, (), ()), native=own.native_refusal != "not asked for")
+        self._models[name] = Model(lm, tokenizer, AnchorSet({}, (), ()), native=own.wants_native)
 
     def add_judge(self, name: str, source: str | Path, label: str | int | None = None) -> None:
         """Load a `transformers` sequence classifier.
@@ -100,7 +100,7 @@ class Catalog:
         """
         _new(name, self.controller.names)
         model = self._model
-        self.controller.models[name] = load_rad(model.lm, Path(folder), native=model.native_refusal != "not asked for")
+        self.controller.models[name] = load_rad(model.lm, Path(folder), native=model.wants_native)
 
     def prompted(self, bound: BoundFormula, more: Iterable[Branch], prompt: str) -> PromptedFormula:
         """A formula on a prompt, with what each of its branches reads before the text.

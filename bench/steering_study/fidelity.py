@@ -22,8 +22,10 @@ from mixer.adapters.fingerprint import base_fingerprint
 from mixer.rewards.files import find_rewards, load_reward
 from mixer.rewards.heads import RewardHead
 from mixer.rewards.reference import divergence
-from mixer.training.prefix_samples import LIKELY, Places
-from mixer.training.reward_head import HeadConfig, HeadTraining, centred, fidelity, fit, strength
+from mixer.training.head_measures import centred, fidelity, strength
+from mixer.training.head_training import HeadTraining
+from mixer.training.prefix_samples import LIKELY, PrefixSamples
+from mixer.training.reward_head import HeadConfig, fit
 from mixer.training.reward_model import RewardModel, load_teacher
 
 BUDGETS = (0.1, 0.5)
@@ -124,8 +126,8 @@ def spectrum(teacher: RewardModel, texts: Sequence[Sequence[int]], seed: int = 0
     return Spectrum(len(matrix), len(tokens), raw, apart)
 
 
-def compare(name: str, places: Places, rewards: Tensor | None, figures: dict[str, float]) -> MethodFit:
-    """An method that steers by `rewards` of the likely tokens, `(N, LIKELY)`; by none if None."""
+def compare(name: str, places: PrefixSamples, rewards: Tensor | None, figures: dict[str, float]) -> MethodFit:
+    """A method that steers by `rewards` of the likely tokens, `(N, LIKELY)`; by none if None."""
     logprobs = torch.log_softmax(places.logprobs[:, :LIKELY].float(), dim=-1)
     target = places.rewards[:, :LIKELY].clamp(0, 1)
     gaps, errors, same = [], [], torch.zeros(0)
@@ -153,8 +155,8 @@ def _steered(logprobs: Tensor, rewards: Tensor, budget: float) -> Tensor:
     return torch.log_softmax(logprobs.double() + beta * bias.double(), dim=-1)
 
 
-def compare_head(name: str, head: RewardHead, places: Places, embedding: Tensor) -> MethodFit:
-    """An method that steers by a head."""
+def compare_head(name: str, head: RewardHead, places: PrefixSamples, embedding: Tensor) -> MethodFit:
+    """A method that steers by a head."""
     with torch.inference_mode():
         h = head.state(places.states.float())
         rewards = head.rewards(h, embedding[places.candidates[:, :LIKELY]])
@@ -183,10 +185,10 @@ def rewards(attribute: str, bench: HeadTraining, sweep: bool = False) -> Fidelit
         BadArtifact: there is no reward model in `bench.work/ATTRIBUTE`.
     """
     parts = {
-        source: [bench.places(attribute, part, source) for part in ("train", "validation")]
+        source: [bench.samples(attribute, part, source) for part in ("train", "validation")]
         for source in ("rad", "responses")
     }
-    test = bench.places(attribute, "test", "rad")
+    test = bench.samples(attribute, "test", "rad")
     itself = {"r2": 1.0, "centred_r2": 1.0, "centred_correlation": 1.0}
     methods = [compare(RAD, test, test.rewards[:, :LIKELY].clamp(0, 1), itself), compare(BASE, test, None, {})]
     generator = torch.Generator().manual_seed(0)

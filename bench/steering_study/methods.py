@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mixer.desk import Desk, Output
 from mixer.model.gate import Gate
-from mixer.model.lora_hooks import LoRAStack
+from mixer.model.lora_hooks import LoRAHooks
 from mixer.rewards.controller import LEAST, SPENT
 from mixer.rewards.heads import Reward, advantage, fused_matrix
 from mixer.rewards.reference import budget_share
@@ -97,7 +97,7 @@ class Writer:
         self.desk, self.rewards, self.direction = desk, rewards, direction
         parts = [adapter.parts for adapter in desk.anchor_set.adapters]
         self._lm = desk.base_model
-        self._stack = LoRAStack(self._lm, parts, self._lm.dtype) if parts else None
+        self._stack = LoRAHooks(self._lm, parts, self._lm.dtype) if parts else None
         self._ends = sorted(desk.session(".").state.ends)
         head = self._lm.get_output_embeddings()
         self._embedding: Tensor = head.weight.detach().float()  # type: ignore[union-attr]

@@ -6,7 +6,9 @@ Knows nothing of how texts are written or scored.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from bench.steering_study.comparison import Interval, MethodComparison
 from bench.steering_study.plots import Axis, ChartPoint, Series, line_chart
@@ -132,6 +134,25 @@ class SteeringReport:
                 f"{name} by perplexity", Axis("perplexity", "log", None, most), score, fluent, note
             ),
         }
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> SteeringReport:
+        """A report from what `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError: it is none.
+        """
+        curves = tuple(
+            CurveSummary(
+                curve["method"],
+                tuple(SliderPoint(**point) for point in curve["points"]),
+                tuple(DivergencePoint(**point) for point in curve["divergence_points"]),
+            )
+            for curve in record["curves"]
+        )
+        own = [{name: one[name] for name in one if name != "verdict"} for one in record["comparisons"]]
+        comparisons = tuple(MethodComparison(**one) for one in own)
+        return cls(**{**record, "curves": curves, "comparisons": comparisons})
 
     def to_json(self) -> str:
         record = asdict(self)

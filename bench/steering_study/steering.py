@@ -46,9 +46,10 @@ from mixer.model.model import Model
 from mixer.rewards.files import FOLDER, load_reward
 from mixer.rewards.heads import Reward, RewardHead
 from mixer.rewards.rad import REPORT, WEIGHTS
-from mixer.training.data import read_attribute, split_of
-from mixer.training.labels import TOXICITY
-from mixer.training.reward_head import HeadTraining, calibrate, fit
+from mixer.training.data import TOXICITY, read_attribute, split_of
+from mixer.training.head_measures import calibrate
+from mixer.training.head_training import HeadTraining
+from mixer.training.reward_head import fit
 
 SLIDERS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 PLAIN = (("formality", "positive"), ("poetry", "negative"))  # unpaired texts whose first words lean to no pole
@@ -92,8 +93,8 @@ def heads_for(attribute: str, bench: HeadTraining, anchors: Path) -> dict[str, R
     """The head that ships, one of its rank that is trained here on responses, and a random one, all calibrated."""
     shipped = load_reward(anchors / attribute / FOLDER, base_fingerprint(bench.lm))
     config = replace(bench.config, source=RESPONSES, rank=shipped.head.rank)
-    parts = [bench.places(attribute, part, RESPONSES) for part in ("train", "validation")]
-    validation, size = bench.places(attribute, "validation", "rad"), len(shipped.head.weight)
+    parts = [bench.samples(attribute, part, RESPONSES) for part in ("train", "validation")]
+    validation, size = bench.samples(attribute, "validation", "rad"), len(shipped.head.weight)
     learned = fit(parts[0], parts[1], bench.embedding, config, f"{attribute} on responses")
     generator = torch.Generator().manual_seed(0)
     down, up = (torch.randn(part.shape, generator=generator) for part in (shipped.head.down, shipped.head.up))

@@ -2,13 +2,15 @@
 
     logit s_i(p) = b_i + sum_j [U_ij c(p_j) + D_ij c(-p_j)] + L_i (1 - exp(-sum_j |p_j| / SOON))
 
-s_i is attribute i's mean score at slider positions p, c the coefficient of the anchor on a slider's side. L is what all
-anchors have in common: they lead away from what the base writes by itself, whatever their attribute. Corners at rest
-are rounded off, so that slopes change gradually. Asked levels are in the sliders' own measure: 1 asks for the score
-that this slider alone reaches at its pole, 0.5 for half of that way, 0 for the base's own. Knows numbers and names; no
-anchors, no judges, no text.
+s_i is attribute i's mean score at slider positions p. c is the coefficient of the anchor on a slider's side; its corner
+at rest is rounded off, so that slopes change gradually. L is what all anchors have in common: whatever their attribute,
+they lead away from what the base writes by itself.
 
-The fit is logistic regression on fractions (Papke and Wooldridge, Journal of Applied Econometrics 11, 1996).
+A level is what is asked of one slider, on the scale of its own score: 1 asks for the score that this slider alone
+reaches at its pole, 0.5 for half of that way, 0 for the base's own score.
+
+Knows numbers and names; no anchors, no judges, no text, no files. The fit is logistic regression on fractions (Papke
+and Wooldridge, Journal of Applied Econometrics 11, 1996).
 """
 
 from __future__ import annotations
@@ -18,16 +20,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.optimize import minimize
 
-FILE, FORMAT = "coupling.json", 1
 KNEE = 0.1  # positions from rest within which a slider's two slopes pass into one another
 RIDGE = 0.03  # on the slopes, against a sum of squared errors over all mixes
-REST = 20  # mixes that the base itself counts as in a fit: all levels are counted from it
+BASE_COUNT = 20  # how many mixes the base counts as in a fit: all levels are counted from it
 SOON = 0.25  # sum of positions at which most of what anchors have in common is there
-PULL = 2.0  # what it costs to move a slider by 1 from where it was asked, against an error of a quarter in one score
+PULL = 2.0  # cost of moving a slider by 1 from where it was asked; an error of a quarter in one score costs 1
 ENDS = (0.01, 0.99)  # scores that can be asked for
-TURNS, STILL = 100, 1e-6
-DIGITS = 4
+DIGITS = 4  # of solved positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,22 +52,23 @@ class SliderCalibration:
 
     def scores(self, positions: np.ndarray) -> np.ndarray:
         """Mean scores at slider positions, both `(..., A)`."""
-        return _score(self._logits(positions))
+        slopes = np.concatenate([self.below, self.above, self.leaving[:, None]], axis=1)
+        return _sigmoid(self.rest + _features(positions) @ slopes.T)
 
     def targets(self, levels: np.ndarray) -> np.ndarray:
-        """The scores that asked levels stand for, both `(A,)`."""
+        """The scores that levels ask for, both `(A,)`."""
         least, most = (np.diag(self.scores(sign * np.eye(len(self.rest)))) for sign in (-1, 1))
-        base = _score(self.rest)
+        base = _sigmoid(self.rest)
         return np.clip(base + np.abs(levels) * (np.where(levels < 0, least, most) - base), *ENDS)
 
     def positions(self, levels: Mapping[str, float]) -> dict[str, float]:
-        """Slider positions within the limit, not far from those asked, whose scores come closest to the asked levels;
-        levels not given ask for the base's own score. Attributes that were not measured stand where they were asked.
+        """Slider positions within the limit whose scores come closest to the asked levels, not far from these levels.
 
-        Nothing asked is everything at rest. Positions at rest are left out.
+        A level that is not given asks for the base's own score. Attributes that were not measured get their level as
+        their position. Levels of 0 alone give every slider at rest. Positions at rest are left out.
         """
         asked = tuple(float(levels.get(name, 0.0)) for name in self.attributes)
-        found = dict(zip(self.attributes, self._solved(asked), strict=True))
+        found = dict(zip(self.attributes, self._solve(asked), strict=True))
         return {name: at for name in {**levels, **found} if (at := found.get(name, levels.get(name)))}
 
     def scales(self) -> dict[str, list[float]]:
@@ -74,77 +76,65 @@ class SliderCalibration:
         found = np.array([self.targets(np.full(len(self.rest), level)) for level in (-1.0, 0.0, 1.0)])
         return dict(zip(self.attributes, found.T.round(4).tolist(), strict=True))
 
-    def _logits(self, positions: np.ndarray) -> np.ndarray:
-        return self.rest + _seen(positions) @ np.concatenate([self.below, self.above, self.leaving[:, None]], 1).T
-
     @lru_cache(maxsize=256)  # noqa: B019  (there is one calibration to a desk)
-    def _solved(self, asked: tuple[float, ...]) -> tuple[float, ...]:
-        """Least squares by damped Newton steps, from the asked levels themselves as positions.
+    def _solve(self, asked: tuple[float, ...]) -> tuple[float, ...]:
+        """The least squares of `positions`, by sequential quadratic programming within the limit.
 
-        From rest, where no score is wrong, no step leads away.
+        It starts at the levels themselves as positions: at rest, where no score is wrong, the gradient is zero.
         """
-        levels, base = np.array(asked), _score(self.rest)
-        aims = self.targets(levels)
-        wanted = np.where(levels == 0, self.rest, np.log(aims / (1 - aims)))
-        weights = (4 * base * (1 - base)) ** 2  # errors count as those of scores do near the base
+        levels, base = np.array(asked), _sigmoid(self.rest)
+        targets = self.targets(levels)
+        wanted = np.where(levels == 0, self.rest, np.log(targets / (1 - targets)))
+        weights = 4 * base * (1 - base)  # a logit's error counts as that of its score does near the base
+        offset, leaving = weights * (self.rest - wanted), weights * self.leaving
+        below, above = weights[:, None] * self.below, weights[:, None] * self.above
+        start = np.clip(levels, -self.limit, self.limit)
 
-        def cost(positions: np.ndarray) -> float:
-            return float(weights @ (self._logits(positions) - wanted) ** 2 + PULL * ((positions - plain) ** 2).sum())
+        def cost(positions: np.ndarray) -> tuple[float, np.ndarray]:
+            """Half the weighted sum of squares, and its gradient `(A,)`."""
+            up = _coefficient(positions)
+            down = up - positions  # the coefficient of the negative position
+            staying = np.exp(-(up.sum() + down.sum()) / SOON)
+            errors, moved = offset + below @ down + above @ up + leaving * (1 - staying), positions - start
+            share = np.clip(0.5 + positions / (2 * KNEE), 0, 1)  # the slope of `up`; that of `down` is share - 1
+            by_slider = share * (errors @ above) - (1 - share) * (errors @ below)
+            by_leaving = (2 * share - 1) * (staying / SOON * (errors @ leaving))
+            return (errors @ errors + PULL * (moved @ moved)) / 2, by_slider + by_leaving + PULL * moved
 
-        plain = np.clip(levels, -self.limit, self.limit)
-        at, damping, reached = plain, 1.0, cost(plain)
-        for _ in range(TURNS):
-            share = np.clip(0.5 + at / (2 * KNEE), 0, 1)
-            slopes = self.above * share - self.below * (1 - share)
-            slopes = slopes + np.outer(self.leaving, (2 * share - 1) * np.exp(-_size(at) / SOON) / SOON)
-            push = slopes.T @ (weights * (self._logits(at) - wanted)) + PULL * (at - plain)
-            free = (np.abs(at) < self.limit) | (at * push > 0)  # the others lean against their limit
-            curve = (slopes.T * weights) @ slopes + (PULL + damping) * np.eye(len(at))
-            curve = np.where(np.outer(free, free), curve, np.eye(len(at)))
-            new = np.clip(at - np.linalg.solve(curve, push * free), -self.limit, self.limit)
-            if (found := cost(new)) <= reached:
-                still = np.abs(new - at).max() < STILL
-                at, reached, damping = new, found, damping / 3
-                if still:
-                    break
-            else:
-                damping *= 4
-        return tuple(round(float(x), DIGITS) for x in at)
+        limits = [(-self.limit, self.limit)] * len(start)
+        found = minimize(cost, start, jac=True, method="SLSQP", bounds=limits, options={"ftol": 1e-12})
+        return tuple(round(float(x), DIGITS) for x in found.x)
 
 
 def fit(attributes: Sequence[str], positions: np.ndarray, scores: np.ndarray, limit: float) -> SliderCalibration:
     """The calibration that explains mean scores `(M, A)` of M mixes at positions `(M, A)`."""
     many = len(attributes)
-    seen = np.concatenate([np.ones((len(positions), 1)), _seen(positions)], axis=1)
-    counts = np.where((positions == 0).all(1), REST, 1)[:, None]
-    ridge = np.diag([1e-6] + [RIDGE] * (seen.shape[1] - 1))
-    found = []
-    for score in scores.T:
-        weights = np.zeros(seen.shape[1])
-        for _ in range(100):
-            means = _score(seen @ weights)
-            curvature = (counts * seen * (means * (1 - means))[:, None]).T @ seen + ridge
-            step = np.linalg.solve(curvature, (counts * seen).T @ (score - means) - ridge @ weights)
-            weights += step * min(1.0, 2 / max(np.abs(step).max(), 1e-9))
-            if np.abs(step).max() < 1e-9:
-                break
-        found.append(weights)
-    rest, below, above, leaving = np.split(np.array(found), [1, 1 + many, 1 + 2 * many], axis=1)
+    features = np.concatenate([np.ones((len(positions), 1)), _features(positions)], axis=1)
+    counts = np.where((positions == 0).all(1), BASE_COUNT, 1)
+    ridge = np.array([1e-6] + [RIDGE] * (features.shape[1] - 1))
+
+    def regress(score: np.ndarray) -> np.ndarray:
+        def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+            logits = features @ weights
+            gradient = (counts * (_sigmoid(logits) - score)) @ features + ridge * weights
+            return float(counts @ (np.logaddexp(0, logits) - score * logits) + ridge @ weights**2 / 2), gradient
+
+        return minimize(loss, np.zeros(len(ridge)), jac=True, method="BFGS", options={"gtol": 1e-6}).x
+
+    found = np.array([regress(score) for score in scores.T])
+    rest, below, above, leaving = np.split(found, [1, 1 + many, 1 + 2 * many], axis=1)
     return SliderCalibration(tuple(attributes), rest[:, 0], below, above, leaving[:, 0], limit)
 
 
-def _score(logits: np.ndarray) -> np.ndarray:
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-logits))
 
 
-def _seen(positions: np.ndarray) -> np.ndarray:
+def _features(positions: np.ndarray) -> np.ndarray:
     """What scores depend on, `(..., 2 A + 1)`: the coefficients below and above rest, and having left it."""
-    left = 1 - np.exp(-_size(positions)[..., None] / SOON)
-    return np.concatenate([_coefficient(-positions), _coefficient(positions), left], axis=-1)
-
-
-def _size(positions: np.ndarray) -> np.ndarray:
-    return (_coefficient(positions) + _coefficient(-positions)).sum(-1)
+    down, up = _coefficient(-positions), _coefficient(positions)
+    left = 1 - np.exp(-(down + up).sum(-1, keepdims=True) / SOON)
+    return np.concatenate([down, up, left], axis=-1)
 
 
 def _coefficient(positions: np.ndarray) -> np.ndarray:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from mixer.adapters.calibration import FILE, FORMAT, SliderCalibration
+from mixer.adapters.calibration import SliderCalibration
 from mixer.errors import BadArtifact
 from mixer.values.mix import POSITION_LIMIT
 
+FILE, FORMAT = "coupling.json", 1
 HINT = "Delete it, and measure it again with `python -m mixer evaluate coupling`."
 PARTS = ("rest", "below", "above", "leaving")  # of a calibration, in the file
 

@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from mixer.adapters.calibration import FILE as CALIBRATION
 from mixer.adapters.calibration import SliderCalibration
+from mixer.adapters.calibration_file import FILE as CALIBRATION
 from mixer.adapters.calibration_file import load_calibration
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.adapters.low_rank import LowRank

@@ -101,8 +101,9 @@ def train_judges(options: argparse.Namespace) -> dict:
 
 def train_reward(options: argparse.Namespace) -> dict:
     """Train a reward model, or a reward head."""
-    from mixer.training import reward_head as reward
     from mixer.training import reward_model as rad
+    from mixer.training.head_training import HeadTraining, calibrate_teacher, train_head
+    from mixer.training.reward_head import HeadConfig
 
     def given(*names: str) -> dict[str, Any]:
         return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
@@ -115,8 +116,8 @@ def train_reward(options: argparse.Namespace) -> dict:
     elif options.base and not options.out:
         raise InvalidValue("Heads for another base would replace those that are shipped.", "Give --out a folder.")
     anchors = options.anchors or (None if options.base else ANCHORS)
-    config = reward.HeadConfig(**given("source", "rank", "reads", "regularizer", "texts"))
-    bench = reward.HeadTraining(base, anchors, options.data, options.work, config)
+    config = HeadConfig(**given("source", "rank", "reads", "regularizer", "texts"))
+    run = HeadTraining(base, anchors, options.data, options.work, config)
     if options.kind == "rad":
-        return reward.calibrate_teacher(options.attribute, bench)
-    return reward.train_head(options.attribute, bench, options.out or OUTPUTS / "anchors")
+        return calibrate_teacher(options.attribute, run)
+    return train_head(options.attribute, run, options.out or OUTPUTS / "anchors")

@@ -1,6 +1,7 @@
-"""The forward pass of Llama-shaped models on a CPU, compiled by numba: one call for any tokens of any rows.
+"""Everything that numba compiles: the forward pass of Llama-shaped models on a CPU, folding, sampling and steering.
 
-Every number is summed in an order of its own, whatever else is in the batch: a row's logits are the same bit for bit
-alone or among others, prefilled or decoded, whichever anchors other rows use. `lanes` holds the vector products,
-`step` the transformer, `team` the threads, `network` the weights and the cache.
+One call of the forward pass takes any tokens of any rows. Each sum is added up in a fixed order, whatever else is in
+the batch: a row's logits are the same bit for bit alone or among others, prefilled or decoded, whichever anchors other
+rows use. `simd` has the vector products, `layers` and `forward` the transformer, `threads` the threads, `layout` the
+arrays.
 """

@@ -1,8 +1,15 @@
-"""The arrays that a forward pass works on, and their shapes. Knows nothing of what is done with them.
+"""The arrays that a forward pass works on, their shapes, and the words of all kernels. Knows no computation.
 
-Arrays are float32 but for weights, adapters and caches, which may be bfloat16 as uint16. L layers, N tokens of a call,
-D hidden size, H heads, G key and value heads, E head size, F feed-forward size, R gate width, S reward heads' width, C cache
-columns, T parts of a phase, V vocabulary. Panels are 64 wide, see `lanes`.
+    panel   64 neighboring outputs of a matrix, stored side by side: `(panels, depth, 64)`, padded with zeros
+    lane    the place of one number in a SIMD register (16 lanes) or in a panel (64 lanes); each lane has its own sum
+    row     a text in flight: a row of the KV cache and of the gates
+    phase   a step of a layer that needs all of the step before it, such as the product with Q, K and V
+    part    a share of a phase that one thread computes; threads take parts as they are free
+    live    of a gate's columns: not zero in some row of the call; other columns are not computed
+
+Sizes: L layers, N tokens of a call, D hidden size, H heads, G key and value heads, E head size, F feed-forward size, R
+width of the gate, S width of the reward heads' gate, C columns of the KV cache, T parts of a phase, V vocabulary.
+Arrays are float32; weights and adapters may be bfloat16, stored as uint16.
 """
 
 from __future__ import annotations
@@ -21,7 +28,7 @@ class Weights(NamedTuple):
 
 
 class ModelConstants(NamedTuple):
-    """What else a model knows."""
+    """The model's other numbers: biases, norms, rotary angles, windows, and the reward heads."""
 
     bias: Any  # (L, width of qkv), or (L, 0)
     attention_norm: Any  # (L, D)
@@ -29,7 +36,7 @@ class ModelConstants(NamedTuple):
     final_norm: Any  # (D,)
     q_norm: Any  # (L, E), or (L, 0)
     k_norm: Any  # (L, E), or (L, 0)
-    windows: Any  # (L,) int64: how many positions a token sees, itself included
+    windows: Any  # (L,) int64: how many positions a token attends to, itself included
     cos: Any  # (C, E)
     sin: Any  # (C, E)
     heads_down: Any  # (S, D): reward heads side by side
@@ -37,9 +44,9 @@ class ModelConstants(NamedTuple):
 
 
 class LoraArrays(NamedTuple):
-    """All anchors' adapters, in the order Q, K, V; O; gate, up; down. An unadapted module has (L, 0, ...) arrays."""
+    """All anchors' adapters, stacked. A field has one array a module; a module without adapters has `(L, 0, ...)`."""
 
-    qkv_a: Any  # three of (L, R, D)
+    qkv_a: Any  # three of (L, R, D), for Q, K, V
     qkv_b: Any  # three of (L, panels, R, 64)
     o_a: Any
     o_b: Any
@@ -50,14 +57,14 @@ class LoraArrays(NamedTuple):
 
 
 class KVCache(NamedTuple):
-    """Keys with positions in the lanes, values with head dimensions in the lanes."""
+    """Keys have positions in the lanes, values have the head's dimensions in the lanes."""
 
     keys: Any  # (L, rows, G, C / 64, E, 64)
     values: Any  # (L, rows, G, E in panels, C, 64)
 
 
 class Workspace(NamedTuple):
-    """Where a call's numbers pass through. What `up_project` writes to is in panels: it writes whole ones."""
+    """Intermediate results of a call. Arrays that `up_project` writes to are as wide as whole panels."""
 
     x: Any  # (N, D in panels)
     normed: Any  # (T, N, D)
@@ -65,34 +72,46 @@ class Workspace(NamedTuple):
     attended: Any  # (N, H E)
     gate_up: Any  # (N, width of gate_up)
     active: Any  # (T, N, F)
-    low: Any  # (3, N, R)
-    scores: Any  # (T, C)
+    low: Any  # (3, N, R): outputs of A
+    scores: Any  # (T, C): attention scores
     head_out: Any  # (T, E in panels)
-    hidden: Any  # (T, N, D)
+    hidden: Any  # (T, N, D): final states
     rewards_low: Any  # (T, N, S)
     rewards_out: Any  # (T, N, D in panels)
     logits: Any  # (N, V in panels)
 
 
 class ForwardCall(NamedTuple):
-    """One call's tokens, in arrays that stay where they are from call to call."""
+    """One call's tokens, in arrays that are written anew for each call."""
 
     counts: Any  # (4,) int64: tokens, wanted tokens, live ranks of adapters and of heads
-    rows: Any  # (N,) int64: cache and gate row of each token
+    rows: Any  # (N,) int64: the row of each token
     positions: Any  # (N,) int64
     slots: Any  # (N,) int64: cache column of each token, its position or later
-    wanted: Any  # (N,) int64: which tokens' logits are wanted
-    live: Any  # (R,) int64: gate columns that are not zero in every row, ascending
+    wanted: Any  # (N,) int64: the tokens whose logits are wanted
+    live: Any  # (R,) int64: the live columns of `gates`, ascending
     gates: Any  # (rows, R): coefficients
-    live_heads: Any  # (S,) int64: as `live`, of the heads
+    live_heads: Any  # (S,) int64: the live columns of `head_gates`, ascending
     head_gates: Any  # (rows, S): strengths
 
 
 class ModelShape(NamedTuple):
-    """Sizes and constants."""
+    """Sizes, and the epsilon of the norms."""
 
     heads: int
     kv_heads: int
     head_size: int
     ff_size: int
     eps: float
+
+
+class ForwardArrays(NamedTuple):
+    """All that `mixer.kernels.forward.run` is given, in its order."""
+
+    weights: Weights
+    constants: ModelConstants
+    lora: LoraArrays
+    cache: KVCache
+    work: Workspace
+    call: ForwardCall
+    shape: ModelShape

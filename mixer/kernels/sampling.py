@@ -1,4 +1,4 @@
-"""Sampling, compiled: one token for each row on the CPU, as `mixer.decoding.sampler` defines it. Knows no text."""
+"""Sampling, compiled: one token for each row, as `mixer.decoding.sampler` defines it. Knows logits; no text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 
 from mixer.kernels.simd import entry, exp, inner
 
-# Shares of the likeliest token's probability, tried in turn until enough tokens lie above to truncate among them.
 COLD = 1e-4  # below this temperature float32 overflows, and the likeliest token is certain anyway
+# Thresholds, as shares of the likeliest token's probability. They are tried in turn until enough tokens are above one:
+# only those are sorted.
 CUTS = (*(10.0 ** (-k / 2) for k in range(2, 17)), 0.0)
 # SplitMix64's increment and the factors of its mixing function.
 GOLDEN, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -17,7 +18,7 @@ GOLDEN, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111E
 
 @inner
 def largest(values):
-    """The largest value, sixteen comparisons at a time."""
+    """The largest value; sixteen lanes, which LLVM compares at once."""
     lanes = np.empty(16, np.float32)
     for lane in range(16):
         lanes[lane] = -np.inf
@@ -35,7 +36,7 @@ def largest(values):
 
 @inner
 def first_of(values, value):
-    """Where a value stands first."""
+    """The first index of a value; 0 where it is missing."""
     for i in range(values.size):
         if values[i] == value:
             return i
@@ -44,7 +45,7 @@ def first_of(values, value):
 
 @inner
 def exp_of(values, most, factor, out):
-    """`out = exp((values - most) * factor)`; its sum."""
+    """Write `out = exp((values - most) * factor)`, and return its sum."""
     for i in range(values.size):
         out[i] = exp((values[i] - most) * factor)
     return total_from(out, np.float32(0))
@@ -72,16 +73,21 @@ def total_from(probs, least):
 
 @inner
 def choose(probs, total, top_k, top_p, min_p, key):
-    """A token by probabilities of which the likeliest is 1 and that sum to `total`, truncated."""
+    """Draw a token among those that top-k, top-p and min-p leave.
+
+    Args:
+        probs: `(V,)`, unnormalized: the largest is 1. total: their sum.
+        key: int64, of the noise.
+    """
     size = probs.size
     tokens = np.empty(size, np.int64)
-    tokens[0] = 0  # the choice where no probability is a number
+    tokens[0] = 0  # is returned where no probability is a number
     if top_k == 0 and top_p >= 1 and min_p == 0:
         for token in range(size):
             tokens[token] = token
         return race(tokens, probs, size, key)
     least = np.float32(min_p)
-    if top_k > 0 or min_p == 0:  # else all of min_p's tokens are needed
+    if top_k > 0 or min_p == 0:  # else all tokens above min_p are needed
         for cut in CUTS:
             least = np.float32(max(cut, min_p))
             if cut <= min_p:
@@ -103,12 +109,12 @@ def choose(probs, total, top_k, top_p, min_p, key):
             total = np.float32(0)
             for i in range(count):
                 total += probs[tokens[i]]
-        before = np.float32(0)
+        mass = np.float32(0)
         for i in range(count):
-            if i > 0 and before >= top_p * total:
+            if i > 0 and mass >= top_p * total:
                 count = i
                 break
-            before += probs[tokens[i]]
+            mass += probs[tokens[i]]
     return race(tokens, probs, count, key)
 
 
@@ -123,9 +129,9 @@ def count_from(probs, least):
 
 @inner
 def sort(tokens, probs, count):
-    """The first `count` tokens by falling probability, equals in the order of their ids: a heap sort."""
+    """Sort the first `count` tokens by falling probability, equal ones by their ids, by heap sort."""
     for end in range(2 * count - 1, 0, -1):
-        # First the heap is built, from its last parent up; then its root, the least, goes to the end time and again.
+        # The first half of the turns builds the heap. Each later turn moves its root, the least, behind the heap.
         root, size = end - count, count
         if end < count:
             root, size = 0, end
@@ -144,15 +150,16 @@ def sort(tokens, probs, count):
 
 @inner
 def later(a, b, probs):
-    """Whether token a comes after token b."""
+    """Whether token a is sorted behind token b."""
     return probs[a] < probs[b] or (probs[a] == probs[b] and a > b)
 
 
 @inner
 def race(tokens, probs, count, key):
-    """The first of `count` tokens to arrive, each after an exponential time at the rate of its probability.
+    """Draw one of `count` tokens: the one with the least exponential time, at the rate of its probability.
 
-    The same token as the largest sum of log-probability and Gumbel noise.
+    That is the token with the largest sum of log-probability and Gumbel noise. The noise is SplitMix64 of key and
+    token.
     """
     best, least = tokens[0], np.inf
     for i in range(count):
@@ -163,9 +170,9 @@ def race(tokens, probs, count, key):
         bits = bits ^ (bits >> np.uint64(31))
         uniform = (np.float64(bits >> np.uint64(40)) + 0.5) * 2.0**-24
         if probs[token] > 0:
-            time = -math.log(uniform) / probs[token]
-            if time < least:
-                best, least = token, time
+            arrival = -math.log(uniform) / probs[token]
+            if arrival < least:
+                best, least = token, arrival
     return best
 
 
@@ -175,10 +182,11 @@ def draw(logits, barred, may_end, cold, temperature, top_k, top_p, min_p, keys, 
 
     Args:
         logits: `(B, V)` float32; changed where tokens are barred.
-        barred: token ids that the rows in `may_end`, `(B,)`, may draw, and the others if nothing else is left.
-        cold: `(B,)` whether the likeliest token is to be taken.
-        temperature, top_k, top_p, min_p: `(B,)`; what they leave out is 1, 0, 1 and 0.
-        keys: `(B,)` int64: seed and step, scrambled.
+        barred: token ids, such as the end of the text.
+        may_end: `(B,)`; rows where it is false draw barred tokens only if all others have probability 0.
+        cold: `(B,)`, whether to take the likeliest token.
+        temperature, top_k, top_p, min_p: `(B,)`; 1, 0, 1 and 0 change nothing.
+        keys: `(B,)` int64, the seed of the noise: seed and step, scrambled.
         tokens, logprobs: `(B,)`, written: the choice, and its log-probability at temperature 1 with nothing barred.
     """
     rows, size = logits.shape
@@ -191,7 +199,7 @@ def draw(logits, barred, may_end, cold, temperature, top_k, top_p, min_p, keys, 
             kept = own[barred]
             for token in barred:
                 own[token] = -np.inf
-            if largest(own) == -np.inf:  # nothing else is left: then these may be drawn
+            if largest(own) == -np.inf:  # no other token is possible
                 own[barred] = kept
             most = largest(own)
         if cold[row]:

@@ -1,8 +1,9 @@
 """Vector products with a fixed order of summation, as LLVM instructions for numba. Knows nothing of models.
 
-Weights come in panels: 64 neighboring outputs side by side, `(panels, depth, 64)`. A product walks the depth once and
-keeps 64 sums in registers, one lane an output, so no sum depends on what else is computed. bfloat16 weights are uint16
-arrays, widened on the way; sums are float32. Offsets and strides count elements from an array's start.
+Weights are in panels of 64 outputs, `(panels, depth, 64)`. A product walks the depth once and keeps 64 sums in
+registers, one lane an output, so that no sum depends on what else is computed. bfloat16 weights are uint16 arrays,
+widened to float32 as they are loaded; sums are float32. A long sum is cut into stretches of 64 terms. Offsets and
+strides count elements from an array's start.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from llvmlite import ir
 from numba import extending, njit, types
 from numba.core import caching, cgutils
 
-LANES, WIDTH, STRETCH = 16, 64, 64
-# Weights to fetch while earlier ones are multiplied with many rows: else a step of 8 rows took a sixth longer.
-AHEAD = STRETCH * WIDTH
-VECTORS = WIDTH // LANES
-# Rows that share one walk over a panel: as many as the registers hold. It changes the speed and no sum.
-BLOCK = 4 if llvm.get_host_cpu_features().get("avx512f") else 1
+LANES, PANEL, STRETCH = 16, 64, 64  # numbers in a register, outputs in a panel, terms in a stretch
+# How many weights ahead to prefetch where several rows share a walk: without it a step of 8 rows took a sixth longer.
+PREFETCH_AHEAD = STRETCH * PANEL
+VECTORS = PANEL // LANES
+# Rows that share one walk over a panel: as many as the registers hold. It changes the speed and no result.
+ROW_BLOCK = 4 if llvm.get_host_cpu_features().get("avx512f") else 1
 
 SOURCES = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 
@@ -33,7 +34,7 @@ ZERO = ir.Constant(VECTOR, [0.0] * LANES)
 
 
 # numba's decorators change signatures in ways that type checkers do not follow, hence Any. `inner` functions are called
-# by compiled code alone: without ways in from Python and C they compile a fifth sooner.
+# by compiled code alone: without wrappers for Python and C they compile a fifth faster.
 intrinsic: Any = extending.intrinsic
 inner: Any = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)  # pyright: ignore
 
@@ -41,8 +42,8 @@ inner: Any = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_c
 class _KernelCache(caching.FunctionCache):
     """Compiled code on disk, valid until any file of this folder changes.
 
-    numba itself looks at the one file that a function stands in. And it fails where the index on disk cannot be read:
-    here that counts as an empty one, which the next `save` replaces.
+    numba's own cache looks only at the file of the function itself. And it fails where the index on disk cannot be
+    read: here such an index counts as empty, and the next `save` replaces it.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -58,14 +59,14 @@ class _KernelCache(caching.FunctionCache):
 
 
 def entry(function: Callable[..., Any]) -> Any:
-    """Compile a function that Python calls, on its first call, and keep the code on disk."""
+    """Compile a function that Python calls, on its first call, and cache the code on disk."""
     compiled: Any = njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)  # pyright: ignore
     compiled._cache = _KernelCache(function)
     return compiled
 
 
-class _Code:
-    """Short words for the instructions that both products need."""
+class _Emitter:
+    """Emits the instructions that all products need."""
 
     def __init__(self, builder: ir.IRBuilder) -> None:
         self.builder = builder
@@ -88,28 +89,28 @@ class _Code:
         return self.builder.bitcast(shifted, VECTOR)
 
     def prefetch(self, base: Any, elements: Any, size: int) -> None:
-        """Ask for the weights of one step before they are needed."""
+        """Prefetch the weights of one step into the processor's cache."""
         kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(ir.IntType(8)), I32, I32, I32])
         ask = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        for line in range(0, WIDTH * size, 64):
+        for line in range(0, PANEL * size, 64):
             place = self.at(base, self.builder.add(elements, I64(line // size)), ir.IntType(8), size)
             self.builder.call(ask, [place, I32(0), I32(2), I32(1)])
 
-    def everywhere(self, scalar: Any) -> Any:
-        nothing = ir.Constant(VECTOR, ir.Undefined)
-        first = self.builder.insert_element(nothing, scalar, I32(0))
-        return self.builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
+    def broadcast(self, scalar: Any) -> Any:
+        undefined = ir.Constant(VECTOR, ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, I32(0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         return self.builder.call(self._fma, [a, b, c])
 
     def totals(self, vectors: list[Any]) -> list[Any]:
         """The sum of each vector's lanes, added by halves: l and l + 8, then 4, 2, 1 apart; 1, 4 or 16 vectors."""
-        count, width = len(vectors), LANES  # of lanes that still belong to one sum
+        count, width = len(vectors), LANES  # `width` lanes belong to one sum
         while width > 1:
             width //= 2
             starts = range(0, LANES, 2 * width)
-            # Two vectors shrink into one as long as there are two; after that, lanes are left over.
+            # Two vectors become one as long as there are two; after that, some lanes are unused.
             pairs = list(zip(vectors[::2], vectors[1::2], strict=True)) if len(vectors) > 1 else [(vectors[0],) * 2]
             halves = []
             for half in (0, width):
@@ -120,7 +121,7 @@ class _Code:
         return [self.builder.extract_element(vectors[0], I32(i)) for i in range(count)]
 
     def loop(self, count: Any, step: int, start: list[Any], body: Any) -> list[Any]:
-        """`values = body(i, values)` for i in range(0, count, step), at least once; the last values."""
+        """`values = body(i, values)` for i in range(0, count, step), at least once; returns the last values."""
         builder = self.builder
         before, inside, after = builder.block, builder.append_basic_block(), builder.append_basic_block()
         builder.branch(inside)
@@ -143,11 +144,11 @@ class _Code:
 
 
 def _kernel(name: str, body: Any):
-    """What compiled code calls as `(out, out_at, out_stride, x, x_at, x_stride, w, w_at, depth)`.
+    """A function for compiled code, called as `(out, out_at, out_stride, x, x_at, x_stride, w, w_at, depth)`.
 
     It is a machine function of its own, compiled once however often it is used.
-    `body(code, half, to, out_stride, source, x_stride, weights, depth)` writes it, for bfloat16 weights where `half` is
-    true; `to`, `source` and `weights` are addresses.
+    `body(code, half, to, out_stride, source, x_stride, weights, depth)` emits its instructions, for bfloat16 weights
+    where `half` is true; `to`, `source` and `weights` are addresses.
     """
 
     def address(context: Any, builder: ir.IRBuilder, kind: Any, array: Any, offset: Any) -> Any:
@@ -165,7 +166,7 @@ def _kernel(name: str, body: Any):
                 function.linkage = "linkonce_odr"
                 function.attributes.add("noinline")
                 own = ir.IRBuilder(function.append_basic_block())
-                body(_Code(own), half, *function.args)
+                body(_Emitter(own), half, *function.args)
                 own.ret_void()
             places = zip((out, x, w), arguments[::3], arguments[1::3], strict=True)
             to, source, weights = (address(context, builder, *place) for place in places)
@@ -181,7 +182,7 @@ def _kernel(name: str, body: Any):
 def _product(rows: int, fresh: bool):
     """`out[m, :64] += x[m, :depth] @ w[:depth, :64]` for `rows` rows m; depth at least 1.
 
-    Fresh sums begin at zero and are added to `out` at the end; others go on from what is there.
+    Fresh sums begin at zero and are added to `out` at the end; others begin with `out`.
     """
 
     def body(code, half, to, out_stride, source, x_stride, panel, depth):
@@ -193,14 +194,14 @@ def _product(rows: int, fresh: bool):
         ]
 
         def walk(k, values):
-            first = builder.mul(k, I64(WIDTH))
+            first = builder.mul(k, I64(PANEL))
             if rows > 1:
-                code.prefetch(panel, builder.add(first, I64(AHEAD)), 2 if half else 4)
+                code.prefetch(panel, builder.add(first, I64(PREFETCH_AHEAD)), 2 if half else 4)
             weights = [code.weights(panel, builder.add(first, I64(v * LANES)), half) for v in range(VECTORS)]
             results = []
             for m in range(rows):
                 element = code.at(source, builder.add(builder.mul(x_stride, I64(m)), k), F32, 4)
-                factor = code.everywhere(builder.load(element, align=4))
+                factor = code.broadcast(builder.load(element, align=4))
                 results += [code.fma(factor, weights[v], values[m * VECTORS + v]) for v in range(VECTORS)]
             return results
 
@@ -213,7 +214,7 @@ def _product(rows: int, fresh: bool):
 
 
 def _dot(rows: int, ranks: int):
-    """`out[m, j] = x[m, :depth] @ w[j, :depth]` for `rows` rows m and `ranks` rows j: 16 sums each, added by halves."""
+    """`out[m, j] = x[m, :depth] @ w[j, :depth]`, rows m and ranks j: sums of 16 lanes, which are added by halves."""
 
     def body(code, half, to, out_stride, source, x_stride, weights, depth):
         builder = code.builder
@@ -235,8 +236,8 @@ def _dot(rows: int, ranks: int):
     return _kernel(f"dot_{rows}_{ranks}", body)
 
 
-_sum_1, _sum_block = _product(1, fresh=True), _product(BLOCK, fresh=True)
-_append_1, _append_block = _product(1, fresh=False), _product(BLOCK, fresh=False)
+_product_1, _product_block = _product(1, fresh=True), _product(ROW_BLOCK, fresh=True)
+_accumulate_1, _accumulate_block = _product(1, fresh=False), _product(ROW_BLOCK, fresh=False)
 _dot_1_1, _dot_1_4, _dot_4_1, _dot_4_4 = _dot(1, 1), _dot(1, 4), _dot(4, 1), _dot(4, 4)
 
 
@@ -244,37 +245,37 @@ _dot_1_1, _dot_1_4, _dot_4_1, _dot_4_4 = _dot(1, 1), _dot(1, 4), _dot(4, 1), _do
 def product(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
     """`out[m, :64] += x[m, :depth] @ w[:depth, :64]` for all `rows` rows m.
 
-    Summed in stretches of 64, which keeps the rounding errors of long sums apart.
+    Summed in stretches of 64 terms, so that rounding errors grow less with the depth.
     """
     for k in range(0, depth, STRETCH):
         part = min(STRETCH, depth - k)
         m = 0
-        while m + BLOCK <= rows:
+        while m + ROW_BLOCK <= rows:
             to, source = out_at + m * out_stride, x_at + m * x_stride + k
-            _sum_block(out, to, out_stride, x, source, x_stride, w, w_at + k * WIDTH, part)
-            m += BLOCK
+            _product_block(out, to, out_stride, x, source, x_stride, w, w_at + k * PANEL, part)
+            m += ROW_BLOCK
         while m < rows:
             to, source = out_at + m * out_stride, x_at + m * x_stride + k
-            _sum_1(out, to, out_stride, x, source, x_stride, w, w_at + k * WIDTH, part)
+            _product_1(out, to, out_stride, x, source, x_stride, w, w_at + k * PANEL, part)
             m += 1
 
 
 @inner
-def stretch(out, out_at, x, x_at, w, w_at, depth):
-    """What `product` does with the last stretch of one row: zeros in x, however many, change no bit."""
-    _sum_1(out, out_at, 0, x, x_at, 0, w, w_at, depth)
+def last_stretch(out, out_at, x, x_at, w, w_at, depth):
+    """What `product` does with the last stretch of one row. Zeros in x, however many, change no bit of the sum."""
+    _product_1(out, out_at, 0, x, x_at, 0, w, w_at, depth)
 
 
 @inner
-def append(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
-    """As `product`, but one long sum that begins with `out`: a product cut in two gives the same bits as one."""
+def accumulate(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
+    """As `product`, but one long sum that begins with `out`: two calls for parts of the depth give the same bits."""
     m = 0
-    while m + BLOCK <= rows:
+    while m + ROW_BLOCK <= rows:
         to, source = out_at + m * out_stride, x_at + m * x_stride
-        _append_block(out, to, out_stride, x, source, x_stride, w, w_at, depth)
-        m += BLOCK
+        _accumulate_block(out, to, out_stride, x, source, x_stride, w, w_at, depth)
+        m += ROW_BLOCK
     while m < rows:
-        _append_1(out, out_at + m * out_stride, out_stride, x, x_at + m * x_stride, x_stride, w, w_at, depth)
+        _accumulate_1(out, out_at + m * out_stride, out_stride, x, x_at + m * x_stride, x_stride, w, w_at, depth)
         m += 1
 
 
@@ -313,13 +314,13 @@ def _as_float(typing, bits):
 ONE, HALF, LOG2E = np.float32(1.0), np.float32(0.5), np.float32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 LEAST, MOST = np.float32(-87.0), np.float32(88.0)
-# Taylor's terms of exp(r) from the seventh power down to the second; |r| <= ln(2) / 2.
+# Coefficients of the Taylor series of exp(r), from the seventh power down to the second; |r| <= ln(2) / 2.
 TERMS = tuple(np.float32(1 / f) for f in (5040, 720, 120, 24, 6, 2))
 
 
 @inner
 def exp(x):
-    """exp(x) in float32 to two units in the last place, in instructions that a loop can take 16 at a time."""
+    """exp(x) in float32 to two units in the last place, in instructions that LLVM can compute in 16 lanes at once."""
     x = min(max(x, LEAST), MOST)
     whole = np.floor(x * LOG2E + HALF)
     rest = x - whole * LN2_HIGH - whole * LN2_LOW

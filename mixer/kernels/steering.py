@@ -1,7 +1,8 @@
-"""What reward heads make of the likely next tokens of one row, and how much of it a budget admits, compiled.
+"""Steering by reward heads, compiled: the bias that heads give the likely next tokens of one row, within a budget.
 
-What `mixer.rewards.heads` defines, without its many passes: `likely`, `rewards` and `advantage`, `kappa`. A head's
-product with a token's embedding is known beforehand, so that a reward is one product of the head's rank. Knows no names.
+It computes what `mixer.rewards.heads` and `mixer.rewards.reference` define (`likely`, `rewards`, `advantage`,
+`budget_share`), in fewer passes over the vocabulary. The products of a head's `up` with all token embeddings are
+computed beforehand: a reward is then a product of the head's rank. Knows no names.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import numpy as np
 from mixer.kernels.sampling import exp_of, largest
 from mixer.kernels.simd import dots, entry, exp, inner
 
-CLOSE = 1e-4  # how near below its budget a divergence may end, as a share of the budget
+CLOSE = 1e-4  # how far below its budget a divergence may end, as a share of the budget
 ROUNDS = 40
-GAIN = 2.0  # of `levels`: half the scale below the aim, a head steers as at its pole
+GAIN = 2.0  # where the level is 0.5 below its aim, a head steers with all its strength
 
 
 @inner
@@ -44,8 +45,8 @@ def kth_largest(values, count, k):
 
 
 @inner
-def moved(logprobs, push, count, rest, kappa):
-    """`KL(p' || p)` of `p' = softmax(log p + kappa push)`; tokens that are not listed have `rest` of p and no push."""
+def divergence(logprobs, push, count, rest, kappa):
+    """`KL(p' || p)` in nats, of `p' = softmax(log p + kappa push)`; tokens not listed have the mass `rest`, no push."""
     most = np.float32(0) if rest > 0 else np.float32(-np.inf)
     for i in range(count):
         if logprobs[i] > -np.inf:
@@ -60,12 +61,13 @@ def moved(logprobs, push, count, rest, kappa):
 
 
 @inner
-def share_within(logprobs, push, count, rest, budget):
-    """The largest kappa in [0, 1] whose divergence stays within the budget, and that divergence.
+def largest_kappa(logprobs, push, count, rest, budget):
+    """The largest kappa in [0, 1] whose divergence is within the budget, and that divergence.
 
-    The divergence grows about as kappa squared, so its root is nearly a line, which the Illinois method follows.
+    The divergence grows about as kappa squared. Its root is nearly linear, and the Illinois method (regula falsi) finds
+    where it meets the root of the budget.
     """
-    whole = moved(logprobs, push, count, rest, 1.0)
+    whole = divergence(logprobs, push, count, rest, 1.0)
     if whole <= budget:
         return 1.0, whole
     goal = math.sqrt(budget * (1 - CLOSE / 2))
@@ -74,7 +76,7 @@ def share_within(logprobs, push, count, rest, budget):
         if budget - spent <= CLOSE * budget:
             break
         kappa = (low * above - high * below) / (above - below)
-        now = moved(logprobs, push, count, rest, kappa)
+        now = divergence(logprobs, push, count, rest, kappa)
         if now <= budget:
             low, below, spent = kappa, min(0.0, math.sqrt(now) - goal), now
             above *= 0.5 if side < 0 else 1.0
@@ -87,12 +89,13 @@ def share_within(logprobs, push, count, rest, budget):
 
 
 @inner
-def likely_tokens(logits, factor, most_tokens, least, tokens, logprobs):
-    """The tokens that may be steered, in the order of their ids, and their log-probabilities; returns how many.
+def select_likely(logits, factor, most_tokens, least, tokens, logprobs):
+    """Write the tokens that may be steered, in the order of their ids, and their log-probabilities; returns how many.
 
     Args:
         factor: 1 / temperature.
-        most_tokens: the likeliest so many; least: of at least this share of the likeliest one's probability.
+        most_tokens: how many of the likeliest at most. least: a token's probability is at least this share of the
+            likeliest one's.
         tokens, logprobs: `(most_tokens,)`, written.
     """
     size = logits.shape[0]
@@ -122,7 +125,7 @@ def likely_tokens(logits, factor, most_tokens, least, tokens, logprobs):
 
 
 @inner
-def advantages_onto(
+def accumulate_advantages(
     state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels
 ):
     """See `add_advantages`."""
@@ -154,26 +157,26 @@ def advantages_onto(
 
 @inner
 def limit_within(logits, temperature, tokens, logprobs, bias, budget, cut):
-    """Logits with as much of a bias on these tokens as the budget admits, and the nats that it takes."""
+    """Logits with as much of a bias on these tokens as the budget admits, and the nats spent; see `limit_to_budget`."""
     mass = 0.0
     for i in range(tokens.size):
         mass += math.exp(logprobs[i])
     if cut:
         logprobs = logprobs - np.float32(math.log(mass))
-    kappa, nats = share_within(logprobs, bias, tokens.size, 0.0 if cut else max(0.0, 1 - mass), budget)
-    return pushed(logits, kappa * temperature, tokens, bias, cut), nats
+    kappa, nats = largest_kappa(logprobs, bias, tokens.size, 0.0 if cut else max(0.0, 1 - mass), budget)
+    return biased(logits, kappa * temperature, tokens, bias, cut), nats
 
 
 @inner
 def limit_between(logits, origin, temperature, tokens, bias, budget, cut):
-    """The same where `logits` themselves were taken away from `origin`, which counts too."""
-    whole = pushed(logits, temperature, tokens, bias, cut)
+    """The same where the budget counts from `origin`, so that the way from there to `logits` is spent too."""
+    whole = biased(logits, temperature, tokens, bias, cut)
     if cut:
-        origin = pushed(origin, 0.0, tokens, bias, cut)
+        origin = biased(origin, 0.0, tokens, bias, cut)
     before, push = log_softmax(origin, temperature), log_softmax(whole, temperature)
     for token in range(before.size):
         push[token] = push[token] - before[token] if before[token] > -np.inf else np.float32(0)
-    kappa, nats = share_within(before, push, before.size, 0.0, budget)
+    kappa, nats = largest_kappa(before, push, before.size, 0.0, budget)
     if kappa == 1:
         return whole, nats
     if kappa == 0:
@@ -184,8 +187,8 @@ def limit_between(logits, origin, temperature, tokens, bias, budget, cut):
 
 
 @inner
-def pushed(logits, factor, tokens, bias, cut):
-    """Logits with a bias on some tokens, the others left out where they are cut."""
+def biased(logits, factor, tokens, bias, cut):
+    """Logits with a bias on some tokens; with `cut`, all other tokens are impossible."""
     out = np.full(logits.size, np.float32(-np.inf)) if cut else logits.copy()
     for i in range(tokens.size):
         out[tokens[i]] = logits[tokens[i]] + np.float32(factor * bias[i])
@@ -204,38 +207,38 @@ def log_softmax(logits, temperature):
 
 @entry
 def find_likely(logits, temperature, most_tokens, least, tokens, logprobs):
-    """See `likely_tokens`."""
-    return likely_tokens(logits, 1 / temperature, most_tokens, least, tokens, logprobs)
+    """See `select_likely`."""
+    return select_likely(logits, 1 / temperature, most_tokens, least, tokens, logprobs)
 
 
 @entry
 def add_advantages(
     state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels
 ):
-    """Add what heads make of tokens to `bias`, `(n,)`, in nats, and write their readings of the text, `(h,)`.
+    """Add the heads' scaled advantages to `bias`, `(n,)`, in nats, and write their thermometers' `levels`, `(h,)`.
 
     Args:
         state: `(D,)`; D and every head's rank are padded to multiples of 16.
-        down: `(R, D)` of all heads, and products: `(V, R)`, the embeddings times every head's `up`.
-        weights: `(H, D)` of the thermometers. spans: `(H, 2)`, each head's part of R.
+        down: `(R, D)` of all heads. products: `(V, R)`, the embeddings times every head's `up`.
+        weights: `(H, D)` of the thermometers. spans: `(H, 2)`, start and stop of each head in R.
         scales: `(H, 4)`: the thermometer's bias, sigma, clip, beta.
-        heads: `(h,)`, those that steer. positions: `(h,)`; aims: `(h,)`, a level in place of a position, or NaN.
-        tokens, logprobs: `(n,)`, what may be steered.
+        heads: `(h,)`, those that steer. positions: `(h,)`. aims: `(h,)`, a level in place of a position, or NaN.
+        tokens, logprobs: `(n,)`, the tokens that may be steered.
     """
-    advantages_onto(
+    accumulate_advantages(
         state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels
     )
 
 
 @entry
 def limit_to_budget(logits, origin, apart, temperature, tokens, logprobs, bias, budget, cut):
-    """Add as much of a bias as a budget admits; logits `(V,)`, and the nats that it takes.
+    """Add as much of a bias as a budget admits; returns logits `(V,)` and the nats spent.
 
     Args:
-        logits: `(V,)` float32, and temperature: above 0, at which all is meant.
-        origin: `(V,)`, where the budget counts from; read only if it is `apart` from the logits.
+        logits: `(V,)` float32. temperature: above 0; log-probabilities, bias and budget are at this temperature.
+        origin: `(V,)`, the logits that the budget counts from; read only if `apart` says that they are others.
         tokens, logprobs, bias: `(n,)`, of the tokens that are steered.
-        cut: leave out all other tokens; the budget counts from these alone then.
+        budget: nats. cut: make all other tokens impossible; the budget then counts among these tokens alone.
     """
     if apart:
         return limit_between(logits, origin, temperature, tokens, bias, budget, cut)
@@ -264,11 +267,11 @@ def steer_row(
     aims,
     levels,
 ):
-    """`find_likely` in `plain`, `add_advantages` and `limit_to_budget` in one."""
+    """`find_likely` for the logits `plain`, `add_advantages` and `limit_to_budget` in one call."""
     tokens, logprobs = np.empty(most_tokens, np.int64), np.empty(most_tokens, np.float32)
-    count = likely_tokens(plain, 1 / temperature, most_tokens, least, tokens, logprobs)
+    count = select_likely(plain, 1 / temperature, most_tokens, least, tokens, logprobs)
     tokens, logprobs, bias = tokens[:count], logprobs[:count], np.zeros(count, np.float32)
-    advantages_onto(
+    accumulate_advantages(
         state, down, products, weights, spans, scales, heads, positions, aims, tokens, logprobs, bias, levels
     )
     if apart:

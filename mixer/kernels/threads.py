@@ -1,10 +1,11 @@
-"""A team of threads that share the work of one compiled function: the caller, and helpers that lend a hand.
+"""Threads that share the work of one compiled function: the caller's thread and helpers.
 
-A call is a row of phases, each cut into parts; whoever is free takes the next part, and waits only for the parts of
-earlier phases. A helper that sleeps or was put aside by the system holds no part, so nobody waits for it: the caller
-alone gets everything done. Helpers stay awake for a moment after a call, since the next token's comes soon.
+A call is a sequence of phases, each cut into parts. A free thread takes the next part, and waits only until all parts
+of earlier phases are done. A helper that sleeps, or that the system does not run, holds no part: nobody waits for it,
+and the caller alone can finish the call. Helpers stay awake for a moment after a call, since the next token's call
+comes soon.
 
-Knows nothing of what the parts are.
+Knows nothing of what the parts compute.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from numba.core import cgutils
 
 from mixer.kernels.simd import inner, intrinsic
 
-# Places in `signals`, 64 bytes apart. Parts are numbered through all calls: the next to take, how many are done, the
-# first of the present call, the end of the present call; and whether helpers are to leave.
+# Indices of the shared counters in `signals`, 64 bytes apart, one cache line each. Parts have numbers that go on from
+# call to call. NEXT: the next part to take. DONE: how many are done. START, END: the first part of the present call,
+# and the number after its last. LEAVE: whether helpers are to return.
 NEXT, DONE, START, END, LEAVE = 0, 8, 16, 24, 32
-PLACES = 40
-PATIENCE = 20_000  # looks before a helper goes to sleep: 0.5 ms, or more where processors pause for longer
-POLITE = 2_000  # looks at unfinished work before the processor is offered to others
+SIGNALS = 40  # the length of `signals`
+SLEEP_AFTER = 20_000  # polls until a helper goes to sleep: 0.5 ms, or more where processors pause for longer
+YIELD_AFTER = 2_000  # polls for unfinished parts until the thread yields its processor
 
 _X86 = llvm.get_process_triple().startswith("x86_64")
 _yield = types.ExternalFunction("sched_yield", types.int32())
@@ -36,7 +38,7 @@ _yield = types.ExternalFunction("sched_yield", types.int32())
 
 @intrinsic
 def _add(typing, array, index, value):
-    """Atomic addition; the new value."""
+    """Add atomically; returns the new value."""
 
     def generate(context, builder, signature, arguments):
         data = context.make_array(array)(context, builder, arguments[0]).data
@@ -48,7 +50,7 @@ def _add(typing, array, index, value):
 
 @intrinsic
 def _swap(typing, array, index, expected, value):
-    """Atomically write a value where another is expected; whether it was there."""
+    """Write a value atomically if the expected one is there; returns whether it was."""
 
     def generate(context, builder, signature, arguments):
         data = context.make_array(array)(context, builder, arguments[0]).data
@@ -60,7 +62,7 @@ def _swap(typing, array, index, expected, value):
 
 @intrinsic
 def _load(typing, array, index):
-    """Atomic read."""
+    """Read atomically."""
 
     def generate(context, builder, signature, arguments):
         data = context.make_array(array)(context, builder, arguments[0]).data
@@ -71,7 +73,7 @@ def _load(typing, array, index):
 
 @intrinsic
 def _pause(typing):
-    """Tell the processor that this is a waiting loop."""
+    """Tell the processor that this loop waits."""
 
     def generate(context, builder, signature, arguments):
         if _X86:
@@ -83,8 +85,8 @@ def _pause(typing):
 
 
 @inner
-def begin(signals, parts):
-    """Open a call of so many parts; its first number."""
+def open_call(signals, parts):
+    """Open a call of so many parts; returns the number of its first part."""
     start = _load(signals, END)
     signals[START] = start
     _add(signals, END, parts)
@@ -92,32 +94,32 @@ def begin(signals, parts):
 
 
 @inner
-def current(signals):
-    """First number and end of the present call."""
+def current_call(signals):
+    """Number of the first part of the present call, and the number after its last."""
     end = _load(signals, END)
     return _load(signals, START), end
 
 
 @inner
-def still(signals, end):
-    """Whether the call that ends there has parts to take, so that nothing of it can have changed yet."""
+def is_open(signals, end):
+    """Whether the call that ends at `end` has parts left to take: then its arguments cannot have changed yet."""
     return _load(signals, END) == end and _load(signals, NEXT) < end
 
 
 @inner
 def wait_until_done(signals, number):
     """Return when all parts before `number` are done."""
-    looks = 0
+    polls = 0
     while _load(signals, DONE) < number:
         _pause()
-        looks += 1
-        if looks > POLITE:
+        polls += 1
+        if polls > YIELD_AFTER:
             _yield()
 
 
 @inner
-def take(signals, first, count):
-    """A part of the phase `first` to `first + count` whose turn has come; -1 when all are taken."""
+def take_part(signals, first, count):
+    """Take a part of the phase `first` to `first + count`, once all earlier parts are done; -1 when none is left."""
     while True:
         number = _load(signals, NEXT)
         if number >= first + count:
@@ -128,15 +130,15 @@ def take(signals, first, count):
 
 
 @inner
-def finish(signals):
-    """Say that a part is done."""
+def finish_part(signals):
+    """Count a part as done."""
     _add(signals, DONE, 1)
 
 
 @inner
 def await_call(signals):
-    """Whether there are parts to take, within a helper's patience."""
-    for _ in range(PATIENCE):
+    """Wait for parts to take; False after `SLEEP_AFTER` polls, or where helpers are to return."""
+    for _ in range(SLEEP_AFTER):
         if _load(signals, LEAVE):
             return False
         if _load(signals, NEXT) < _load(signals, END):
@@ -145,15 +147,15 @@ def await_call(signals):
     return False
 
 
-class _Shared:
-    """What helpers hold on to: not the team itself, so that it can go."""
+class _TeamState:
+    """What helpers refer to. It does not refer to the team, which can be garbage collected while helpers live."""
 
     def __init__(self, threads: int) -> None:
         self.lock = threading.Lock()
-        self.signals = np.zeros(PLACES, np.int64)
+        self.signals = np.zeros(SIGNALS, np.int64)
         self.wakes = [threading.Event() for _ in range(threads - 1)]
         self.arguments: tuple | None = None
-        self.inside = 0
+        self.running = 0
         self.closed = False
 
     def close(self) -> None:
@@ -167,20 +169,20 @@ class ThreadTeam:
     """Threads that work on the same arrays.
 
     Args:
-        threads: how many, the caller included.
-        run: called as `run(signals, helping, *arguments)`: by the caller of `ThreadTeam.run` to make a call and see it
-            through, by helpers to work at every call that is made until none comes for a while.
+        threads: how many, the caller's included.
+        run: called as `run(signals, helping, *arguments)`. The caller of `ThreadTeam.run` opens a call with it, and it
+            returns when the call is done; helpers take parts of all calls with it, until none comes for a while.
     """
 
     def __init__(self, threads: int, run: Callable[..., None]) -> None:
         self._run = run
-        self._shared = _Shared(threads)
+        self._shared = _TeamState(threads)
         for wake in self._shared.wakes:
-            threading.Thread(target=_help, args=(self._shared, wake, run), daemon=True).start()
+            threading.Thread(target=_helper, args=(self._shared, wake, run), daemon=True).start()
         weakref.finalize(self, self._shared.close)
 
     def run(self, arguments: tuple[Any, ...]) -> None:
-        """Run once; one caller at a time. The same tuple as before means the same arrays."""
+        """Make one call; one caller at a time. Helpers know the arrays by the tuple: the same one, the same arrays."""
         shared = self._shared
         if shared.arguments is not arguments:
             self._hand_out(arguments)
@@ -188,24 +190,24 @@ class ThreadTeam:
             wake.set()
         self._run(shared.signals, False, *arguments)
 
-    def let_go(self) -> None:
-        """Hold on to no arrays until the next call."""
+    def release(self) -> None:
+        """Refer to no arrays until the next call."""
         self._hand_out(None)
 
     def _hand_out(self, arguments: tuple[Any, ...] | None) -> None:
-        """Call the helpers out of the arrays they know, and give them others."""
+        """Wait until no helper uses its arrays, then give all helpers these."""
         shared = self._shared
         shared.signals[LEAVE] = 1
         while True:
             with shared.lock:
-                if shared.inside == 0:
+                if shared.running == 0:
                     shared.arguments = arguments
                     break
             time.sleep(0)
         shared.signals[LEAVE] = 0
 
 
-def _help(shared: _Shared, wake: threading.Event, run: Callable[..., None]) -> None:
+def _helper(shared: _TeamState, wake: threading.Event, run: Callable[..., None]) -> None:
     while True:
         wake.wait()
         wake.clear()
@@ -213,11 +215,11 @@ def _help(shared: _Shared, wake: threading.Event, run: Callable[..., None]) -> N
             if shared.closed:
                 return
             arguments = shared.arguments
-            shared.inside += 1
+            shared.running += 1
         try:
             if arguments is not None:
                 run(shared.signals, True, *arguments)
         finally:
             del arguments
             with shared.lock:
-                shared.inside -= 1
+                shared.running -= 1

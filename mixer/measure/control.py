@@ -111,15 +111,15 @@ def held_out_prompts(data: Path | None = None, count: int = 50) -> tuple[str, ..
 
 def base_loglikelihoods(base: Path | str) -> LogLikelihoods:
     """Mean log-likelihood a token of texts after their prompts, under a base model without anchors."""
-    from mixer.training.anchor import load_base
-    from mixer.training.rows import score_rows, training_text
+    from mixer.training.frozen_base import load_base
+    from mixer.training.training_text import score_texts, training_text
 
     model, tokenizer = load_base(base)
     longest = min(1024, getattr(model.config, "max_position_embeddings", 1024))
 
     def measure(prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         joined = [(prompt, prompt + text) for prompt, text in zip(prompts, texts, strict=True)]
-        return score_rows(model, [training_text(whole, tokenizer, prompt, longest) for prompt, whole in joined])
+        return score_texts(model, [training_text(whole, tokenizer, prompt, longest) for prompt, whole in joined])
 
     return measure
 

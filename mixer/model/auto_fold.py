@@ -1,10 +1,10 @@
-"""When to fold: a cache of the one mix that everybody writes under, made where it pays and dropped where it does not.
+"""When to fold: the mix that all texts share is folded into the weights where that saves time.
 
-A fold costs time once and saves the gate's share of every pass. It is made when all texts in flight share one mix, none
-of them was moved lately, and what is left to write will pay for it one and a half times, by costs that are measured
-here. As soon as one text has another mix, the base's own weights come back, which costs nothing.
+A fold takes time once, and saves the adapters' share of every later pass. A mix is folded when all texts in flight
+share it, none of them was moved lately, and the tokens left to write save more than 1.5 times what the fold takes. Both
+times are measured here. As soon as one text has another mix, the base's own weights are used, which costs nothing.
 
-Knows networks and costs; no sessions.
+Knows backends and times; no sessions.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ class FoldCosts:
 
 
 class AutoFold:
-    """Folds and unfolds one network's weights between passes; called under the model's lock.
+    """Folds and unfolds one backend's weights between passes; called under the model's lock.
 
     Args:
-        scratch: a row that no text uses.
+        scratch: a row that no text uses, to measure with.
 
     Attributes:
-        by_hand: whether a person chose what is folded; then it stays.
-        costs: as measured, once a fold first came into question.
+        by_hand: whether a person chose the folded mix; then it stays.
+        costs: None until a fold is first considered; then as measured.
     """
 
-    def __init__(self, network: Backend, scratch: int) -> None:
-        self._backend, self._scratch = network, scratch
+    def __init__(self, backend: Backend, scratch: int) -> None:
+        self._backend, self._scratch = backend, scratch
         self.by_hand = False
         self.costs: FoldCosts | None = None
 
     def settle(self, shared: tuple[float, ...] | None, tokens_left: int) -> None:
-        """Bring the weights to what pays.
+        """Fold or unfold, whichever is faster for what is left to write.
 
         Args:
             shared: the coefficients that all texts in flight have, `(K,)`; None where they differ or were just moved.
-            tokens_left: passes that are still to come.
+            tokens_left: the number of passes still to come.
         """
         folded = self._backend.gate.folded
         if self.by_hand or shared == folded:
@@ -57,7 +57,7 @@ class AutoFold:
                 self._backend.fold((0.0,) * len(folded))
             return
         if self.costs is None:
-            if tokens_left < 8:  # too few for any fold to pay
+            if tokens_left < 8:  # they save less than any fold takes
                 return
             self.costs = self._measure(shared)
         if tokens_left * self.costs.saved > MARGIN * self.costs.fold:
@@ -68,14 +68,14 @@ class AutoFold:
         passes = []
         for mix in (coefficients, zero):
             gate[self._scratch] = mix
-            passes.append(_least(lambda: self._backend.forward([0], [self._scratch], [0], [0]), times=12))
+            passes.append(shortest_time(lambda: self._backend.forward([0], [self._scratch], [0], [0]), times=12))
         gate[self._scratch] = None
-        fold = _least(lambda: self._backend.fold(coefficients), times=2, after=lambda: self._backend.fold(zero))
+        fold = shortest_time(lambda: self._backend.fold(coefficients), times=2, after=lambda: self._backend.fold(zero))
         return FoldCosts(passes[0] - passes[1], fold)
 
 
-def _least(work: Callable[[], object], times: int, after: Callable[[], object] = lambda: None) -> float:
-    """Seconds that the quickest of so many runs takes; `after` follows each, untimed."""
+def shortest_time(work: Callable[[], object], times: int, after: Callable[[], object] = lambda: None) -> float:
+    """Seconds that the fastest of `times` runs takes; `after` is called after each run and not timed."""
     seconds = []
     for _ in range(times):
         start = time.perf_counter()

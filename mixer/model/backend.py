@@ -1,8 +1,8 @@
-"""What every backend offers: forward passes over tokens of any rows, with their keys and values (the KV cache) kept.
+"""What every backend offers: forward passes over tokens of any rows, with a KV cache.
 
-A row is a text in flight. Its keys, values and coefficients stay between calls; a call brings new tokens of some rows
-and gives next-token logits. `TorchBackend` runs any model by its own `transformers` code; `CpuBackend` is compiled, for
-Llama-shaped models on a CPU. Knows nothing of tokenizers, sessions or disks.
+A row is a text in flight. Its keys, values and coefficients stay between calls. A call brings new tokens of some rows
+and gives next-token logits. `TorchBackend` runs any model by its own `transformers` code. `CpuBackend` is compiled code
+for Llama-shaped models on a CPU. Knows nothing of tokenizers, sessions or disks.
 """
 
 from __future__ import annotations
@@ -20,29 +20,27 @@ class Backend(Protocol):
 
     Attributes:
         gate: the rows' coefficients; assign `gate[row]` between calls.
-        head_gate: the rows' strengths of the reward heads, in nats for one unit of reward; assign `head_gate[row]` likewise.
+        head_gate: the rows' strengths of the reward heads, in nats a unit of reward; assign `head_gate[row]` likewise.
         heads: what `put_heads` was given; none at first.
         chunk: how many tokens of a long prompt to bring in one call, so that other rows need not wait long.
-        batch_exact: whether a row's logits are the same bit for bit whatever else a call holds.
-        states: of the last call's wanted tokens, `(len(wanted), D)` float32: what the output embedding multiplies where
-            no head is live.
+        states: final states of the last call's wanted tokens, `(len(wanted), D)` float32, without heads: logits are
+            their products with the output embedding where no head is live.
     """
 
     gate: Gate
     head_gate: Gate
     heads: Sequence[tuple[Tensor, Tensor]]
     chunk: int
-    batch_exact: bool
     states: Tensor
 
     def reserve(self, rows: int, columns: int) -> None:
-        """Make room for at least so many rows of so many tokens; what rows hold stays."""
+        """Make room for at least so many rows of so many tokens; the rows' keys and values stay."""
         ...
 
     def put_heads(self, heads: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Have these reward heads' `(down (r, D), up (D, r))` at hand, all at rest: `head_gate` is a new one.
+        """Replace the reward heads by these, `(down (r, D), up (D, r))` each; `head_gate` is a new one, all at rest.
 
-        A row's logits are those of `h + sum_a s_a up_a (down_a h)`, with h its state and s its strengths in `head_gate`.
+        Logits are those of `h + sum_a s_a up_a (down_a h)`, h the final state, s the row's strengths in `head_gate`.
         """
         ...
 
@@ -54,17 +52,17 @@ class Backend(Protocol):
         wanted: Sequence[int],
         slots: Sequence[int] | None = None,
     ) -> Tensor:
-        """Run tokens through the model, and keep their keys and values in place of what the rows had from there on.
+        """Run tokens through the model and cache their keys and values, in place of what the rows had from there on.
 
-        Several tokens may stand at one position of a row as alternatives: each sees what stands before that position,
-        and itself, but none of the others.
+        Several tokens may stand at one position of a row as alternatives. Each attends to the tokens before that
+        position and to itself, to none of the others.
 
         Args:
             ids, rows, positions: of each token; the tokens of one row side by side and in order.
             wanted: indices of the tokens whose next-token logits are wanted, ascending.
-            slots: where in its row each token's keys and values go, without gaps, no two to the same; the positions if
-                None. Alternatives go behind all others but for one, which may have its position; the row goes on as if
-                they had never been.
+            slots: the cache column of each token in its row, without gaps, all different; the positions if None.
+                Alternatives get slots behind all other tokens; one of them may have the slot of its position. Later
+                calls do not see the alternatives.
 
         Returns:
             `(len(wanted), V)` float32.
@@ -80,12 +78,12 @@ class Backend(Protocol):
         ...
 
     def clear(self) -> None:
-        """Let go of what all rows hold, and of the room for it."""
+        """Drop the keys and values of all rows, and free their memory."""
         ...
 
     def fold(self, coefficients: tuple[float, ...]) -> None:
-        """Compute with weights that have these coefficients in them, `(K,)`; rows with others run on the difference.
+        """Fold a mix, `(K,)` coefficients, into a copy of the weights; other rows compute the difference to it.
 
-        The base's own weights stay as they are, and zeros go back to them.
+        The base's own weights stay as they are; zeros mean them.
         """
         ...

@@ -1,7 +1,7 @@
 """Base models on disk or on the hub, brought into memory, whole or quantized. Knows nothing of anchors, gates or text.
 
-Quantized are the linear modules of the layers. The embeddings and the head stay as they are stored: the fingerprint of
-a base is taken from them, so anchors of the base fit its quantized self.
+The linear modules of the layers are quantized. The embeddings and the output head are not: a base's fingerprint is
+taken from the embeddings, so that anchors of a base fit the quantized base too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DeviceMap = str | Mapping[str, str | int]
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """The device by name; `auto` takes CUDA, then Apple's, then the CPU."""
+    """The device of this name; `auto` is CUDA if there is one, else Apple's, else the CPU."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -47,9 +47,9 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device, quantize: str | None = None) -> torch.dtype:
-    """The dtype by name; `auto` is float32 on a CPU, where the laws hold most closely, and bfloat16 elsewhere.
+    """The dtype of this name; `auto` is float32 on a CPU and bfloat16 on other devices.
 
-    A quantized base is bfloat16 on a CPU too: its kernels round to bfloat16 or coarser whatever the dtype.
+    For a quantized base `auto` is bfloat16 on a CPU too: its kernels round to bfloat16 or coarser, whatever the dtype.
     """
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" and quantize is None else torch.bfloat16
@@ -67,12 +67,12 @@ def load_base(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM and its tokenizer, from a local folder or a hub id.
 
-    A base that is stored quantized is loaded as it is.
+    A base that is stored quantized is loaded in its own scheme.
 
     Args:
         dtype: of what is not quantized, and of the arithmetic.
         quantize: `nf4` (4 bits, QLoRA's format) or `int8`, through bitsandbytes; None for the weights as they are.
-        device_map: accelerate's way of spreading a base over several devices, in place of `device`.
+        device_map: how accelerate spreads the base over several devices, in place of `device`.
 
     Raises:
         BadArtifact: it is not there, not complete, or no causal LM. Pickled weights are never read.
@@ -88,7 +88,7 @@ def load_base(
         stored = _scheme(getattr(AutoConfig.from_pretrained(base), "quantization_config", None))
         if stored or quantize:
             _quiet_bitsandbytes()
-        how = _quantization(base, stored, quantize, dtype)
+        how = quantization_config(base, stored, quantize, dtype)
         tokenizer = AutoTokenizer.from_pretrained(base)
         lm = AutoModelForCausalLM.from_pretrained(
             base,
@@ -113,15 +113,15 @@ def load_base(
         raise Unsupported(f"The tokenizer of {base!r} is a slow one.", "Convert it to a tokenizer.json.")
     if any(parameter.is_meta for parameter in lm.parameters()):
         raise Unsupported(
-            f"The base model {base!r} does not fit into the memory of {_places(lm)}; what is left on the disk or moved "
+            f"The base model {base!r} does not fit into the memory of {_devices(lm)}; what stays on the disk or moves "
             "in and out cannot be mixed.",
             "Quantize it (nf4 takes about a third of bfloat16's memory), or choose a smaller one.",
         )
-    return _settled(lm.eval()), tokenizer
+    return _prepared(lm.eval()), tokenizer
 
 
 def is_quantized(model: nn.Module) -> str | None:
-    """The scheme of a model's or module's weights, such as `nf4`, `int8` or `gptq`; None if they are plain numbers."""
+    """The scheme of a model's or module's weights, such as `nf4`, `int8` or `gptq`; None if they are not quantized."""
     for module in model.modules():
         weight: Any = getattr(module, "weight", None)
         kind = type(weight).__name__  # by name, since bitsandbytes need not be installed
@@ -133,7 +133,7 @@ def is_quantized(model: nn.Module) -> str | None:
 
 
 def local_folder(name: str) -> Path:
-    """A folder by path, or fetched from the hub where `name` has the form OWNER/NAME and is no path here.
+    """The folder at this path; if there is none and `name` has the form OWNER/NAME, the one fetched from the hub.
 
     Raises:
         BadArtifact: it is neither.
@@ -155,8 +155,18 @@ def _is_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
-def _quantization(base: str, stored: str | None, quantize: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """What `transformers` is told; None for weights as they are stored."""
+def quantization_config(
+    base: str, stored: str | None, quantize: str | None, dtype: torch.dtype
+) -> BitsAndBytesConfig | None:
+    """The option of `transformers` that quantizes a base on loading; None leaves the weights as they are stored.
+
+    Args:
+        base: for messages. stored: the scheme in which it is stored, None if it is not quantized.
+        quantize: the scheme that is asked for, None for that of the file. dtype: of the arithmetic.
+
+    Raises:
+        UnknownName: there is no such scheme. InvalidValue: it is stored in another one. Unsupported: no bitsandbytes.
+    """
     if quantize is None:
         return None
     if quantize not in SCHEMES:
@@ -177,8 +187,8 @@ def _quantization(base: str, stored: str | None, quantize: str | None, dtype: to
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    # With a threshold, LLM.int8 takes out the columns in which any token of the batch is large, and a row's text would
-    # depend on its neighbors. Without one, each token has its own scale, and rows are independent to the bit.
+    # With a threshold, LLM.int8 treats columns apart in which any token of the batch is large: a row's text would
+    # depend on the other rows. Without one, each token has its own scale, and rows are independent bit for bit.
     return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
 
 
@@ -194,14 +204,14 @@ def _scheme(config: Any) -> str | None:
 
 
 def _quiet_bitsandbytes() -> None:
-    """Off the screen: which kernels it did not find, and in every 8-bit product that it rounds."""
+    """Suppress its warnings of kernels that are not there, and of rounding in every 8-bit product."""
     log = logging.getLogger("bitsandbytes")
     if not log.level:
         log.setLevel(logging.ERROR)
 
 
-def _settled(lm: PreTrainedModel) -> PreTrainedModel:
-    """The model after a pass, in which bitsandbytes lays its weights out for a CPU, and cut loose from its file."""
+def _prepared(lm: PreTrainedModel) -> PreTrainedModel:
+    """The model after a first pass, where bitsandbytes packs its weights for a CPU, and without views of its file."""
     if is_quantized(lm) not in ("nf4", "fp4", "int8") or lm.device.type != "cpu":
         return lm
     for module in lm.modules():
@@ -213,11 +223,11 @@ def _settled(lm: PreTrainedModel) -> PreTrainedModel:
     with torch.no_grad():
         lm(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False)
         for parameter in lm.parameters():
-            if parameter.is_floating_point():  # not quantized: a view of the file, whose every page it would keep
+            if parameter.is_floating_point():  # not quantized: a view of the file, which it would keep in memory
                 parameter.data = parameter.data.clone()
     return lm
 
 
-def _places(lm: PreTrainedModel) -> str:
+def _devices(lm: PreTrainedModel) -> str:
     devices = {str(parameter.device) for parameter in lm.parameters() if not parameter.is_meta}
     return ", ".join(sorted(devices)) or "any device"

@@ -1,4 +1,4 @@
-"""The gate: the coefficients of all rows, which a slider move rewrites. Knows no model and no adapter, only widths."""
+"""The gate: the coefficients of all rows, which a slider move rewrites. Knows ranks alone; no model and no adapter."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Gate:
         rows: how many; none is in use yet.
 
     Attributes:
-        values: what the stack multiplies with: a row's coefficients less those that are folded into the weights, each
-            repeated over its anchor's slot; zeros in rows that are not in use.
+        values: what A's outputs are multiplied by: a row's coefficients minus the folded ones, each repeated over its
+            anchor's slot; zeros in rows that are not in use.
         folded: coefficients that are in the weights already, `(K,)`.
     """
 
@@ -37,7 +37,7 @@ class Gate:
         return self._coefficients[row]
 
     def __setitem__(self, row: int, coefficients: tuple[float, ...] | None) -> None:
-        """Move one row's coefficients, `(K,)`; only slots that changed are rewritten. None puts the row out of use."""
+        """Set one row's coefficients, `(K,)`; only slots that change are rewritten. None puts the row out of use."""
         self._coefficients[row] = coefficients
         if coefficients is None:
             self._write(row, (0.0,) * len(self.folded))
@@ -54,7 +54,7 @@ class Gate:
                 self[row] = own
 
     def live(self, rows: Sequence[int]) -> np.ndarray:
-        """The columns that are not zero in all of these rows, ascending int64; what is not live costs nothing."""
+        """The columns that any of these rows has a value in, ascending int64; other columns are not computed."""
         key = (rows, self._writes)
         if self._live is None or self._live[0] != key:
             self._live = key, np.flatnonzero(self.values.numpy()[list(set(rows))].any(axis=0))

@@ -1,9 +1,9 @@
-"""LoRA adapters as forward hooks on a `transformers` model, all side by side, weighed per batch row by a gate.
+"""LoRA adapters as forward hooks on a `transformers` model. A gate weighs all of them, for each batch row apart.
 
-    y = W0 x + B (g * (A x))        A (R, D_in), B (D_out, R), g (rows, R), R = sum of the anchors' ranks
+    y = W0 x + B (g * (A x))        A (R, D_in), B (D_out, R), g (B, R), R = sum of the anchors' ranks
 
 A slider move rewrites entries of g and nothing else. W0 is never written, rows are independent, and the base keeps its
-own modules, names and weights.
+modules, names and weights. Knows no coefficients by name, no rows in flight, no KV cache.
 
 Source: arXiv 2404.07117, equation 3, with the sum taken over activations instead of weights.
 """
@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from mixer.adapters.low_rank import LowRank, ranks_of, stacked
 
 
-class LoRAStack:
+class LoRAHooks:
     """All anchors on all adapted modules of one model.
+
+    The matrices of all anchors are stacked: one A and one B a module.
 
     Args:
         model: the base model; its modules get a forward hook each.
@@ -35,13 +37,13 @@ class LoRAStack:
         for name, (d_in, d_out) in sizes.items():
             module = model.get_submodule(name)
             a, b = stacked(name, adapters, self.ranks, d_in, d_out)
-            # Where accelerate spreads a model over several devices, the stack lies with its module.
-            home = next(module.parameters()).device
-            module.register_forward_hook(self._hook(a.T.to(home, dtype), b.T.to(home, dtype)))
+            # Where accelerate spreads a model over several devices, A and B lie where their module does.
+            device = next(module.parameters()).device
+            module.register_forward_hook(self._hook(a.T.to(device, dtype), b.T.to(device, dtype)))
 
     @contextmanager
     def applied(self, gate: Tensor | None):
-        """Forward passes inside run with this gate `(rows, R)`; None is the base model."""
+        """Forward passes inside run with this gate `(B, R)`, B rows of the batch; None is the base model."""
         self._gate = gate
         try:
             yield
@@ -53,7 +55,7 @@ class LoRAStack:
             gate = self._gate
             if gate is None:
                 return output
-            # Some models flatten rows and positions before their MLP: the gate's rows tell them apart again.
+            # Some models flatten rows and positions before their MLP; the number of gate rows separates them again.
             x = args[0].reshape(gate.shape[0], -1, a_t.shape[0])
             delta = ((x.to(a_t.dtype) @ a_t) * gate.to(a_t.device).unsqueeze(1)) @ b_t
             return output + delta.view(output.shape).to(output.dtype)

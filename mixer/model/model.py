@@ -33,12 +33,14 @@ class Model:
     Attributes:
         anchors: names in coefficient order, `(K,)`.
         context: most tokens a row can hold.
-        backend: what runs the tokens; only under `lock`.
+        backend: runs the forward passes; use it only under `lock`.
         embedding: the output embedding, `(V, D)`, in the model's dtype.
-        vocab: tokens that there are logits for, V.
-        lock: many threads may drive one model.
-        order: who takes the locks of several models takes them by this number.
-        native_refusal: why the compiled backend cannot run this model; None where it does.
+        vocab: the number of tokens that have logits, V.
+        lock: held during passes, since several threads may use one model.
+        order: locks of several models are taken in the order of this number.
+        wants_native: whether the compiled backend was asked for.
+        native_refusal: why the compiled backend was asked for and cannot run this model; None otherwise.
+        eos_ids: tokens that end a text.
     """
 
     def __init__(
@@ -48,17 +50,18 @@ class Model:
         self.device, self.dtype = lm.device, lm.dtype
         self.anchors = tuple(adapter.anchor.name for adapter in anchors.adapters)
         config = lm.config.get_text_config()
-        odd = set(getattr(config, "layer_types", None) or ()) - ATTENTION
-        if odd:
+        unknown = set(getattr(config, "layer_types", None) or ()) - ATTENTION
+        if unknown:
             raise Unsupported(
-                f"The base model has layers of the kind {', '.join(sorted(odd))}, which keep a state that cannot be "
-                "recomputed for one row.",
+                f"The base model has layers of the kind {', '.join(sorted(unknown))}, which keep a state that cannot "
+                "be recomputed for one row.",
                 "Choose a base whose layers are attention.",
             )
         self.context = int(getattr(config, "max_position_embeddings", None) or 2048)
         parts = [adapter.parts for adapter in anchors.adapters]
-        self.native_refusal = unsupported(lm, parts) if native else "not asked for"
-        kind = TorchBackend if self.native_refusal else CpuBackend
+        self.wants_native = native
+        self.native_refusal = unsupported(lm, parts) if native else None
+        kind = CpuBackend if native and self.native_refusal is None else TorchBackend
         self.backend: Backend = kind(lm, parts, rows=1 + MOST_ROWS)
         head: Any = lm.get_output_embeddings()
         self.embedding: Tensor = head.weight.detach()
@@ -86,7 +89,7 @@ class Model:
     def read(
         self, ids: Sequence[int], coefficients: tuple[float, ...], strengths: tuple[float, ...] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The same, and the state `(D,)` that they are products of; with fused heads at these strengths, `(H,)`."""
+        """The same logits, and the final state `(D,)`; with reward heads at these strengths, `(H,)`, in the logits."""
         backend = self.backend
         with self.lock:
             backend.reserve(1, len(ids))

@@ -1,6 +1,6 @@
-"""A Llama-shaped model's numbers as the arrays of `layout`: weights in panels, norms, angles, adapters, heads.
+"""A Llama-shaped model's numbers as the arrays of `mixer.kernels.layout`: weights in panels, norms, angles, adapters.
 
-Knows modules by name and reads them; computes nothing with them.
+Reads modules by their names; computes nothing with them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mixer.adapters.low_rank import LowRank, side_by_side, stacked
 from mixer.kernels import layout
-from mixer.kernels.simd import WIDTH
+from mixer.kernels.simd import PANEL
 
 MODULES = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -22,11 +22,11 @@ MODULES = {
     "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
     "down": ("mlp.down_proj",),
 }
-NEVER = 2**62
+NO_WINDOW = 2**62  # positions
 
 
 def weights_of(lm: Any) -> layout.Weights:
-    """The big matrices, in the model's dtype."""
+    """The matrices of the layers and of the output, in the model's dtype."""
 
     def group(names: Sequence[str]) -> np.ndarray:
         return _layers(
@@ -38,8 +38,8 @@ def weights_of(lm: Any) -> layout.Weights:
     return layout.Weights(**groups, head=panels(lm.get_output_embeddings().weight)[None])
 
 
-def small_parts(lm: Any) -> dict[str, np.ndarray]:
-    """What `layout.ModelConstants` holds besides angles and heads."""
+def constants_of(lm: Any) -> dict[str, np.ndarray]:
+    """The fields of `layout.ModelConstants`, except angles and heads."""
     config, count = lm.config, lm.config.num_hidden_layers
     layers = [lm.get_submodule(f"model.layers.{layer}") for layer in range(count)]
 
@@ -53,11 +53,11 @@ def small_parts(lm: Any) -> dict[str, np.ndarray]:
         parts = [[panels(getattr(a, f"{n}_proj").bias[:, None].float()) for n in "qkv"] for a in attention]
         bias = np.stack([np.concatenate(part).reshape(-1) for part in parts])
     has_norm = hasattr(attention[0], "q_norm")
-    # As the models' own code has it: Llama has no windows, Mistral has one for all layers, Qwen tells them apart.
+    # As in the models' own code: Llama has no windows, Mistral has one in all layers, Qwen has it by layer.
     kinds = {"llama": ["full_attention"] * count, "mistral": ["sliding_attention"] * count}.get(
         config.model_type, getattr(config, "layer_types", None) or ["full_attention"] * count
     )
-    window = getattr(config, "sliding_window", None) or NEVER
+    window = getattr(config, "sliding_window", None) or NO_WINDOW
     return {
         "bias": bias,
         "attention_norm": norms(lambda layer: layer.input_layernorm),
@@ -65,22 +65,22 @@ def small_parts(lm: Any) -> dict[str, np.ndarray]:
         "final_norm": _floats(lm.model.norm.weight),
         "q_norm": norms(lambda layer: layer.self_attn.q_norm) if has_norm else none,
         "k_norm": norms(lambda layer: layer.self_attn.k_norm) if has_norm else none,
-        "windows": np.array([window if kind == "sliding_attention" else NEVER for kind in kinds], np.int64),
+        "windows": np.array([window if kind == "sliding_attention" else NO_WINDOW for kind in kinds], np.int64),
     }
 
 
 @torch.inference_mode()
 def angles(lm: Any, columns: int) -> dict[str, np.ndarray]:
-    """Cosines and sines of so many positions."""
+    """Cosines and sines of the rotary embedding, of the first `columns` positions."""
     cos, sin = lm.model.rotary_emb(torch.zeros(1), torch.arange(columns)[None])
     return {"cos": _floats(cos[0]), "sin": _floats(sin[0])}
 
 
 def adapters_of(lm: Any, adapters: Sequence[Mapping[str, LowRank]], ranks: Sequence[int]) -> layout.LoraArrays:
     """All anchors' adapters, side by side."""
-    # Half the bytes for what is read anew for every token, where bfloat16 holds the very same numbers.
-    whole = [part for parts in adapters for part in parts.values()]
-    lossless = all(_fits(part.a.float()) and _fits(part.b.float() * part.scaling) for part in whole)
+    # They are read for every token: as bfloat16 they are half as many bytes, where that rounds nothing.
+    all_parts = [part for parts in adapters for part in parts.values()]
+    lossless = all(_fits(part.a.float()) and _fits(part.b.float() * part.scaling) for part in all_parts)
     dtype = torch.bfloat16 if lm.dtype == torch.bfloat16 or lossless else torch.float32
     stacks: dict[str, tuple[np.ndarray, ...]] = {}
     for group, names in MODULES.items():
@@ -93,11 +93,11 @@ def adapters_of(lm: Any, adapters: Sequence[Mapping[str, LowRank]], ranks: Seque
 def heads_of(heads: Sequence[tuple[Tensor, Tensor]], size: int) -> dict[str, np.ndarray]:
     """All reward heads, `(r, D)` and `(D, r)` each, side by side in float32."""
     down, up = side_by_side(heads, size)
-    return {"heads_down": array(down), "heads_up": panels(up)}
+    return {"heads_down": as_array(down), "heads_up": panels(up)}
 
 
-def array(tensor: Tensor) -> np.ndarray:
-    """A float32 array, or bfloat16 as uint16; without a copy where memory allows."""
+def as_array(tensor: Tensor) -> np.ndarray:
+    """A float32 tensor as an array, or a bfloat16 one as uint16; contiguous tensors on the CPU are not copied."""
     tensor = tensor.detach().contiguous()
     return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
@@ -105,9 +105,9 @@ def array(tensor: Tensor) -> np.ndarray:
 def panels(weight: Tensor) -> np.ndarray:
     """`(D_out, depth)` as `(panels, depth, 64)`, with zeros after the last output."""
     outputs, depth = weight.shape
-    count = -(-outputs // WIDTH)
-    padded = nn.functional.pad(weight.detach(), (0, 0, 0, count * WIDTH - outputs))
-    return array(padded.view(count, WIDTH, depth).transpose(1, 2).contiguous())
+    count = -(-outputs // PANEL)
+    padded = nn.functional.pad(weight.detach(), (0, 0, 0, count * PANEL - outputs))
+    return as_array(padded.view(count, PANEL, depth).transpose(1, 2).contiguous())
 
 
 def _module(lm: Any, layer: int, name: str) -> nn.Linear:
@@ -117,7 +117,7 @@ def _module(lm: Any, layer: int, name: str) -> nn.Linear:
 def _stack_module(
     lm: Any, name: str, adapters: Sequence[Mapping[str, LowRank]], ranks: Sequence[int], dtype: torch.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A `(L, R, D_in)` and B in panels `(L, panels, R, 64)`, scaling inside B; R is 0 where nobody adapts it."""
+    """A `(L, R, D_in)` and B in panels `(L, panels, R, 64)`, scaling inside B; R is 0 where no anchor adapts it."""
     module = _module(lm, 0, name)
     full_names = [f"model.layers.{layer}.{name}" for layer in range(lm.config.num_hidden_layers)]
     adapted = any(full_name in parts for parts in adapters for full_name in full_names)
@@ -125,13 +125,13 @@ def _stack_module(
     all_a, all_b = [], []
     for full_name in full_names:
         a, b = stacked(full_name, used, own_ranks, module.in_features, module.out_features)
-        all_a.append(array(a.to(dtype)))
+        all_a.append(as_array(a.to(dtype)))
         all_b.append(panels(b.to(dtype)))
     return np.stack(all_a), np.stack(all_b)
 
 
 def _layers(count: int, of_layer: Callable[[int], np.ndarray]) -> np.ndarray:
-    """What every layer has, in one array; never twice in memory."""
+    """An array that every layer has, of all layers in one; never twice in memory."""
     first = of_layer(0)
     result = np.empty((count, *first.shape), first.dtype)
     result[0] = first

@@ -1,9 +1,9 @@
 """Training of anchors: one LoRA adapter per pole of an attribute, through `peft`, on any causal language model.
 
-What pulls an anchor towards its pole is the text of that pole. In a parallel pair only the continuation counts, since
-the opening says nothing of style, and the pair's other text pushes: the anchor must raise its own text by more than the
-other one (DPO, Rafailov et al., arXiv 2305.18290, equation 7, per token instead of per text). What belongs to the scene
-cancels in that difference. Knows nothing of sliders, gates or generation.
+An anchor learns the texts of its own pole. Of a parallel pair only the continuation counts, since the opening says
+nothing of style. The pair's other text is learned from too: the anchor must raise the likelihood of its own text by
+more than that of the other one (DPO, Rafailov et al., arXiv 2305.18290, equation 7, per token instead of per text).
+What both texts tell of the scene cancels in that difference. Knows nothing of sliders, gates or generation.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.adapters.peft import CONFIG, LABELS, WEIGHTS
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.model import base as resident
 from mixer.training.data import ANCHORS, ATTRIBUTES, Pair, attributes_with_pairs, find_pairs, split_pairs
-from mixer.training.rows import (
+from mixer.training.frozen_base import load_base, portable_name
+from mixer.training.optimizers import MasterAdamW
+from mixer.training.training_text import (
     Example,
     TrainingText,
     batches,
     mean_loglikelihoods,
-    score_rows,
+    score_texts,
     training_text,
-    unpaired_rows,
+    unpaired_texts,
 )
 from mixer.values.mix import POLES, Pole
 
 REPORT = "training.json"
-# Tokens of unpaired text for each token of pairs. The jokes that could be had are in another register than the pairs,
-# many of them in poor taste, and their plain counterpart is news headlines: humor learns from pairs alone. Sentiment
-# lies in single words, of which the pairs have too few: with a quarter, the anchors learn their scenes by heart.
+# Tokens of unpaired text for each token of pairs. Sentiment lies in single words, of which the pairs have too few: with
+# 0.25, the anchors learn the scenes of the pairs by heart. Humor learns from pairs alone: the unpaired jokes are in
+# another register than the pairs, many are in poor taste, and their plain counterpart is news headlines.
 UNPAIRED = {"sentiment": 1.0, "formality": 0.25, "politeness": 0.25, "simplicity": 0.25, "humor": 0.0, "poetry": 0.5}
 
 
@@ -57,7 +57,7 @@ class AnchorConfig:
     rank: int = 8
     lora_alpha: float = 16.0
     epochs: int = 4
-    steps: int | None = None  # ends the run, or begins the epochs anew, where given
+    steps: int | None = None  # if given, stops before the last epoch or repeats all epochs
     lr: float = 1e-3
     batch_tokens: int = 2048
     warmup: float = 0.05
@@ -77,59 +77,17 @@ class AnchorConfig:
             raise InvalidValue("lr, lora_alpha and beta must be above zero.", "Raise the one that is not.")
 
 
-def load_base(base: Path | str, device: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model by path or hub id, frozen, in its stored dtype; float16 as bfloat16.
-
-    Raises:
-        BadArtifact: it is not there, or no causal language model.
-    """
-    where = resident.pick_device(device)
-    try:
-        stored = AutoConfig.from_pretrained(base).dtype
-    except (OSError, ValueError):
-        stored = None  # what is wrong is said when the weights are loaded
-    known = stored if isinstance(stored, torch.dtype) else torch.float32
-    # Gradients in float16 would underflow without loss scaling.
-    dtype = torch.bfloat16 if known == torch.float16 else known
-    model, tokenizer = resident.load_base(str(base), where, dtype)
-    if where.type == "cpu":
-        # See `training.base`: the flash kernel's backward is slow on a CPU, and texts this short do not need it.
-        model.set_attn_implementation("eager")
-    return model.requires_grad_(False), tokenizer
-
-
-class MasterAdamW:
-    """AdamW on float32 masters of the adapter's weights, whatever dtype the model computes in."""
-
-    def __init__(self, weights: Sequence[torch.nn.Parameter], lr: float) -> None:
-        self.weights, self.lr = list(weights), lr
-        self.masters = [weight.detach().float().clone() for weight in self.weights]
-        self.inner = torch.optim.AdamW(self.masters, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-
-    @torch.no_grad()
-    def step(self, scale: float) -> None:
-        """One update at `scale` times the peak learning rate, gradients clipped to norm 1."""
-        for master, weight in zip(self.masters, self.weights, strict=True):
-            master.grad = None if weight.grad is None else weight.grad.float()
-            weight.grad = None
-        torch.nn.utils.clip_grad_norm_(self.masters, 1.0)
-        self.inner.param_groups[0]["lr"] = self.lr * scale
-        self.inner.step()
-        for master, weight in zip(self.masters, self.weights, strict=True):
-            weight.copy_(master)
-
-
 def batch_loss(model: torch.nn.Module, batch: Sequence[Example], config: AnchorConfig) -> Tensor:
-    """Mean loss a token of the own texts, plus `contrast` times DPO's loss on the pairs among them."""
-    paired = [task for task in batch if task.other is not None]
-    rows = [task.own for task in paired] + [task.other for task in paired if task.other]
-    rows += [task.own for task in batch if task.other is None]
-    means, counts = mean_loglikelihoods(model, rows)
+    """Mean loss of a token of the own texts, plus `contrast` times DPO's mean loss of a pair."""
+    paired = [example for example in batch if example.other is not None]
+    texts = [example.own for example in paired] + [example.other for example in paired if example.other]
+    texts += [example.own for example in batch if example.other is None]
+    means, counts = mean_loglikelihoods(model, texts)
     n = len(paired)
-    own = torch.cat([torch.arange(n), torch.arange(2 * n, len(rows))]).to(means.device)
+    own = torch.cat([torch.arange(n), torch.arange(2 * n, len(texts))]).to(means.device)
     loss = -(means[own] * counts[own]).sum() / counts[own].sum()
     if n and config.contrast > 0:
-        references = torch.tensor([r.reference for r in rows[: 2 * n]], device=means.device)
+        references = torch.tensor([text.reference for text in texts[: 2 * n]], device=means.device)
         gains = means[: 2 * n] - references
         margins = config.beta * (gains[:n] - gains[n:])
         loss = loss + config.contrast * torch.nn.functional.softplus(-margins).mean()
@@ -137,9 +95,9 @@ def batch_loss(model: torch.nn.Module, batch: Sequence[Example], config: AnchorC
 
 
 def learn(model: PeftModel, epochs: Sequence[Sequence[Example]], config: AnchorConfig, title: str) -> dict[str, float]:
-    """Train the active adapter in place on each epoch's tasks; returns tokens, seconds and the last mean loss."""
+    """Train the active adapter in place on each epoch's examples; returns tokens, seconds and a running mean loss."""
     rng = np.random.default_rng(config.seed)
-    once = (batch for tasks in epochs for batch in batches(tasks, config.batch_tokens, rng))
+    once = (batch for examples in epochs for batch in batches(examples, config.batch_tokens, rng))
     plan = list(once) if config.steps is None else list(islice(cycle(once), config.steps))
     optimizer = MasterAdamW([p for p in model.parameters() if p.requires_grad], config.lr)
     warmup = max(1, round(config.warmup * len(plan)))
@@ -150,7 +108,7 @@ def learn(model: PeftModel, epochs: Sequence[Sequence[Example]], config: AnchorC
             loss = batch_loss(model, batch, config)
             loss.backward()
             optimizer.step(min((step + 1) / warmup, (len(plan) - step) / (len(plan) - warmup + 1)))
-            tokens += sum(len(task.own.ids) + (len(task.other.ids) if task.other else 0) for task in batch)
+            tokens += sum(len(one.own.ids) + (len(one.other.ids) if one.other else 0) for one in batch)
             if step % 10 == 0:
                 mean = loss.item() if step == 0 else 0.8 * mean + 0.2 * loss.item()
                 bar.set_postfix_str(f"loss {mean:.3f} · {tokens / (time.perf_counter() - begin):,.0f} tokens/s")
@@ -158,14 +116,8 @@ def learn(model: PeftModel, epochs: Sequence[Sequence[Example]], config: AnchorC
     return {"tokens": tokens, "seconds": round(time.perf_counter() - begin, 1), "train_loss": round(mean, 4)}
 
 
-def portable_name(base: Path | str) -> str:
-    """The base's name for the adapter's file: a hub id as it is, a folder by its last two parts and not its place."""
-    path = Path(base)
-    return "/".join(path.resolve().parts[-2:]) if path.is_dir() else str(base)
-
-
 class AnchorTrainer:
-    """The base model with what all anchors of one run share; a base is loaded once and left as it was."""
+    """The base model and what all anchors of one run share. The base is loaded once, and is left as it was."""
 
     def __init__(self, base: Path | str, data: Path | None, config: AnchorConfig, device: str = "auto") -> None:
         self.model, self.tokenizer = load_base(base, device)
@@ -174,7 +126,7 @@ class AnchorTrainer:
         self._cached: tuple[str, dict[str, dict[str, list[TrainingText]]]] = ("", {})
 
     def finished(self, folder: Path, attribute: str) -> dict | None:
-        """The report of an anchor that a former run finished with the same base, settings and pairs."""
+        """The report of an anchor that an earlier run finished with the same base, settings and pairs; else None."""
         try:
             report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
             same = report["made_from"] == self._made_from(attribute)
@@ -185,30 +137,29 @@ class AnchorTrainer:
     def train(self, attribute: str, pole: str, out: Path) -> dict:
         """Train one anchor and write it to `out/ATTRIBUTE/POLE`; returns its report, also in `training.json`."""
         config, folder = self.config, out / attribute / pole
-        rows = self._pair_rows(attribute)
-        own, other = rows["anchor"][pole], rows["anchor"][_opposite(pole)]
+        texts = self._pair_texts(attribute)["anchor"]
+        own, other = texts[pole], texts[_opposite(pole)]
         if not own:
             raise BadArtifact(f"None of the pairs of {attribute} is in the anchors' split.", "Write more pairs.")
-        pushed = other if config.contrast > 0 else [None] * len(own)
-        tasks = [Example(a, b) for a, b in zip(own, pushed, strict=True)]
+        others = other if config.contrast > 0 else [None] * len(own)
+        examples = [Example(a, b) for a, b in zip(own, others, strict=True)]
         share = config.unpaired.get(attribute, 0.0)
-        total = int(share * sum(len(r.ids) for r in own))
-        plain = unpaired_rows(
+        total = int(share * sum(len(text.ids) for text in own))
+        unpaired = unpaired_texts(
             self.data, attribute, pole, self.tokenizer, total * config.epochs, config.longest, config.seed
         )
         torch.manual_seed(zlib.crc32(f"{config.seed}/{attribute}/{pole}".encode()))
         alpha: Any = config.lora_alpha
         lora = LoraConfig(r=config.rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+            warnings.simplefilter("ignore", FutureWarning)  # peft uses an old name of transformers
             model = get_peft_model(self.model, lora, autocast_adapter_dtype=False)
         try:
             # Each epoch sees the pairs again, and other unpaired texts.
-            epochs = [[*tasks, *map(Example, plain[epoch :: config.epochs])] for epoch in range(config.epochs)]
+            epochs = [[*examples, *map(Example, unpaired[epoch :: config.epochs])] for epoch in range(config.epochs)]
             run = learn(model, epochs, config, f"{attribute}.{pole}")
-            report: dict[str, Any] = (
-                run | {"pairs": len(tasks), "unpaired": len(plain)} | self._measure(model, attribute, pole)
-            )
+            counts = {"pairs": len(examples), "unpaired": len(unpaired)}
+            report: dict[str, Any] = run | counts | self._measure(model, attribute, pole)
             self._save(model, folder)
             _copy_labels(attribute, out)
         finally:
@@ -219,13 +170,13 @@ class AnchorTrainer:
 
     def _measure(self, model: torch.nn.Module, attribute: str, pole: str) -> dict[str, float | int]:
         """Losses a token on the continuations of the test pairs, and how often the anchor prefers its own pole."""
-        test = self._pair_rows(attribute)["test"]
+        test = self._pair_texts(attribute)["test"]
         own, other = test[pole], test[_opposite(pole)]
         if not own:
             return {"test_pairs": 0}
-        gain_own = score_rows(model, own) - [r.reference for r in own]
-        gain_other = score_rows(model, other) - [r.reference for r in other]
-        base_own, base_other = (float(np.mean([r.reference for r in rows])) for rows in (own, other))
+        gain_own = score_texts(model, own) - [text.reference for text in own]
+        gain_other = score_texts(model, other) - [text.reference for text in other]
+        base_own, base_other = (float(np.mean([text.reference for text in texts])) for texts in (own, other))
         return {
             "test_pairs": len(own),
             "own_loss_base": round(-base_own, 4),
@@ -235,24 +186,25 @@ class AnchorTrainer:
             "pair_accuracy": round(float((gain_own > gain_other).mean()), 4),
         }
 
-    def _pair_rows(self, attribute: str) -> dict[str, dict[str, list[TrainingText]]]:
-        """Rows by split and pole, each with the base's log-likelihood; kept for the attribute's second pole."""
+    def _pair_texts(self, attribute: str) -> dict[str, dict[str, list[TrainingText]]]:
+        """Texts by split and pole, with the base's log-likelihoods; cached for the attribute's other pole."""
         if self._cached[0] != attribute:
-            pairs, longest = find_pairs(self.data, attribute), self.config.longest
-            rows = {
-                split: {pole: self._rows(split_pairs(pairs, split), pole, longest) for pole in POLES}
+            pairs = find_pairs(self.data, attribute)
+            texts = {
+                split: {pole: self._texts(split_pairs(pairs, split), pole) for pole in POLES}
                 for split in ("anchor", "test")
             }
-            self._cached = (attribute, rows)
+            self._cached = (attribute, texts)
         return self._cached[1]
 
-    def _rows(self, pairs: list[Pair], pole: str, longest: int) -> list[TrainingText]:
-        rows = [training_text(getattr(pair, pole), self.tokenizer, pair.opening, longest) for pair in pairs]
-        references = score_rows(self.model, rows) if rows else []
-        return [TrainingText(r.ids, r.start, float(value)) for r, value in zip(rows, references, strict=True)]
+    def _texts(self, pairs: list[Pair], pole: str) -> list[TrainingText]:
+        longest = self.config.longest
+        texts = [training_text(getattr(pair, pole), self.tokenizer, pair.opening, longest) for pair in pairs]
+        references = score_texts(self.model, texts) if texts else []
+        return [TrainingText(t.ids, t.start, float(value)) for t, value in zip(texts, references, strict=True)]
 
     def _made_from(self, attribute: str) -> dict:
-        """What must be the same for a finished anchor to be kept."""
+        """What must be equal for a finished anchor not to be trained again."""
         texts = "\n".join(f"{p.opening}|{p.positive}|{p.negative}" for p in find_pairs(self.data, attribute))
         return {
             "base": self.name,
@@ -271,7 +223,7 @@ class AnchorTrainer:
 
 
 def _copy_labels(attribute: str, out: Path) -> None:
-    """Anchors trained into another folder keep the names of their poles."""
+    """Copy the labels of the shipped attribute to another folder, unless it has some."""
     shipped, own = ANCHORS / attribute / LABELS, out / attribute / LABELS
     if shipped.is_file() and not own.exists():
         own.write_bytes(shipped.read_bytes())
@@ -290,7 +242,7 @@ def train_anchor(
     config: AnchorConfig | None = None,
     overwrite: bool = False,
 ) -> dict:
-    """Train one anchor; its report, or that of a former run that finished with the same base and settings."""
+    """Train one anchor; returns its report, or that of an earlier run with the same base, settings and pairs."""
     return train_anchors(base, data, out, config, overwrite, ((attribute, pole),))[f"{attribute}.{pole}"]
 
 
@@ -302,12 +254,18 @@ def train_anchors(
     overwrite: bool = False,
     anchors: Sequence[tuple[str, str]] | None = None,
 ) -> dict[str, dict]:
-    """Train all anchors, or those named, one after another; finished ones are kept unless `overwrite`.
+    """Train all anchors, or those named, one after another; returns their reports by name.
+
+    Finished ones are not trained again, unless `overwrite`.
 
     Args:
         base: folder or hub id of any causal language model with linear layers.
-        data: a `--data` folder; without it, the pairs that ship are the training text.
+        data: a `--data` folder; without it, the training text is the pairs that ship.
         anchors: (attribute, pole) each; all of them if None.
+
+    Raises:
+        UnknownName: there is no such pole, or there are no pairs of the attribute.
+        BadArtifact: the base cannot be loaded, or none of the pairs is in the anchors' split.
     """
     anchors = anchors if anchors is not None else [(attribute, pole) for attribute in ATTRIBUTES for pole in POLES]
     for attribute, pole in anchors:

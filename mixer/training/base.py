@@ -23,11 +23,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mixer.errors import InvalidValue
 from mixer.training.corpus import MIX, RowSampler, TokenizedSource, tokenize_source, train_tokenizer
+from mixer.training.optimizers import MasterOptimizer
 
 
 @dataclass(frozen=True)
 class BaseConfig:
-    """Shape of the model and length of the run; `minutes` or `tokens`, whichever is given, ends it."""
+    """Shape of the model and length of the run, which is either `minutes` or `tokens`."""
 
     vocab_size: int = 8192
     hidden_size: int = 384
@@ -71,47 +72,8 @@ class BaseConfig:
         )
 
 
-class MasterOptimizer:
-    """Float32 masters of bf16 weights, so that updates smaller than a bf16 step are not lost."""
-
-    def __init__(self, model: torch.nn.Module, matrix_lr: float, other_lr: float) -> None:
-        self.weights = list(model.parameters())
-        self.masters = [weight.detach().float().clone() for weight in self.weights]
-        is_matrix = [w.ndim == 2 and "embed" not in n and "lm_head" not in n for n, w in model.named_parameters()]
-        matrices = [m for m, matrix in zip(self.masters, is_matrix, strict=True) if matrix]
-        others = [m for m, matrix in zip(self.masters, is_matrix, strict=True) if not matrix]
-        self.parts = [
-            torch.optim.Muon(matrices, lr=matrix_lr, momentum=0.95, weight_decay=0.01),
-            torch.optim.AdamW(others, lr=other_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
-        ]
-        self.peaks = (matrix_lr, other_lr)
-
-    @torch.no_grad()
-    def step(self, scale: float) -> None:
-        """Apply the gradients at `scale` times the peak learning rates and round into the model."""
-        for master, weight in zip(self.masters, self.weights, strict=True):
-            master.grad = None if weight.grad is None else weight.grad.float()
-            weight.grad = None
-        for part, peak in zip(self.parts, self.peaks, strict=True):
-            part.param_groups[0]["lr"] = peak * scale
-            part.step()
-        for master, weight in zip(self.masters, self.weights, strict=True):
-            weight.copy_(master)
-
-    def state_dict(self) -> dict:
-        return {"masters": self.masters, "parts": [part.state_dict() for part in self.parts]}
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict) -> None:
-        for master, weight, saved in zip(self.masters, self.weights, state["masters"], strict=True):
-            master.copy_(saved)
-            weight.copy_(saved)
-        for part, saved in zip(self.parts, state["parts"], strict=True):
-            part.load_state_dict(saved)
-
-
 def learning_rate_scale(step: int, fraction: float, config: BaseConfig) -> float:
-    """Linear warm-up by steps, then constant, then linear to zero by the fraction of the run that is done."""
+    """Linear warm-up by steps, then constant; from `constant_until` of the run on, linear to zero at its end."""
     decay = min(1.0, (1.0 - fraction) / (1.0 - config.constant_until))
     return max(0.0, min(1.0, (step + 1) / config.warmup_steps, decay))
 
@@ -120,7 +82,7 @@ def train_base(data: Path, out: Path, work: Path, config: BaseConfig) -> dict:
     """Train, checkpointing into `work` and resuming from it, and write the model and tokenizer to `out`.
 
     Returns:
-        the report also written to `out/training.json`: tokens, losses, held-out bits per byte.
+        the report, which is also written to `out/training.json`: tokens, losses, held-out bits per byte.
     """
     tokenizer = _tokenizer(data, work, config)
     sources = {name: tokenize_source(data, name, tokenizer, work / "tokens") for name in MIX}
@@ -211,10 +173,8 @@ def bits_per_byte(
         nats = 0.0
         for start in starts:
             ids = torch.from_numpy(source.held_out[start : start + context + 1].astype(np.int64))[None].to(model.device)
-            nats += (
-                float(model(input_ids=ids[:, :-1], labels=ids[:, :-1], shift_labels=ids[:, 1:].contiguous()).loss)
-                * context
-            )
+            loss = model(input_ids=ids[:, :-1], labels=ids[:, :-1], shift_labels=ids[:, 1:].contiguous()).loss
+            nats += float(loss) * context
         bytes_a_token = source.held_out_bytes / len(source.held_out)
         result[name] = round(nats / math.log(2) / (blocks * context * bytes_a_token), 4)
     return result

@@ -6,8 +6,8 @@ The folder layout is that of a `--data` directory:
     attributes/NAME/{positive,negative}.txt.xz
     pairs/NAME.jsonl.xz                 {"opening", "positive", "negative"} a line
 
-Every labelled text falls into one of three splits by a hash of its key, so that anchors, judges and tests never
-share a text, whatever the order or size of the files. This module knows nothing of models or tokenizers.
+Every labelled text belongs to one of three splits, by a hash of its key. So anchors, judges and tests never share a
+text, whatever the order or size of the files. Knows nothing of models or tokenizers.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ from typing import Literal
 
 from mixer.errors import BadArtifact
 from mixer.resources import ANCHORS
+from mixer.values.mix import POLES
 
 Split = Literal["anchor", "judge", "test"]
-POLES = ("negative", "positive")
-WORD = re.compile(r"[a-z']+")
+ATTRIBUTES = ("sentiment", "formality", "politeness", "simplicity", "humor", "poetry")
+TOXICITY = "toxicity"  # has labelled texts, but no pairs and no anchors
+LABELLED = (*ATTRIBUTES, TOXICITY)
+# Unlike a word of `mixer.judges.features`, one may begin and end with apostrophes.
+OFFENSIVE_WORD = re.compile(r"[a-z']+")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One scene told twice: both texts begin with `opening` and differ in one attribute alone."""
+    """Two texts of the same scene: both begin with `opening`, and they differ in one attribute alone."""
 
     opening: str
     positive: str
@@ -79,31 +83,28 @@ def read_attribute(data: Path, attribute: str, pole: str) -> list[str]:
 
 
 def offensive_words(data: Path, min_count: int = 4, min_ratio: float = 8.0) -> frozenset[str]:
-    """Words that mark toxic texts and vanish from their neutral paraphrases, learnt from the toxicity set.
+    """Words that are frequent in toxic texts and rare in their neutral paraphrases, counted in the toxicity set.
 
-    A list learnt from the data needs no offensive words in the source, and follows the data when it changes.
+    So the source code needs no list of offensive words, and the words follow the data when it changes.
     """
     counts = {pole: Counter() for pole in POLES}
     for pole in POLES:
-        for text in read_attribute(data, "toxicity", pole):
-            counts[pole].update(set(WORD.findall(text.lower())))
+        for text in read_attribute(data, TOXICITY, pole):
+            counts[pole].update(set(OFFENSIVE_WORD.findall(text.lower())))
     toxic, neutral = counts["positive"], counts["negative"]
     return frozenset(word for word, n in toxic.items() if n >= min_count and n / (neutral[word] + 1) >= min_ratio)
 
 
 def is_clean(text: str, offensive: frozenset[str]) -> bool:
     """Whether a text uses none of the offensive words."""
-    return offensive.isdisjoint(WORD.findall(text.lower()))
-
-
-ATTRIBUTES = ("sentiment", "formality", "politeness", "simplicity", "humor", "poetry")
+    return offensive.isdisjoint(OFFENSIVE_WORD.findall(text.lower()))
 
 
 def find_pairs(data: Path | None, attribute: str, shipped: Path = ANCHORS) -> list[Pair]:
-    """The attribute's pairs from a data folder, or else the ones that ship in `anchors/ATTRIBUTE/pairs.jsonl`.
+    """The attribute's pairs from a data folder, or else those that ship in `anchors/ATTRIBUTE/pairs.jsonl`.
 
     Raises:
-        BadArtifact: if neither place has them.
+        BadArtifact: there are none in either place, or a line is not a pair.
     """
     path = data / "pairs" / f"{attribute}.jsonl.xz" if data is not None else None
     return read_pairs(path if path is not None and path.is_file() else shipped / attribute / "pairs.jsonl")

@@ -1,9 +1,9 @@
 """Training of the judges, on the texts of the `judge` split alone, and their measures on the `test` split.
 
-The parallel pairs count most: both texts of a pair tell the same scene, so nothing but the attribute sets them apart,
-while the unpaired texts of an attribute also differ in topic and origin. Every text is seen whole and in windows, since
-what a judge reads while text streams is cut anywhere. Logits are calibrated on texts that the weights which gave them
-have not seen (Platt 1999, by cross-fitting). Knows nothing of language models.
+The parallel pairs have most of the weight: both texts of a pair tell the same scene and differ in the attribute alone,
+while unpaired texts also differ in topic and origin. A judge learns from whole texts and from windows of them, since it
+also reads text that is still being written. Logits are calibrated by cross-fitting (Platt 1999): each text's logit is
+from weights that were fitted without it. Knows nothing of language models.
 """
 
 from __future__ import annotations
@@ -25,16 +25,24 @@ from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.judges.features import BUCKETS, SURFACE, Features, Words, features
 from mixer.judges.linear import FORMAT, Judge, Judges, load_judges, load_words
 from mixer.resources import JUDGES
-from mixer.training.data import ATTRIBUTES, POLES, Pair, find_pairs, read_attribute, split_of, split_pairs
+from mixer.training.data import (
+    ATTRIBUTES,
+    LABELLED,
+    TOXICITY,
+    Pair,
+    find_pairs,
+    read_attribute,
+    split_of,
+    split_pairs,
+)
 from mixer.training.word_vectors import plain_texts, train_words
+from mixer.values.mix import POLES
 
-TOXICITY = "toxicity"
-NAMES = (*ATTRIBUTES, TOXICITY)
-# Weight of all unpaired texts against that of all pairs, chosen by accuracy on pairs of the anchors' split. Sentiment
-# needs their words most; jokes and headlines say little about a comic scene.
+# Weight of all unpaired texts relative to that of all pairs, chosen by accuracy on pairs of the anchors' split.
+# Sentiment needs the words of unpaired texts most; jokes and headlines say little about a comic scene.
 UNPAIRED_SHARES = {"sentiment": 0.5, "humor": 0.1}
 OTHER_SHARE = 0.25
-# The learning rate is shared; these set how far each group of features reaches for it.
+# Factors on the weights of each group of features: they all have one learning rate, and these scale its effect.
 NGRAM_GAIN, WORD_GAIN, SURFACE_GAIN = 3.0, 3.0, 0.3
 
 
@@ -59,8 +67,8 @@ class JudgeConfig:
 
 
 @dataclass(frozen=True)
-class Example:
-    """One text or window of it; texts with one `key` stay in one fold."""
+class JudgeExample:
+    """A text or a window of one; examples with the same `key` are in the same fold."""
 
     text: str
     label: int
@@ -69,7 +77,7 @@ class Example:
 
 
 def window(text: str, rng: np.random.Generator, shortest: int = 8) -> str:
-    """A run of whole words out of a text, with the line breaks between them."""
+    """A part of a text at random: some consecutive words, with the line breaks between them."""
     words = list(re.finditer(r"\S+", text))
     if len(words) <= shortest:
         return text
@@ -78,39 +86,41 @@ def window(text: str, rng: np.random.Generator, shortest: int = 8) -> str:
     return text[words[first].start() : words[last].end()]
 
 
-def examples(name: str, pairs: Sequence[Pair], unpaired: dict[str, list[str]], config: JudgeConfig) -> list[Example]:
-    """Labelled texts and windows, both poles with the same weight."""
+def examples(
+    name: str, pairs: Sequence[Pair], unpaired: dict[str, list[str]], config: JudgeConfig
+) -> list[JudgeExample]:
+    """Labelled texts and windows of them; both poles have the same total weight."""
     rng = np.random.default_rng([config.seed, zlib.crc32(name.encode())])
     found = []
     for pair in pairs:
         for label, text in ((0, pair.negative), (1, pair.positive)):
-            found.append(Example(text, label, pair.opening, 1.0))
-            found.append(Example(text[len(pair.opening) :].strip(), label, pair.opening, 1.0))
-            found += [Example(window(text, rng), label, pair.opening, 1.0) for _ in range(config.windows - 1)]
+            found.append(JudgeExample(text, label, pair.opening, 1.0))
+            found.append(JudgeExample(text[len(pair.opening) :].strip(), label, pair.opening, 1.0))
+            found += [JudgeExample(window(text, rng), label, pair.opening, 1.0) for _ in range(config.windows - 1)]
     share = UNPAIRED_SHARES.get(name, OTHER_SHARE) if config.unpaired_share is None else config.unpaired_share
     total = len(found) * share if found else 2.0
     for label, pole in enumerate(POLES):
         texts = unpaired.get(pole, [])
         chosen = rng.permutation(len(texts))[: config.unpaired_texts]
-        found += [Example(window(texts[i], rng), label, texts[i], total / 2 / len(chosen)) for i in chosen]
+        found += [JudgeExample(window(texts[i], rng), label, texts[i], total / 2 / len(chosen)) for i in chosen]
     return found
 
 
-def toxicity_examples(unpaired: dict[str, list[str]], pairs: list[Pair], config: JudgeConfig) -> list[Example]:
-    """The toxicity set is all in lower case; pairs, as neutral text, teach that capitals mean nothing."""
+def toxicity_examples(unpaired: dict[str, list[str]], pairs: list[Pair], config: JudgeConfig) -> list[JudgeExample]:
+    """Examples for the toxicity judge, whose own set is in lower case: pairs as neutral texts have capitals in them."""
     rng = np.random.default_rng([config.seed, 1])
     found = examples(TOXICITY, (), unpaired, config)
     weight = 1.0 / max(1, len(pairs)) / 2
     for pair in pairs:
         for text in (pair.positive, pair.negative):
-            found.append(Example(window(text, rng), 0, pair.opening, weight))
+            found.append(JudgeExample(window(text, rng), 0, pair.opening, weight))
     return found
 
 
 def fit(
     seen: Sequence[Features], labels: np.ndarray, weights: np.ndarray, config: JudgeConfig
 ) -> dict[str, np.ndarray]:
-    """The tensors of an uncalibrated judge, by Adam on the weighted logistic loss with decay; one thread is enough."""
+    """The tensors of an uncalibrated judge, by Adam on the weighted logistic loss with decay."""
     surface = np.concatenate([f.surface for f in seen])
     center = np.average(surface, axis=0, weights=weights)
     scale = np.sqrt(np.average((surface - center) ** 2, axis=0, weights=weights)) + 1e-2
@@ -122,9 +132,9 @@ def fit(
     generator = torch.Generator().manual_seed(config.seed)
     ngram = torch.zeros(2 * BUCKETS, 1, requires_grad=True)
     word = torch.zeros(words.shape[1], requires_grad=True)
-    face = torch.zeros(len(SURFACE), requires_grad=True)
+    plain = torch.zeros(len(SURFACE), requires_grad=True)
     bias = torch.zeros(1, requires_grad=True)
-    parameters = [ngram, word, face, bias]
+    parameters = [ngram, word, plain, bias]
     optimizer = torch.optim.Adam(parameters, lr=config.lr)
     batches = -(-len(seen) // config.rows)
     for step in range(config.epochs * batches):
@@ -136,9 +146,9 @@ def fit(
         values = values * (torch.rand(values.shape, generator=generator) >= config.dropout) / (1 - config.dropout)
         starts = torch.from_numpy(np.cumsum([0, *(len(seen[i].buckets) for i in rows[:-1])]))
         grams = torch.nn.functional.embedding_bag(ids, ngram, starts, mode="sum", per_sample_weights=values)[:, 0]
-        logits = NGRAM_GAIN * grams + WORD_GAIN * words[rows] @ word + SURFACE_GAIN * surfaces[rows] @ face + bias
+        logits = NGRAM_GAIN * grams + WORD_GAIN * words[rows] @ word + SURFACE_GAIN * surfaces[rows] @ plain + bias
         losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets[rows], reduction="none")
-        decay = sum((parameter**2).sum() for parameter in (ngram, word, face))
+        decay = sum((parameter**2).sum() for parameter in (ngram, word, plain))
         loss = (losses * shares[rows]).mean() + config.decay * decay
         optimizer.zero_grad()
         loss.backward()
@@ -147,7 +157,7 @@ def fit(
     return {
         "ngrams": (NGRAM_GAIN * ngram.detach()[:, 0]).numpy().astype(np.float16),
         "words": (WORD_GAIN * word.detach()).numpy(),
-        "surface": (SURFACE_GAIN * face.detach()).numpy(),
+        "surface": (SURFACE_GAIN * plain.detach()).numpy(),
         "center": center.astype(np.float32),
         "scale": scale.astype(np.float32),
         "bias": np.array([bias.item(), 1.0, 0.0], dtype=np.float32),
@@ -155,7 +165,7 @@ def fit(
 
 
 def raw_logits(tensors: dict[str, np.ndarray], seen: Sequence[Features]) -> np.ndarray:
-    """`(N,)`; the same arithmetic as `mixer.judges.linear.Judge`, before calibration."""
+    """Logits `(N,)` before calibration, by the arithmetic of `mixer.judges.linear.Judge`."""
     bias = float(tensors["bias"][0])
     parts = {name: tensors[name].astype(np.float32) for name in ("ngrams", "surface", "center", "scale", "words")}
     judge = Judge(**parts, bias=bias, slope=1.0, offset=0.0)
@@ -163,7 +173,7 @@ def raw_logits(tensors: dict[str, np.ndarray], seen: Sequence[Features]) -> np.n
 
 
 def platt(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Slope and offset that make `sigmoid(slope * logit + offset)` a probability, by Newton's method."""
+    """Slope and offset with which `sigmoid(slope * logit + offset)` is a calibrated probability, by Newton's method."""
     inputs = np.stack([logits, np.ones_like(logits)], axis=1)
     solution = np.array([1.0, 0.0])
     for _ in range(50):
@@ -178,7 +188,11 @@ def platt(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[
 
 
 def measures(positive: np.ndarray, negative: np.ndarray) -> dict[str, float | int]:
-    """Accuracy at 0.5 with both poles weighing the same, area under the ROC curve, calibration error in ten bins, n."""
+    """Accuracy at 0.5 with equal weight of both poles, area under the ROC curve, calibration error in ten bins, n.
+
+    Args:
+        positive, negative: scores of the texts of each pole.
+    """
     scores = np.concatenate([positive, negative])
     labels = np.concatenate([np.ones(len(positive)), np.zeros(len(negative))])
     bins = np.minimum((scores * 10).astype(int), 9)
@@ -193,7 +207,7 @@ def measures(positive: np.ndarray, negative: np.ndarray) -> dict[str, float | in
 
 
 def evaluate_judge(name: str, judges: Judges, data: Path | None, most: int = 1000) -> dict:
-    """Measures on the `test` split: pairs whole and in windows of 8 words and more, unpaired texts apart."""
+    """Measures on the `test` split: of whole pairs, of windows of them (8 words and more), and of unpaired texts."""
     report: dict[str, dict] = {}
 
     def score(texts: Sequence[str]) -> np.ndarray:
@@ -223,10 +237,14 @@ def train_judge(name: str, data: Path | None, out: Path, config: JudgeConfig | N
     """Train, calibrate and measure one judge, and write `out/NAME.safetensors`.
 
     The word vectors of `out` are used; if it has none, the shipped ones are copied there. Without `data/attributes`
-    the pairs that ship are enough for every judge but toxicity's.
+    the shipped pairs are used, which is enough for every judge except toxicity's.
+
+    Raises:
+        UnknownName: there is no such judge. BadArtifact: texts or word vectors are missing. InvalidValue: too few
+        texts.
     """
-    if name not in NAMES:
-        raise UnknownName("judge", name, NAMES)
+    if name not in LABELLED:
+        raise UnknownName("judge", name, LABELLED)
     config = config or JudgeConfig()
     vocabulary = _words(out)
     unpaired = {p: [t for t in read_attribute(data, name, p) if split_of(t) == "judge"] for p in POLES} if data else {}
@@ -242,8 +260,8 @@ def train_judge(name: str, data: Path | None, out: Path, config: JudgeConfig | N
     return evaluate_judge(name, load_judges(out), data) | {"texts": len(texts), "config": asdict(config)}
 
 
-def train_on(texts: Sequence[Example], vocabulary: Words, config: JudgeConfig) -> dict[str, np.ndarray]:
-    """The calibrated tensors of a judge from labelled texts."""
+def train_on(texts: Sequence[JudgeExample], vocabulary: Words, config: JudgeConfig) -> dict[str, np.ndarray]:
+    """The calibrated tensors of a judge, from labelled texts."""
     texts = [text for text in texts if text.text.strip()]
     seen = [features(text.text, vocabulary) for text in texts]
     labels, weights = np.array([t.label for t in texts]), np.array([t.weight for t in texts])
@@ -272,12 +290,12 @@ def _words(out: Path) -> Words:
 
 
 def train_judges(data: Path | None, out: Path, config: JudgeConfig | None = None) -> dict[str, dict]:
-    """All judges and, where there is plain text, their word vectors; the measures also go to `out/report.json`."""
+    """Train all judges and, where there is plain text, their word vectors; also writes `out/report.json`."""
     if data is not None and (data / "pretrain").is_dir():
         train_words(plain_texts(data), out)
     has_toxicity = data is not None and (data / "attributes" / TOXICITY).is_dir()
     report = {}
-    with tqdm(NAMES if has_toxicity else ATTRIBUTES, file=sys.stderr, unit="judge") as bar:
+    with tqdm(LABELLED if has_toxicity else ATTRIBUTES, file=sys.stderr, unit="judge") as bar:
         for name in bar:
             bar.set_description(name)
             report[name] = train_judge(name, data, out, config)

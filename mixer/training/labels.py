@@ -1,4 +1,4 @@
-"""Texts with a label, 0 or 1, for reward models and heads: pairs and unpaired texts of both poles, as token ids.
+"""Labelled texts for reward models and heads: pairs and unpaired texts of both poles as token ids, with label 0 or 1.
 
 Knows nothing of models.
 """
@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from mixer.errors import BadArtifact, UnknownName
 from mixer.training.data import (
     ATTRIBUTES,
-    POLES,
+    LABELLED,
+    TOXICITY,
     Pair,
     attributes_with_pairs,
     find_pairs,
@@ -30,18 +31,17 @@ from mixer.training.data import (
     split_of,
     split_pairs,
 )
+from mixer.values.mix import POLES
 
 Part = Literal["train", "validation", "test"]
-TOXICITY = "toxicity"
-NAMES = (*ATTRIBUTES, TOXICITY)
-# Most unpaired texts of each pole. Where style shows in every sentence, the pairs should count as much; sentiment and
-# toxicity lie in single words, of which pairs have too few.
+# The most unpaired texts of each pole. They should not outweigh the pairs where style shows in every sentence.
+# Sentiment and toxicity have no limit here: they lie in single words, of which pairs have too few.
 UNPAIRED = {"formality": 1000, "politeness": 1000, "simplicity": 1000, "humor": 500, "poetry": 1000}
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """One text as token ids, and its label."""
+class LabelledText:
+    """One text as token ids, and its label; NaN where it has none."""
 
     ids: tuple[int, ...]
     label: float
@@ -55,22 +55,22 @@ def labelled_texts(
     longest: int = 96,
     repeat: int = 1,
     seed: int = 0,
-) -> list[Labelled]:
+) -> list[LabelledText]:
     """Texts of both poles: pairs, and unpaired texts where `data` has them.
 
-    Training and validation share the anchors' split, so that judges have seen none of them; the test split is for
-    figures alone. Toxic texts are in lower case: half of that set gets a capital, and other attributes' pairs come in
-    as neutral texts, so that case tells nothing.
+    Training and validation texts are of the anchors' split, which judges do not learn from. Test texts are for measures
+    alone. All texts of the toxicity set are in lower case. So that case tells nothing, half of them get a capital, and
+    pairs of other attributes are added as neutral texts.
 
     Args:
         longest: tokens of a text; the rest is cut off.
-        repeat: how often each pair comes.
+        repeat: how often each pair is in the result.
 
     Raises:
         UnknownName: there are no texts for this attribute. BadArtifact: none of them falls into this part.
     """
-    if attribute not in NAMES and attribute not in attributes_with_pairs(data):
-        raise UnknownName("attribute with labelled texts", attribute, NAMES)
+    if attribute not in LABELLED and attribute not in attributes_with_pairs(data):
+        raise UnknownName("attribute with labelled texts", attribute, LABELLED)
     rng = np.random.default_rng([seed, zlib.crc32(f"{attribute}.{part}".encode())])
     found: list[tuple[str, float]] = []
     sources = ATTRIBUTES if attribute == TOXICITY else (attribute,)
@@ -98,8 +98,8 @@ def labelled_texts(
     if not found:
         raise BadArtifact(f"There are no {part} texts for {attribute}.", "Point --data at a folder that has them.")
     encoded = tokenizer([text for text, _ in found], truncation=True, max_length=longest)["input_ids"]
-    rows = [Labelled(tuple(ids), label) for ids, (_, label) in zip(encoded, found, strict=True)]  # type: ignore[arg-type]
-    return [row for row in rows if len(row.ids) > 1]
+    texts = [LabelledText(tuple(ids), label) for ids, (_, label) in zip(encoded, found, strict=True)]  # type: ignore[arg-type]
+    return [text for text in texts if len(text.ids) > 1]
 
 
 def _part_of(key: str) -> Part | None:
@@ -115,21 +115,23 @@ def of_part(pairs: list[Pair], part: Part) -> list[Pair]:
     return [pair for pair in chosen if _part_of(pair.opening) == part]
 
 
-def padded(rows: Sequence[Labelled]) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids `(B, L)` padded on the right, how many belong to each text, and labels, `(B,)` each."""
-    ids = torch.zeros(len(rows), max(len(r.ids) for r in rows), dtype=torch.long)
-    for i, r in enumerate(rows):
-        ids[i, : len(r.ids)] = torch.tensor(r.ids)
-    return ids, torch.tensor([len(r.ids) for r in rows]), torch.tensor([r.label for r in rows])
+def padded(texts: Sequence[LabelledText]) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids `(B, L)` padded on the right, the length of each text, and labels, `(B,)` each."""
+    ids = torch.zeros(len(texts), max(len(text.ids) for text in texts), dtype=torch.long)
+    for i, text in enumerate(texts):
+        ids[i, : len(text.ids)] = torch.tensor(text.ids)
+    return ids, torch.tensor([len(text.ids) for text in texts]), torch.tensor([text.label for text in texts])
 
 
-def text_batches(rows: Sequence[Labelled], batch_tokens: int, rng: np.random.Generator) -> list[list[Labelled]]:
-    """All rows once, like lengths together, the batches in random order."""
-    order = rng.permutation(len(rows))
-    order = order[np.argsort([len(rows[i].ids) + 4 * rng.random() for i in order], kind="stable")]
-    made: list[list[Labelled]] = [[]]
+def text_batches(
+    texts: Sequence[LabelledText], batch_tokens: int, rng: np.random.Generator
+) -> list[list[LabelledText]]:
+    """All texts once, in batches of similar lengths and at most `batch_tokens` tokens, in random order."""
+    order = rng.permutation(len(texts))
+    order = order[np.argsort([len(texts[i].ids) + 4 * rng.random() for i in order], kind="stable")]
+    made: list[list[LabelledText]] = [[]]
     for index in order:
-        if made[-1] and (len(made[-1]) + 1) * len(rows[index].ids) > batch_tokens:
+        if made[-1] and (len(made[-1]) + 1) * len(texts[index].ids) > batch_tokens:
             made.append([])
-        made[-1].append(rows[index])
+        made[-1].append(texts[index])
     return [made[i] for i in rng.permutation(len(made))]

@@ -1,7 +1,8 @@
-"""Places in texts where reward heads learn and are measured: hidden states of all layers, and tokens that may follow.
+"""Samples of text prefixes that reward heads learn from and are measured on: hidden states, and likely next tokens.
 
-The base reads each text under a mix of its own, half of them at rest: a head trained on the base's states alone would
-be lost as soon as a slider moves. The reward model never sees the mix, it reads plain text. Knows nothing of heads.
+The base reads each text under its own random mix, half of them at rest: a head that is trained on states of the base
+alone would be wrong as soon as a slider moves. The reward model reads plain text, without any mix. Knows nothing of
+heads.
 
 Source of the tokens to score: Troshin et al., arXiv 2407.04615, who distill on the likeliest tokens of every prefix.
 """
@@ -25,28 +26,30 @@ from mixer.adapters.peft import AnchorSet
 from mixer.desk import Desk
 from mixer.errors import BadArtifact
 from mixer.model.gate import Gate
-from mixer.model.lora_hooks import LoRAStack
-from mixer.training.labels import Labelled, padded, text_batches
+from mixer.model.lora_hooks import LoRAHooks
+from mixer.training.labels import LabelledText, padded, text_batches
 from mixer.training.reward_model import RewardModel, output_embedding
 from mixer.values.mix import Mix, Setting
 from mixer.values.request import Request
 from mixer.values.sampling import SamplingParams
 
-LIKELY, FURTHER, REACH = 20, 5, 100  # the likeliest tokens, and some more of those that steering can reach
-CANDIDATES = LIKELY + FURTHER + 1  # the last one is the token that the text goes on with
+LIKELY, FURTHER, REACH = 20, 5, 100  # candidates: the LIKELY likeliest, and FURTHER random ones of the REACH likeliest
+CANDIDATES = LIKELY + FURTHER + 1  # the last one is the observed token, with which the text goes on
 WRITTEN_TOKENS = 48
 
 
 @dataclass(frozen=True)
-class Places:
-    """N places; S states each, C candidates: the `LIKELY` likeliest in order, `FURTHER` likely ones, the observed one.
+class PrefixSamples:
+    """N prefixes with S states and C candidates each.
+
+    Candidates are next tokens: the `LIKELY` likeliest in order, `FURTHER` likely ones, the observed one.
 
     Attributes:
-        states: `(N, S, D)` bfloat16: the embedding, the output of every layer but the last, the final state.
-        candidates: token ids, `(N, C)`, and logprobs: the mixed model's, `(N, C)`.
-        labels: of the text, 0 or 1, not a number where it has none, `(N,)`.
-        weights: `2 t / (L + 1)`, RAD's share of this prefix, with mean 1 over a text, `(N,)`.
-        rewards: the reward model's, `(N, C)`; empty, `(0, C)`, where there is none.
+        states: of the last token, `(N, S, D)` bfloat16: embedding, output of every layer but the last, final state.
+        candidates: token ids, `(N, C)`. logprobs: of the mixed model, `(N, C)`.
+        labels: of the text, 0 or 1, or NaN where it has none, `(N,)`.
+        weights: `2 t / (L + 1)`, RAD's weight of this prefix, with mean 1 over a text, `(N,)`.
+        rewards: of the reward model, `(N, C)`; empty, `(0, C)`, without a reward model.
     """
 
     states: Tensor
@@ -60,13 +63,13 @@ class Places:
         return len(self.labels)
 
     def save(self, path: Path) -> None:
-        """Write a cache, outside any shipped folder."""
+        """Write a cache file, outside any shipped folder."""
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({field.name: getattr(self, field.name).contiguous() for field in fields(self)}, path)
 
     @classmethod
-    def load(cls, path: Path) -> Places:
-        """Read a cache.
+    def load(cls, path: Path) -> PrefixSamples:
+        """Read a cache file.
 
         Raises:
             BadArtifact: it is damaged.
@@ -78,18 +81,18 @@ class Places:
 
 
 class MixedBase:
-    """A frozen base with its anchors, each row of a batch under a random mix."""
+    """A frozen base with its anchors, which reads each row of a batch under its own mix."""
 
     def __init__(self, lm: PreTrainedModel, anchors: AnchorSet, seed: int) -> None:
         self.lm = lm
         self._attributes = tuple(anchors.attributes)
         self._names = tuple(adapter.anchor.name for adapter in anchors.adapters)
         parts = [adapter.parts for adapter in anchors.adapters]
-        self._stack = LoRAStack(lm, parts, lm.dtype) if parts else None
+        self._hooks = LoRAHooks(lm, parts, lm.dtype) if parts else None
         self._rng = np.random.default_rng(seed)
 
     def random_mix(self) -> Mix:
-        """At rest half of the time; else one to three sliders anywhere between their poles."""
+        """The base half of the time; else one to three sliders at random positions between their poles."""
         if not self._attributes or self._rng.random() < 0.5:
             return Mix()
         count = min(len(self._attributes), int(self._rng.integers(1, 4)))
@@ -97,14 +100,14 @@ class MixedBase:
         return Mix({str(name): Setting.at(float(self._rng.uniform(-1, 1))) for name in chosen})
 
     @torch.inference_mode()
-    def states(self, ids: Tensor) -> Tensor:
-        """All states of token ids `(B, L)`, each row under a mix of its own: `(B, L, S, D)`."""
-        if self._stack is None:
+    def states(self, ids: Tensor, mixes: Sequence[Mix]) -> Tensor:
+        """All states `(B, L, S, D)` of token ids `(B, L)`, each row under its mix of these B ones."""
+        if self._hooks is None:
             return self._read(ids)
-        gate = Gate(self._stack.ranks, len(ids))
-        for row in range(len(ids)):
-            gate[row] = self.random_mix().coefficients(self._names)
-        with self._stack.applied(gate.values.to(self.lm.dtype)):
+        gate = Gate(self._hooks.ranks, len(ids))
+        for row, mix in enumerate(mixes):
+            gate[row] = mix.coefficients(self._names)
+        with self._hooks.applied(gate.values.to(self.lm.dtype)):
             return self._read(ids)
 
     def _read(self, ids: Tensor) -> Tensor:
@@ -114,31 +117,37 @@ class MixedBase:
 @torch.inference_mode()
 def collect(
     base: MixedBase,
-    rows: Sequence[Labelled],
+    texts: Sequence[LabelledText],
     a_text: int,
     teacher: RewardModel | None,
     seed: int = 0,
     batch_tokens: int = 512,
-    title: str = "places",
-) -> Places:
-    """`a_text` places of each text, drawn at random, those of very short texts more than once."""
+    title: str = "prefixes",
+) -> PrefixSamples:
+    """`a_text` random prefixes of each text of three tokens or more; the same prefix may be drawn again.
+
+    Args:
+        base: draws a random mix for each text. teacher: scores the candidates; None leaves rewards out.
+        batch_tokens: most tokens of one pass.
+    """
     generator = torch.Generator().manual_seed(seed)
-    rows = [r for r in rows if len(r.ids) >= 3]
+    texts = [text for text in texts if len(text.ids) >= 3]
     embedding = output_embedding(base.lm)
     made: list[tuple[Tensor, ...]] = []
-    batches = text_batches(rows, batch_tokens, np.random.default_rng(seed))
+    batches = text_batches(texts, batch_tokens, np.random.default_rng(seed))
     for batch in tqdm(batches, desc=title, file=sys.stderr, leave=False):
         ids, lengths, labels = padded(batch)
         draws = torch.rand(len(batch), a_text, generator=generator)
-        where = 1 + (draws * (lengths[:, None] - 2)).long()  # something precedes, something follows
-        states = base.states(ids)[torch.arange(len(batch))[:, None], where]  # (B, P, S, D)
+        ends = 1 + (draws * (lengths[:, None] - 2)).long()  # of prefixes: neither the first nor the last token
+        states = base.states(ids, [base.random_mix() for _ in batch])
+        states = states[torch.arange(len(batch))[:, None], ends]  # (B, P, S, D)
         logprobs = torch.log_softmax((states[:, :, -1] @ embedding.T).float(), dim=-1)
         reach = logprobs.topk(min(REACH, logprobs.shape[-1])).indices
-        ranks = torch.rand(*where.shape, reach.shape[-1] - LIKELY, generator=generator).argsort(-1)[..., :FURTHER]
-        observed = ids.gather(1, where + 1)[..., None]
+        ranks = torch.rand(*ends.shape, reach.shape[-1] - LIKELY, generator=generator).argsort(-1)[..., :FURTHER]
+        observed = ids.gather(1, ends + 1)[..., None]
         candidates = torch.cat([reach[..., :LIKELY], reach.gather(2, LIKELY + ranks), observed], dim=-1)
-        rewards = teacher.after(ids, where, candidates) if teacher else torch.zeros(*where.shape, 0)
-        weights = 2 * where / lengths[:, None]  # the place is its number, and one token of the text begins all
+        rewards = teacher.after(ids, ends, candidates) if teacher else torch.zeros(*ends.shape, 0)
+        weights = 2 * ends / lengths[:, None]  # length L + 1: the first token begins every text
         parts = (
             states.bfloat16(),
             candidates,
@@ -149,14 +158,14 @@ def collect(
         )
         made.append(tuple(part.flatten(0, 1) for part in parts))
     states, candidates, logprobs, labels, weights, rewards = (torch.cat(part) for part in zip(*made, strict=True))
-    return Places(states, candidates, logprobs, labels, weights, rewards if teacher else rewards.view(0, CANDIDATES))
+    rewards = rewards if teacher else rewards.view(0, CANDIDATES)
+    return PrefixSamples(states, candidates, logprobs, labels, weights, rewards)
 
 
-def written(desk: Desk, prompts: Sequence[str], mixes: Sequence[Mix], seed: int = 0) -> list[Labelled]:
-    """What the desk writes after these prompts, each under its own mix; no text has a label."""
+def written(desk: Desk, prompts: Sequence[str], mixes: Sequence[Mix], seed: int = 0) -> list[LabelledText]:
+    """Texts that the desk writes after these prompts, each under its own mix; without labels."""
     params = [SamplingParams(max_new_tokens=WRITTEN_TOKENS, seed=seed + i) for i in range(len(prompts))]
     requests = [Request(prompt, mix, one) for prompt, mix, one in zip(prompts, mixes, params, strict=True)]
-    begun = [tuple(desk.tokenizer(prompt)["input_ids"]) for prompt in prompts]
-    return [
-        Labelled(start + o.token_ids, np.nan) for start, o in zip(begun, desk.generate_batch(requests), strict=True)
-    ]
+    starts = [tuple(desk.tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    outputs = desk.generate_batch(requests)
+    return [LabelledText(start + out.token_ids, np.nan) for start, out in zip(starts, outputs, strict=True)]

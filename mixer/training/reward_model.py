@@ -1,10 +1,10 @@
-"""RAD's reward model: the base model's own network with one number as its output, read after every token.
+"""RAD's reward model: the base's network with one number as its output, a reward after every token.
 
     loss = sum_t 2 t / (L (L + 1)) (r(x_1 .. x_t) - y)^2        y the label of the whole text, 0 or 1
 
-Every prefix regresses on what the text will turn out to be, later ones with more weight. At a place in a text, k next
-tokens are k positions of one pass: they share the prefix and do not see each other. `mixer.rewards.rad` reads what
-is trained here. Knows nothing of students, sliders or generation.
+Every prefix is regressed on the label of its whole text, later prefixes with more weight. The rewards of k next tokens
+after a prefix are computed in one pass: the tokens are k more positions, which attend to the prefix and not to each
+other. `mixer.rewards.rad` loads what is trained here. Knows nothing of reward heads, sliders or generation.
 
 Source: Deng and Raffel, "Reward-Augmented Decoding", EMNLP 2023, arXiv 2310.09520, section 2.
 """
@@ -29,9 +29,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.errors import InvalidValue
 from mixer.rewards.rad import LORA_SCALING, REPORT, WEIGHTS, cast, read_teacher
-from mixer.training.anchor import MasterAdamW, load_base, portable_name
-from mixer.training.data import ATTRIBUTES
-from mixer.training.labels import TOXICITY, Labelled, labelled_texts, padded, text_batches
+from mixer.training.data import ATTRIBUTES, TOXICITY
+from mixer.training.frozen_base import load_base, portable_name
+from mixer.training.labels import LabelledText, labelled_texts, padded, text_batches
+from mixer.training.optimizers import MasterAdamW
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 60.0
@@ -46,7 +47,7 @@ class TeacherConfig:
     lr: float = 2e-4
     batch_tokens: int = 1024
     warmup: float = 0.05
-    pair_epochs: int = 2  # the pairs count this often in one pass over all texts
+    pair_epochs: int = 2  # how often one pass over all texts has each pair
     longest: int = 96
     seed: int = 0
 
@@ -56,10 +57,11 @@ class TeacherConfig:
 
 
 class RewardModel(nn.Module):
-    """A causal network with a scalar head.
+    """A causal network with a linear layer that gives one number.
 
     Args:
         backbone: gives a hidden state for every token, `(B, L, D)`.
+        size: of a hidden state, D.
     """
 
     def __init__(self, backbone: nn.Module, size: int) -> None:
@@ -73,28 +75,28 @@ class RewardModel(nn.Module):
         hidden = self.backbone(input_ids=ids, **options).last_hidden_state
         return hidden.float() @ self.weight + self.bias
 
-    def after(self, ids: Tensor, places: Tensor, candidates: Tensor) -> Tensor:
-        """Rewards of texts cut off at many places, each with many next tokens, in one pass.
+    def after(self, ids: Tensor, ends: Tensor, candidates: Tensor) -> Tensor:
+        """Rewards of many prefixes of each text, each with many next tokens, in one pass.
 
         Args:
-            ids: `(B, L)`; what lies behind a text's last place may be padding.
-            places: the last token of each prefix, `(B, P)`.
-            candidates: tokens that may follow there, `(B, P, k)`.
+            ids: `(B, L)`; tokens behind a text's last prefix may be padding.
+            ends: the index of each prefix's last token, `(B, P)`.
+            candidates: tokens that may follow each prefix, `(B, P, k)`.
 
         Returns:
-            `(B, P, k)` float32: entry (b, p, i) is the reward of `ids[b, : places[b, p] + 1]` with its candidate i.
+            `(B, P, k)` float32: entry (b, p, i) is the reward of `ids[b, : ends[b, p] + 1]` and its candidate i.
         """
         batch, length = ids.shape
         _, count, k = candidates.shape
-        ends = places.repeat_interleave(k, dim=1)  # (B, P k)
+        ends = ends.repeat_interleave(k, dim=1)  # (B, P k)
         positions = torch.arange(length, device=ids.device).expand(batch, -1)
         own = torch.eye(count * k, dtype=torch.bool, device=ids.device).expand(batch, -1, -1)
         prefix = positions[:, None, :] <= torch.cat([positions, ends], dim=1)[:, :, None]  # (B, L + P k, L)
         branches = torch.cat([torch.zeros_like(own[:, :1]).expand(-1, length, -1), own], dim=1)
         mask = _additive(torch.cat([prefix, branches], dim=2), self._dtype)
         tokens = torch.cat([ids, candidates.flatten(1)], dim=1)
-        where = torch.cat([positions, ends + 1], dim=1)
-        rewards = self(tokens, attention_mask=mask[:, None], position_ids=where, use_cache=False)
+        position_ids = torch.cat([positions, ends + 1], dim=1)
+        rewards = self(tokens, attention_mask=mask[:, None], position_ids=position_ids, use_cache=False)
         return rewards[:, length:].view(batch, count, k)
 
     @property
@@ -103,7 +105,7 @@ class RewardModel(nn.Module):
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask as attention adds it to its scores: 0 where `seen`, far below everything elsewhere."""
+    """A mask that is added to attention scores: 0 where `seen`, the dtype's least number elsewhere."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
 
 
@@ -111,7 +113,7 @@ def prefix_loss(rewards: Tensor, lengths: Tensor, labels: Tensor) -> Tensor:
     """RAD's loss of each text, `(B,)`.
 
     Args:
-        rewards: of the prefixes that end at the 1st, 2nd, .. token, `(B, L)`; behind a text's length is padding.
+        rewards: of the prefixes that end at the 1st, 2nd, .. token, `(B, L)`; ignored behind a text's length.
         lengths, labels: `(B,)`.
     """
     order = torch.arange(1, rewards.shape[1] + 1, device=rewards.device)
@@ -140,10 +142,10 @@ def new_teacher(base: Path | str, lora: int = 0) -> tuple[RewardModel, PreTraine
 
 
 @torch.inference_mode()
-def measure(model: RewardModel, rows: Sequence[Labelled], batch_tokens: int = 4096) -> dict[str, float | int]:
-    """RAD's loss, and the last token's error, accuracy at 0.5 and area under the ROC curve, on whole texts."""
+def measure(model: RewardModel, texts: Sequence[LabelledText], batch_tokens: int = 4096) -> dict[str, float | int]:
+    """RAD's loss; of whole texts, squared error, accuracy at 0.5 and area under the ROC curve."""
     losses, last, labels = [], [], []
-    for batch in text_batches(rows, batch_tokens, np.random.default_rng(0)):
+    for batch in text_batches(texts, batch_tokens, np.random.default_rng(0)):
         ids, lengths, targets = padded(batch)
         rewards = model(ids, use_cache=False)[:, 1:]
         losses.append(prefix_loss(rewards, lengths - 1, targets))
@@ -161,14 +163,23 @@ def measure(model: RewardModel, rows: Sequence[Labelled], batch_tokens: int = 40
 
 
 def train_teacher(
-    base: Path | str, attribute: str, data: Path | None, out: Path, config: TeacherConfig | None = None
+    base: Path | str,
+    attribute: str,
+    data: Path | None,
+    out: Path,
+    config: TeacherConfig | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> dict:
     """Train a reward model into `out`, resuming an unfinished run; returns its report, also in `out/teacher.json`.
 
-    The weights that did best on the validation texts, measured after every pass and at the end, are the ones kept.
+    The validation loss is measured after every pass and at the end; the weights with the least one are kept.
 
     Args:
-        config: None takes a finished reward model as it is, whatever its settings.
+        config: None accepts a finished reward model with any settings.
+        checkpoint_seconds: time between two checkpoints, at least.
+
+    Raises:
+        UnknownName, BadArtifact: there are no texts for this attribute; see `labelled_texts`.
     """
     made_from: dict[str, Any] = {"attribute": attribute, "base": portable_name(base), "data": data is not None}
     if config:
@@ -191,7 +202,7 @@ def train_teacher(
     saved = time.perf_counter()
     with tqdm(total=100, bar_format="{desc} |{bar}| {n:.1f} % {postfix}", desc=attribute, file=sys.stderr) as bar:
         while spent < 60 * config.minutes:
-            # Dropping the batches that an unfinished pass has seen would need its order; a new one serves as well.
+            # A resumed run begins a new pass: its order depends on the step, so no order needs to be saved.
             for batch in text_batches(train, config.batch_tokens, np.random.default_rng([config.seed, step])):
                 begin = time.perf_counter()
                 ids, lengths, labels = padded(batch)
@@ -202,7 +213,7 @@ def train_teacher(
                 step, spent = step + 1, spent + time.perf_counter() - begin
                 bar.n = min(100.0, 100 * spent / (60 * config.minutes))
                 bar.set_postfix_str(f"step {step} · loss {loss.item():.3f}")
-                if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                if time.perf_counter() - saved > checkpoint_seconds:
                     _save_checkpoint(out / CHECKPOINT, optimizer, step, spent, best)
                     saved = time.perf_counter()
                 if spent >= 60 * config.minutes:
@@ -243,7 +254,7 @@ def load_teacher(base: Path | str, folder: Path, dtype: torch.dtype = torch.floa
 
 
 def finished(folder: Path, made_from: dict[str, Any]) -> dict | None:
-    """The report of a former run that ended with these settings, and any others."""
+    """The report of an earlier run that ended, if all of `made_from` is in it; else None."""
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
         same = all(report["made_from"][name] == value for name, value in made_from.items())
@@ -255,12 +266,12 @@ def finished(folder: Path, made_from: dict[str, Any]) -> dict | None:
 def _measure_pairs(
     model: RewardModel, data: Path | None, attribute: str, tokenizer: PreTrainedTokenizerBase, config: TeacherConfig
 ) -> dict[str, float | int] | None:
-    """Measures on the test pairs alone, which differ in nothing but the attribute; None where there are none."""
+    """Measures on the test pairs alone, which differ in the attribute alone; None where there are no pairs."""
     if attribute == TOXICITY:
         return None
-    source = None if attribute in ATTRIBUTES else data  # those that ship, without unpaired texts
-    alone = labelled_texts(source, attribute, "test", tokenizer, config.longest, seed=config.seed)
-    return measure(model, alone)
+    source = None if attribute in ATTRIBUTES else data  # shipped pairs come without unpaired texts
+    pairs = labelled_texts(source, attribute, "test", tokenizer, config.longest, seed=config.seed)
+    return measure(model, pairs)
 
 
 def _save_checkpoint(path: Path, optimizer: MasterAdamW, step: int, spent: float, best: float) -> None:
@@ -273,7 +284,7 @@ def _save_checkpoint(path: Path, optimizer: MasterAdamW, step: int, spent: float
 
 
 def _resume(path: Path, optimizer: MasterAdamW) -> tuple[int, float, float]:
-    """Steps, seconds and the best validation loss so far, after putting the optimizer where a former run left it."""
+    """Load the optimizer's state of an earlier run; returns its steps, seconds and best validation loss so far."""
     if not path.is_file():
         return 0, 0.0, float("inf")
     tensors = load_file(path)

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer import Desk
-from mixer.adapters.calibration import ENDS, FILE, SliderCalibration, fit
-from mixer.adapters.calibration_file import load_calibration, write_calibration
+from mixer.adapters.calibration import ENDS, SliderCalibration, fit
+from mixer.adapters.calibration_file import FILE, load_calibration, write_calibration
 from mixer.errors import BadArtifact
 from mixer.resources import ANCHORS
 from tests.factory import make_desk_folders
@@ -123,6 +123,25 @@ def test_the_shipped_calibration_leaks_less_at_every_single_ask(shipped: SliderC
             found = shipped.positions({name: level})
             positions = np.array([found.get(other, 0.0) for other in shipped.attributes])
             assert leak(shipped, positions, own) < leak(shipped, level * axes[own], own), (name, level)
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ({"formality": 1}, [0.7374, 0.012, 0.4714, 0.0337, 0.0486, 0.2859]),
+        ({"humor": -0.5}, [0.1381, -0.4284, 0.4235, 0.1104, 0.0367, -0.0575]),
+        ({"poetry": 0.25, "sentiment": -0.75}, [0.1645, -0.0507, 0.6455, 0.1495, -0.5838, -0.0134]),
+        ({"politeness": 1, "simplicity": 1, "humor": 0.5}, [0.4381, 0.1413, 0.8546, 0.8692, -0.0187, 0.903]),
+        ({"formality": -1.5, "poetry": 1.5}, [-0.5867, -0.0177, 1.5, 0.2653, 0.0379, 0.0453]),  # one at its limit
+        ({"sentiment": 0.1}, [0.0146, 0.0023, 0.0232, 0.004, 0.0576, -0.0082]),
+    ],
+)
+def test_the_shipped_calibration_gives_the_recorded_positions(
+    shipped: SliderCalibration, levels: dict[str, float], expected: list[float]
+):
+    """Recorded from a damped Newton solver, which an optimizer of scipy's replaced."""
+    found = shipped.positions(levels)
+    assert [found.get(name, 0.0) for name in shipped.attributes] == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_shipped_calibration_has_no_jumps(shipped: SliderCalibration):

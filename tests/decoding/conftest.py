@@ -13,6 +13,7 @@ import torch
 
 from mixer import Desk, Mix, SamplingParams, Session, Step
 from mixer.decoding.scheduler import Scheduler
+from tests.model.parts import batch_exact
 
 PROMPTS = ["Nurse Abeni unfolded", "Hi", "The harbor lay still, and no one had yet come down to the boats.", "x" * 40]
 SECONDS = 60  # that only a hang exceeds
@@ -74,7 +75,7 @@ def trace(stream: Iterator[Step] | Session) -> Trace:
 
 def same(desk: Desk, got: Trace, expected: Trace) -> bool:
     """Bit for bit where the network promises that; otherwise but for rounding."""
-    if desk.model.backend.batch_exact:
+    if batch_exact(desk.model.backend):
         return got == expected
     return len(got) == len(expected) and all(
         (a[0], *a[2:]) == (b[0], *b[2:]) and abs(float.fromhex(a[1]) - float.fromhex(b[1])) < 1e-4

@@ -18,6 +18,7 @@ from mixer.errors import InvalidValue
 from mixer.values.steering import REST
 from tests.decoding.test_reward_rows import make_reward
 from tests.factory import make_desk_folders
+from tests.model.parts import batch_exact
 
 PROMPT, TEXT = "Nurse Abeni", " unfolded the map"
 FORMULAS = [
@@ -125,7 +126,7 @@ def test_where_a_text_is_cut_into_segments_does_not_matter(
     one, many = (
         [step.logprob for step in desk.replay(PROMPT, segments, formula=formula)] for segments in ([whole], parts)
     )
-    assert many == (one if desk.model.backend.batch_exact else pytest.approx(one, abs=1e-4))
+    assert many == (one if batch_exact(desk.model.backend) else pytest.approx(one, abs=1e-4))
 
 
 def test_replays_and_texts_run_side_by_side(desk: Desk):

@@ -21,6 +21,7 @@ from mixer.decoding.sampler import warp
 from mixer.decoding.speculation import MOST, DraftCosts, Speculation, repeated
 from mixer.errors import FormulaError
 from tests.factory import make_adapter
+from tests.model.parts import batch_exact
 
 WORDS = ["<s>", "a", "b", "c", "d", "e"]
 TERMS = [
@@ -115,7 +116,7 @@ def distance(desk: Desk, formula: str, draft: str, batch: int, samples: int) -> 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("samples", [400, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_speculated_texts_have_the_exact_distribution(desk: Desk, formula: str, batch: int, samples: int):
-    if samples > 400 and not desk.model.backend.batch_exact:
+    if samples > 400 and not batch_exact(desk.model.backend):
         pytest.skip("the draws are the same code; the large sample runs on the compiled network")
     total, allowed = distance(desk, formula, "base", batch, samples)
     assert total < allowed

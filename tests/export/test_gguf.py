@@ -144,13 +144,13 @@ def test_what_ships_agrees_and_is_tokenized_alike(tmp_path: Path):
 
 @needs_llama
 def test_llama_cpp_writes_on_greedily_as_the_desk_does(desk: Desk, files: dict[str, Path]):
-    from bench.harness.llama_cpp import Knobs, LlamaCpp
+    from bench.harness.llama_cpp import LlamaCpp, LlamaCppSettings
     from mixer import SamplingParams
 
     params = SamplingParams(max_new_tokens=20, min_new_tokens=20, temperature=0)
     expected = list(desk.generate(PROMPT, params=params).token_ids)
     runtime = LlamaCpp(files["base"], context=64)
-    for knobs in (Knobs(), Knobs(2)):
+    for knobs in (LlamaCppSettings(), LlamaCppSettings(2)):
         runtime.use(knobs)
         first = int(runtime.prefill(desk.model.encode(PROMPT)).argmax())
         steps = runtime.steps(first)

@@ -1,4 +1,4 @@
-"""Random models of every shape the compiled network runs, with adapters, and what they compute in float64."""
+"""Random models of every shape that the compiled backend runs, with adapters, and what they compute in float64."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transformers import (
 
 from mixer.adapters.low_rank import LowRank
 
-VOCAB = 260  # no multiple of 64, as no size here is
+VOCAB = 260  # like every size here, no multiple of 64
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 48,
@@ -41,7 +41,7 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def make_model(kind: str | PretrainedConfig, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
-    """A random causal LM whose biases and norms are random too, with wide logits, so that a difference shows."""
+    """A random causal LM with random biases and norms, and with large logits, so that differences show."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[kind] if isinstance(kind, str) else kind))
     with torch.no_grad():
@@ -56,7 +56,7 @@ def make_model(kind: str | PretrainedConfig, dtype: torch.dtype = torch.float32,
 def random_parts(
     model: PreTrainedModel, anchors: int, targets: Sequence[str] = TARGETS, seed: int = 1
 ) -> list[dict[str, LowRank]]:
-    """Parts of so many anchors, of ranks 1, 2, 3, ..., each with a scaling of its own."""
+    """The parts of so many anchors, of ranks 1, 2, 3, ..., each with its own scaling."""
     generator = torch.Generator().manual_seed(seed)
     return [
         {

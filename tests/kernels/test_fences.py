@@ -1,6 +1,7 @@
-"""Compiled code stays inside its arrays: nothing checks its indices when it runs, so here arrays have fences.
+"""Compiled code stays inside its arrays. Nothing checks its indices when it runs, so here arrays lie between fences.
 
-A fence is full of signaling NaNs. Whoever adds zero to one makes it another number, and whoever counts one in gets NaN.
+A fence is filled with signaling NaNs. Code that writes to a fence changes its bits, even if it adds zero; code that
+reads from one gets NaN as its result.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from mixer.model.cpu_backend import CHUNK, CpuBackend
 from mixer.model.folding import WeightFolder
 from tests.kernels.parts import CONFIGS, SHAPE, VOCAB, make_model, random_parts
 
-DEEP = 1024  # bytes on either side
-FENCES = {2: 0x7FA1, 4: 0x7FA12345, 8: 0x7FF1234512345123}  # by the size of an element
+DEPTH = 1024  # bytes of a fence
+FENCES = {2: 0x7FA1, 4: 0x7FA12345, 8: 0x7FF1234512345123}  # signaling NaNs, by bytes of an element
 ROWS = 8
 MIX = (0.7, -1.5, 0.3)
 TWO_PANELS: dict[str, Any] = SHAPE | {"hidden_size": 80, "num_attention_heads": 5, "num_key_value_heads": 5}
@@ -27,15 +28,15 @@ MODELS: dict[str, Any] = CONFIGS | {"two panels": LlamaConfig(**TWO_PANELS)}
 
 
 class Fences:
-    """Arrays with fences around them."""
+    """Makes arrays with fences around them, and checks the fences."""
 
     def __init__(self) -> None:
         self._all: list[tuple[np.ndarray, int]] = []
 
     def around(self, array: np.ndarray) -> np.ndarray:
-        """A copy of the array that stands between fences."""
+        """A copy of the array that lies between fences."""
         size = array.dtype.itemsize
-        lead, kind = DEEP // size, np.dtype(f"u{size}")
+        lead, kind = DEPTH // size, np.dtype(f"u{size}")
         whole = np.full(2 * lead + array.size, FENCES[size], kind)
         self._all.append((whole, lead))
         own = whole[lead : lead + array.size].view(array.dtype).reshape(array.shape)
@@ -43,7 +44,7 @@ class Fences:
         return own
 
     def around_all(self, arrays: Any) -> Any:
-        """The same for arrays in named tuples and tuples of them; other things stay as they are."""
+        """The same for all arrays in tuples and named tuples; other values stay as they are."""
         if isinstance(arrays, np.ndarray):
             return self.around(arrays)
         if not isinstance(arrays, tuple):
@@ -53,7 +54,7 @@ class Fences:
 
     @property
     def stand(self) -> bool:
-        """Whether nobody wrote over one."""
+        """Whether no fence was written to."""
         return all(
             (part == FENCES[whole.dtype.itemsize]).all()
             for whole, lead in self._all
@@ -61,15 +62,12 @@ class Fences:
         )
 
 
-def fenced(network: CpuBackend) -> Fences:
-    """Put fences around all that the compiled forward pass is given."""
+def fenced(backend: CpuBackend) -> Fences:
+    """Put fences around all arrays that the compiled forward pass is given."""
     fences = Fences()
-    network._live_weights, network._small, network._lora, network._cache, network._work, network._call = (
-        fences.around_all(part) for part in network._arguments[:6]
-    )
-    network.gate.values = torch.from_numpy(network._call.gates)
-    network.head_gate.values = torch.from_numpy(network._call.head_gates)
-    network._bind()
+    backend.arrays = fences.around_all(backend.arrays)
+    backend.gate.values = torch.from_numpy(backend.arrays.call.gates)
+    backend.head_gate.values = torch.from_numpy(backend.arrays.call.head_gates)
     return fences
 
 
@@ -78,24 +76,24 @@ def fenced(network: CpuBackend) -> Fences:
 def test_a_forward_pass_stays_inside_its_arrays(kind: str, threads: int):
     model = make_model(MODELS[kind])
     parts = random_parts(model, 3)
-    network = CpuBackend(model, parts, rows=ROWS, threads=threads)
+    backend = CpuBackend(model, parts, rows=ROWS, threads=threads)
     heads = [
         (torch.ones(rank, model.config.hidden_size) / 9, torch.ones(model.config.hidden_size, rank)) for rank in (3, 4)
     ]
-    network.put_heads(heads)
-    network.reserve(ROWS, 128)
-    fences = fenced(network)
+    backend.put_heads(heads)
+    backend.reserve(ROWS, 128)
+    fences = fenced(backend)
     for row in range(ROWS):
-        network.gate[row], network.head_gate[row] = MIX, (0.1, -0.2)
+        backend.gate[row], backend.head_gate[row] = MIX, (0.1, -0.2)
     full, got = CHUNK + ROWS, []
     ids = torch.randint(VOCAB, (full,), generator=torch.Generator().manual_seed(2)).tolist()
-    got.append(network.forward(ids, [ROWS - 1] * full, range(full), range(full)))  # all the room there is
+    got.append(backend.forward(ids, [ROWS - 1] * full, range(full), range(full)))  # as many tokens as fit in a call
     last = range(full, 128)
-    got.append(network.forward(ids[: len(last)], [ROWS - 1] * len(last), last, range(len(last))))  # to the last column
+    got.append(backend.forward(ids[: len(last)], [ROWS - 1] * len(last), last, range(len(last))))
     for count in (1, 3, 5, ROWS):
-        got.append(network.forward(ids[:count], range(count), [0] * count, range(count)))
+        got.append(backend.forward(ids[:count], range(count), [0] * count, range(count)))
     assert fences.stand
-    assert torch.isfinite(torch.cat(got)).all() and torch.isfinite(network.states).all()
+    assert torch.isfinite(torch.cat(got)).all() and torch.isfinite(backend.states).all()
     alone = CpuBackend(model, parts, rows=1, threads=1)
     alone.put_heads(heads)
     alone.gate[0], alone.head_gate[0] = MIX, (0.1, -0.2)
@@ -105,12 +103,12 @@ def test_a_forward_pass_stays_inside_its_arrays(kind: str, threads: int):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_fold_stays_inside_its_arrays(dtype: torch.dtype):
     model = make_model(MODELS["two panels"], dtype)
-    network, fences = CpuBackend(model, random_parts(model, 3), rows=1, threads=1), Fences()
-    weights, lora = fences.around_all(network._weights), fences.around_all(network._lora)
+    backend, fences = CpuBackend(model, random_parts(model, 3), rows=1, threads=1), Fences()
+    weights, lora = fences.around_all(backend.arrays.weights), fences.around_all(backend.arrays.lora)
     folder = WeightFolder(weights, lora, [(0, 1), (1, 3), (3, 6)], keep=True)
     folder.fold(MIX)
-    folder._deltas = {group: fences.around(delta) for group, delta in folder._deltas.items()}
-    folder._folded = {group: fences.around(part) for group, part in folder._folded.items()}
+    folder.deltas = {group: fences.around(delta) for group, delta in folder.deltas.items()}
+    folder.folded = {group: fences.around(part) for group, part in folder.folded.items()}
     folded = folder.fold((0.1, 0.0, 2.0))
     assert fences.stand
     assert all(np.isfinite(part.view(np.float32)).all() for part in folded if part.dtype == np.float32)

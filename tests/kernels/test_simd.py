@@ -1,4 +1,4 @@
-"""Laws of the vector products: right within rounding, the same bits however many rows share a walk or a sum is cut."""
+"""Laws of the vector products: right within rounding, and the same bits however the rows and the sums are cut."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from mixer.kernels import simd as lanes
-from mixer.kernels.simd import LANES, STRETCH, WIDTH
+from mixer.kernels import simd
+from mixer.kernels.simd import LANES, PANEL, STRETCH
 
 ROUNDING = 2.0**-24  # of one float32 operation, relative
 
 
-# The products are for compiled code alone: these are ways in.
+# Only compiled code can call the products: these functions call them for Python.
 @njit
 def product(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
-    lanes.product(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth)
+    simd.product(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth)
 
 
 @njit
-def append(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
-    lanes.append(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth)
+def accumulate(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth):
+    simd.accumulate(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth)
 
 
 @njit
 def dots(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth, ranks):
-    lanes.dots(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth, ranks)
+    simd.dots(out, out_at, out_stride, x, x_at, x_stride, rows, w, w_at, depth, ranks)
 
 
 @njit
 def exp(x, out):
     for i in range(x.size):
-        out[i] = lanes.exp(x[i])
+        out[i] = simd.exp(x[i])
 
 
 class Case:
-    """Arrays with room around what a product works on: it begins somewhere, and its rows lie apart.
+    """Arrays that are larger than what a product works on: it begins at some offset, and there are gaps between rows.
 
     Args:
-        width: outputs a row has.
+        width: outputs of a row.
         half: whether weights are bfloat16 as uint16.
     """
 
@@ -56,7 +56,7 @@ class Case:
             self.w = (self.w.view(np.uint32) >> 16).astype(np.uint16)
 
     def result(self, function, *pieces: tuple[int, int, int, int]) -> np.ndarray:
-        """`out` after products of some rows with some depths, or of dots with some outputs: `(first, last)` of each."""
+        """`out` after a call for each piece: start and stop of rows, and of the depth (for dots: of outputs)."""
         out = self.out.copy()
         for row, last_row, start, stop in pieces or [(0, self.rows, 0, self.width if function is dots else self.depth)]:
             to, source = self.out_at + row * self.out_stride, self.x_at + row * self.x_stride
@@ -73,14 +73,14 @@ class Case:
         return np.stack([out[at : at + self.width] for at in self._starts()]).astype(np.float64)
 
     def around(self, out: np.ndarray) -> np.ndarray:
-        """What no product may touch."""
+        """What no product may write to."""
         keep = np.ones(out.size, bool)
         for at in self._starts():
             keep[at : at + self.width] = False
         return out[keep]
 
     def inputs(self, *shape: int) -> tuple[np.ndarray, np.ndarray]:
-        """x `(rows, depth)` and w of this shape, in float64."""
+        """x `(rows, depth)`, and w in this shape, in float64."""
         x = np.stack([self.x[self.x_at + m * self.x_stride :][: self.depth] for m in range(self.rows)])
         w = self.w[self.w_at :].reshape(shape)
         wide = (w.astype(np.uint32) << 16).view(np.float32) if w.dtype == np.uint16 else w
@@ -91,21 +91,21 @@ class Case:
 
 
 def spread(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Numbers of many sizes, so that the order of summation shows."""
+    """Numbers of many magnitudes, so that the order of summation shows in the bits."""
     return (rng.standard_normal(size) * 10.0 ** rng.integers(-3, 4, size)).astype(np.float32)
 
 
 seeds, counts, halves = st.integers(0, 2**32), st.integers(1, 9), st.booleans()
-cases = st.builds(Case, seeds, counts, st.integers(1, 200), st.just(WIDTH), halves)
+cases = st.builds(Case, seeds, counts, st.integers(1, 200), st.just(PANEL), halves)
 dot_cases = st.builds(Case, seeds, counts, st.integers(1, 13).map(lambda n: n * LANES), counts, halves)
 
 
-@pytest.mark.parametrize("function", [product, append])
+@pytest.mark.parametrize("function", [product, accumulate])
 @settings(max_examples=60)
 @given(case=cases)
 def test_a_product_is_right_within_rounding_and_writes_nothing_else(function, case: Case):
     out, before = case.result(function), case.rows_of(case.out)
-    x, w = case.inputs(case.depth, WIDTH)
+    x, w = case.inputs(case.depth, PANEL)
     size = np.abs(before) + np.abs(x) @ np.abs(w)
     longest = min(STRETCH, case.depth) + case.depth // STRETCH if function is product else case.depth
     assert np.all(np.abs(case.rows_of(out) - (before + x @ w)) <= 1.01 * ROUNDING * (longest + 2) * size)
@@ -122,7 +122,7 @@ def test_dots_are_right_within_rounding_and_write_nothing_else(case: Case):
     assert np.array_equal(case.around(out), case.around(case.out))
 
 
-@pytest.mark.parametrize("function", [product, append, dots])
+@pytest.mark.parametrize("function", [product, accumulate, dots])
 @settings(max_examples=40)
 @given(data=st.data())
 def test_a_row_s_bits_do_not_depend_on_the_rows_beside_it(function, data: st.DataObject):
@@ -146,18 +146,18 @@ def test_a_dot_s_bits_do_not_depend_on_the_dots_beside_it(case: Case, data: st.D
 @given(case=cases, data=st.data())
 def test_a_sum_that_is_appended_to_in_two_calls_has_the_bits_of_one(case: Case, data: st.DataObject):
     cut = data.draw(st.integers(1, case.depth))
-    in_two = case.result(append, (0, case.rows, 0, cut), (0, case.rows, cut, case.depth))
-    assert case.result(append).tobytes() == in_two.tobytes()
+    in_two = case.result(accumulate, (0, case.rows, 0, cut), (0, case.rows, cut, case.depth))
+    assert case.result(accumulate).tobytes() == in_two.tobytes()
 
 
 @settings(max_examples=30)
 @given(case=cases, data=st.data())
 def test_factors_of_zero_leave_no_trace_in_a_sum(case: Case, data: st.DataObject):
-    """What the mixes of other rows make live costs a row at rest no bit."""
+    """Columns that are live because of other rows change no bit of a row at rest."""
     first = data.draw(st.integers(0, case.depth - 1))
     for m in range(case.rows):
         case.x[case.x_at + m * case.x_stride + first :][: case.depth - first] = 0
-    assert np.array_equal(case.result(append), case.result(append, (0, case.rows, 0, first)))
+    assert np.array_equal(case.result(accumulate), case.result(accumulate, (0, case.rows, 0, first)))
 
 
 @settings(max_examples=60)

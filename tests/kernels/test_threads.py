@@ -1,4 +1,4 @@
-"""Laws of the team: any number of threads gives the same bits; none hangs, outlives the team or keeps its arrays."""
+"""Laws of thread teams: any number of threads gives the same bits; none hangs, outlives its team or keeps arrays."""
 
 from __future__ import annotations
 
@@ -14,31 +14,41 @@ import pytest
 import torch
 from numba import njit
 
-from mixer.kernels.threads import PLACES, ThreadTeam, await_call, begin, current, finish, still, take, wait_until_done
+from mixer.kernels.threads import (
+    SIGNALS,
+    ThreadTeam,
+    await_call,
+    current_call,
+    finish_part,
+    is_open,
+    open_call,
+    take_part,
+    wait_until_done,
+)
 from mixer.model.cpu_backend import CpuBackend
 from tests.kernels.parts import VOCAB, make_model, random_parts
 
 THREADS = [1, 2, 3, 5]
 
 
-# A call of `counts[0]` rounds, each of two phases: every number of a round needs three of the round before. Whole
-# numbers, so that a part that begins before its turn shows in the result and nothing else does.
+# A call has `counts[0]` rounds of two phases each. Every number of a phase needs numbers that other parts wrote in the
+# phase before. Numbers are integers: the result is wrong only if a part began too early.
 @njit
-def work_through(signals, first, rounds, parts, x, y):
+def run_parts(signals, first, rounds, parts, x, y):
     for r in range(rounds):
-        part = take(signals, first, parts)
+        part = take_part(signals, first, parts)
         while part >= 0:
             for i in range(x.size * part // parts, x.size * (part + 1) // parts):
                 y[i] = 5 * x[i] + 3 * x[(i + 1) % x.size] + x[(i + x.size // 2) % x.size] + r
-            finish(signals)
-            part = take(signals, first, parts)
+            finish_part(signals)
+            part = take_part(signals, first, parts)
         first += parts
-        part = take(signals, first, 1 + parts // 2)
+        part = take_part(signals, first, 1 + parts // 2)
         while part >= 0:
             for i in range(x.size * part // (1 + parts // 2), x.size * (part + 1) // (1 + parts // 2)):
                 x[i] = y[i] ^ (y[x.size - 1 - i] >> 3)
-            finish(signals)
-            part = take(signals, first, 1 + parts // 2)
+            finish_part(signals)
+            part = take_part(signals, first, 1 + parts // 2)
         first += 1 + parts // 2
     return first
 
@@ -47,14 +57,14 @@ def work_through(signals, first, rounds, parts, x, y):
 def run(signals, helping, x, y, counts):
     if helping:
         while await_call(signals):
-            first, end = current(signals)  # type: ignore
+            first, end = current_call(signals)  # type: ignore
             rounds, parts = counts
-            if still(signals, end):
-                work_through(signals, first, rounds, parts, x, y)
+            if is_open(signals, end):
+                run_parts(signals, first, rounds, parts, x, y)
         return
     rounds, parts = counts
-    first = begin(signals, rounds * (parts + 1 + parts // 2))
-    wait_until_done(signals, work_through(signals, first, rounds, parts, x, y))
+    first = open_call(signals, rounds * (parts + 1 + parts // 2))
+    wait_until_done(signals, run_parts(signals, first, rounds, parts, x, y))
 
 
 def arrays(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -62,7 +72,7 @@ def arrays(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def expected(x: np.ndarray, rounds: int) -> np.ndarray:
-    """What a call makes of x."""
+    """x after a call."""
     for r in range(rounds):
         y = 5 * x + 3 * np.roll(x, -1) + np.roll(x, -(x.size // 2)) + r
         x = y ^ (y[::-1] >> 3)
@@ -70,7 +80,7 @@ def expected(x: np.ndarray, rounds: int) -> np.ndarray:
 
 
 def call(team: ThreadTeam, arguments: tuple[np.ndarray, ...], rounds: int, parts: int) -> bool:
-    """Make a call; whether its result is right."""
+    """Make a call; returns whether its result is right."""
     x, _, counts = arguments
     wanted = expected(x.copy(), rounds)
     counts[:] = rounds, parts
@@ -79,7 +89,7 @@ def call(team: ThreadTeam, arguments: tuple[np.ndarray, ...], rounds: int, parts
 
 
 def soon(happened: Callable[[], bool]) -> bool:
-    """Whether something happens within a time that only a hang exceeds."""
+    """Wait until something happens; False after a time that only a hang exceeds."""
     until = time.monotonic() + 20
     while not happened():
         if time.monotonic() > until:
@@ -109,29 +119,29 @@ def test_helpers_may_sleep_or_be_awake_when_others_arrays_are_handed_out(threads
             known[rng.randrange(3)] = arrays(rng.randint(2, 500))
         assert call(team, rng.choice(known), rng.randint(1, 3), threads), turn
         if rng.random() < 0.1:
-            time.sleep(0.004)  # past the helpers' patience
+            time.sleep(0.004)  # until the helpers sleep
 
 
 @njit
 def watch(signals):
-    """What a helper sees of two calls that come and go after it looked: first, end, and whether it may go on."""
+    """What a helper that read the first call's numbers sees while two calls pass: numbers, and whether it may go on."""
     seen = []
-    begin(signals, 3)
-    first, end = current(signals)  # type: ignore
-    seen.append((first, end, still(signals, end)))
+    open_call(signals, 3)
+    first, end = current_call(signals)  # type: ignore
+    seen.append((first, end, is_open(signals, end)))
     for _ in range(3):
-        take(signals, 0, 3)
-        finish(signals)
-    seen.append((first, end, still(signals, end)))
-    begin(signals, 2)
-    seen.append((first, end, still(signals, end)))
-    first, end = current(signals)  # type: ignore
-    seen.append((first, end, still(signals, end)))
+        take_part(signals, 0, 3)
+        finish_part(signals)
+    seen.append((first, end, is_open(signals, end)))
+    open_call(signals, 2)
+    seen.append((first, end, is_open(signals, end)))
+    first, end = current_call(signals)  # type: ignore
+    seen.append((first, end, is_open(signals, end)))
     return seen
 
 
 def test_a_helper_that_was_put_aside_knows_that_its_call_is_over():
-    assert watch(np.zeros(PLACES, np.int64)) == [(0, 3, True), (0, 3, False), (0, 3, False), (3, 5, True)]
+    assert watch(np.zeros(SIGNALS, np.int64)) == [(0, 3, True), (0, 3, False), (0, 3, False), (3, 5, True)]
 
 
 def test_arrays_go_once_others_are_handed_out():
@@ -148,7 +158,7 @@ def test_threads_and_arrays_go_with_their_team():
     teams = [(ThreadTeam(4, run), arrays(50)) for _ in range(3)]
     assert all(call(team, own, 2, 4) for team, own in teams)
     time.sleep(0.004)
-    teams.append((ThreadTeam(4, run), arrays(50)))  # one that never worked
+    teams.append((ThreadTeam(4, run), arrays(50)))  # this one makes no call
     watched = [weakref.ref(array) for _, own in teams for array in own]
     assert len(set(threading.enumerate()) - before) == 12
     teams.clear()
@@ -194,24 +204,24 @@ def test_teams_of_many_desks_work_side_by_side():
     assert results == [True] * 3
 
 
-def walk(network: CpuBackend) -> list[torch.Tensor]:
-    """Logits of two rows while room grows, is given back, and sleeps lie between."""
+def walk(backend: CpuBackend) -> list[torch.Tensor]:
+    """Logits of two rows while the cache grows and is cleared, with pauses in which helpers fall asleep."""
     rng, results = random.Random(3), []
     for turn in range(3):
-        network.reserve(3, 40)
-        network.gate[1], network.gate[2] = (0.7, -0.4), (0.0, turn * 0.5)
+        backend.reserve(3, 40)
+        backend.gate[1], backend.gate[2] = (0.7, -0.4), (0.0, turn * 0.5)
         ids = [rng.randrange(VOCAB) for _ in range(30)]
-        results.append(network.forward(ids, [1] * 20 + [2] * 10, [*range(20), *range(10)], [0, 19, 29]))
-        network.reserve(9, 100)
+        results.append(backend.forward(ids, [1] * 20 + [2] * 10, [*range(20), *range(10)], [0, 19, 29]))
+        backend.reserve(9, 100)
         for position in range(6):
-            results.append(network.forward(ids[:2], [1, 2], [20 + position, 10 + position], [0, 1]))
+            results.append(backend.forward(ids[:2], [1, 2], [20 + position, 10 + position], [0, 1]))
             if position == 3:
                 time.sleep(0.004)
-        network.clear()
+        backend.clear()
     return results
 
 
-def test_a_network_gives_the_same_bits_with_any_number_of_threads():
+def test_a_backend_gives_the_same_bits_with_any_number_of_threads():
     lm = make_model("qwen")
     parts = random_parts(lm, 2)
     first, *others = (walk(CpuBackend(lm, parts, rows=9, threads=threads)) for threads in THREADS)
@@ -219,11 +229,11 @@ def test_a_network_gives_the_same_bits_with_any_number_of_threads():
         assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_a_network_s_threads_go_with_it():
+def test_a_backend_s_threads_go_with_it():
     before, lm = set(threading.enumerate()), make_model("llama")
-    network = CpuBackend(lm, random_parts(lm, 1), rows=3, threads=3)
-    network.forward([1, 2], [0, 0], [0, 1], [1])
-    watched = weakref.ref(network._work.x)
-    del network
+    backend = CpuBackend(lm, random_parts(lm, 1), rows=3, threads=3)
+    backend.forward([1, 2], [0, 0], [0, 1], [1])
+    watched = weakref.ref(backend.arrays.work.x)
+    del backend
     gc.collect()
     assert soon(lambda: set(threading.enumerate()) <= before and watched() is None)

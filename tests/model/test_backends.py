@@ -1,4 +1,4 @@
-"""Laws of forward passes, for both kinds of network: right logits, however a text is cut and whatever is beside it."""
+"""Laws of forward passes, for both backends: right logits, however a text is cut and whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -20,30 +20,32 @@ from mixer.model.cpu_backend import CHUNK, CpuBackend
 from mixer.model.torch_backend import TorchBackend
 from tests.factory import merged_reference
 from tests.kernels.parts import CONFIGS, VOCAB, make_model, merged, plain_logits, random_parts
+from tests.model.parts import batch_exact
 
-LENGTH, ROWS = 80, 4  # of the texts; longer than a block of keys
+LENGTH, ROWS = 80, 4  # of the texts; longer than a panel of keys
 MIXES = [(0.0, 0.0, 0.0), (0.7, -1.5, 0.3), (0.0, 0.0, 1.2), (-0.4, 0.0, 0.0)]
 OTHER = ROWS  # a row with no text of its own
 coefficients = st.tuples(*[st.sampled_from([0.0, -0.8, 0.5, 1.5])] * 3)
 
 
 class Case:
-    """A random model with three anchors, a network that runs it, and a text with a mix for each of some rows."""
+    """A random model with three anchors, a backend that runs it, and a text and a mix for each of some rows."""
 
     def __init__(self, kind: str, native: bool) -> None:
         self.model = make_model(kind)
         self.parts = random_parts(self.model, 3)
+        self.lm = self.model if native else copy.deepcopy(self.model)  # the one that the backend runs
         self.backend: Backend = (
-            CpuBackend(self.model, self.parts, rows=64, threads=1)
+            CpuBackend(self.lm, self.parts, rows=64, threads=1)
             if native
-            else TorchBackend(copy.deepcopy(self.model), self.parts, rows=64)
+            else TorchBackend(self.lm, self.parts, rows=64)
         )
         generator = torch.Generator().manual_seed(3)
         self.texts = torch.randint(VOCAB, (ROWS, LENGTH), generator=generator).tolist()
 
     @cached_property
     def alone(self) -> list[Tensor]:
-        """Logits after every token of each text, read in one call with nothing beside it; `(LENGTH, V)` each."""
+        """Logits after every token of each text, in one call for each text alone; `(LENGTH, V)` each."""
         self.begin()
         return [
             self.backend.forward(text, [row] * LENGTH, range(LENGTH), range(LENGTH))
@@ -51,7 +53,7 @@ class Case:
         ]
 
     def begin(self) -> None:
-        """Room for all rows, each under its mix."""
+        """Make room for all rows, and set their mixes."""
         self.backend.reserve(ROWS + 1, LENGTH + 20)
         for row, mix in enumerate(MIXES):
             self.backend.gate[row] = mix
@@ -64,8 +66,8 @@ class Case:
         return self.backend.forward(ids, rows, positions, range(len(ids)) if wanted is None else wanted)
 
     def same(self, got: Tensor, expected: Tensor) -> bool:
-        """Bit for bit where the network promises that; otherwise but for rounding."""
-        if self.backend.batch_exact:
+        """Bit for bit where the backend promises that; otherwise within rounding."""
+        if batch_exact(self.backend):
             return torch.equal(got, expected)
         return got.shape == expected.shape and torch.allclose(got, expected, atol=1e-5, rtol=0)
 
@@ -139,7 +141,7 @@ def test_a_row_does_not_see_what_others_hold_nor_how_their_mixes_move(case: Case
             case.backend.gate[row] = data.draw(st.one_of(coefficients, st.just((0.0, 0.0, 0.0))))
             size = data.draw(st.sampled_from([0, 1, 1, 5]))
             if size:
-                beside.append((row, 10 + step, 10 + step + size))  # from there on, again and again
+                beside.append((row, 10 + step, 10 + step + size))  # overwrites these positions again and again
             if data.draw(st.booleans()):
                 case.run((row, 0, 10 + step + 1))
         place = data.draw(st.integers(0, len(beside)))
@@ -150,16 +152,16 @@ def test_a_row_does_not_see_what_others_hold_nor_how_their_mixes_move(case: Case
 
 def test_full_house(case: Case):
     """All rows at once, each with a mix of its own, give what each gives alone."""
-    network, count = case.backend, 64
-    network.reserve(count, 12)
+    backend, count = case.backend, 64
+    backend.reserve(count, 12)
     for row in range(count):
-        network.gate[row] = (row / 40, -row / 70, float(row % 3 == 0))
+        backend.gate[row] = (row / 40, -row / 70, float(row % 3 == 0))
     texts = [case.texts[row % ROWS][row % 20 :][:11] for row in range(count)]
     for row, text in enumerate(texts):
-        network.forward(text[:10], [row] * 10, range(10), [])
-    together = network.forward([text[10] for text in texts], range(count), [10] * count, range(count))
+        backend.forward(text[:10], [row] * 10, range(10), [])
+    together = backend.forward([text[10] for text in texts], range(count), [10] * count, range(count))
     for row in (0, 1, 31, 63):
-        alone = network.forward(texts[row], [row] * 11, range(11), [10])
+        alone = backend.forward(texts[row], [row] * 11, range(11), [10])
         assert case.same(together[row], alone[0])
 
 
@@ -171,12 +173,12 @@ def test_a_row_goes_on_from_a_snapshot_as_if_it_had_read_it(case: Case, taken: i
     case.run((row, 0, taken))
     snapshot = case.backend.snapshot(row, taken)
     if taken + 1 < LENGTH:
-        case.run((row, taken, LENGTH), wanted=[])  # a snapshot does not follow its row
+        case.run((row, taken, LENGTH), wanted=[])  # what a row does later must not change its snapshot
     if held:
         case.backend.gate[OTHER] = (1.0, 1.0, 1.0)
         case.backend.forward(case.texts[0][:held], [OTHER] * held, range(held), [])
     case.backend.gate[OTHER] = MIXES[row]
-    for _ in range(2):  # nor the row that it was put in
+    for _ in range(2):  # nor what the restored row does later
         case.backend.restore(OTHER, snapshot, used)
         rest = case.texts[row][used:]
         got = [case.backend.forward(rest[:1], [OTHER], [used], [0])]
@@ -216,7 +218,7 @@ def test_room_that_grows_keeps_what_rows_hold(case: Case):
     got = [case.run((0, 30, 31), (1, 30, 31))]
     case.backend.reserve(2, 500)
     got.append(case.run((0, 31, 32), (1, 31, 32)))
-    case.backend.reserve(1, 1)  # asks for nothing
+    case.backend.reserve(1, 1)  # there is room already
     got.append(case.run((0, 32, 33), (1, 32, 33)))
     wanted = [expected[row][30 + step] for step in range(3) for row in (0, 1)]
     assert case.same(torch.cat(got), torch.stack(wanted))
@@ -252,13 +254,13 @@ def test_a_folded_mix_is_the_same_but_for_rounding_and_leaves_no_trace(case: Cas
 def test_a_desk_s_files_give_what_peft_s_own_scaling_merges(tiny: Path, native: bool):
     lm = AutoModelForCausalLM.from_pretrained(tiny / "base", dtype=torch.float32).eval()
     adapters = load_anchors(tiny / "anchors", lm, "base").adapters
-    network = (CpuBackend if native else TorchBackend)(lm, [adapter.parts for adapter in adapters], rows=1)
+    backend = (CpuBackend if native else TorchBackend)(lm, [adapter.parts for adapter in adapters], rows=1)
     folders = [tiny / "anchors" / adapter.anchor.name.replace(".", "/") for adapter in adapters]
     mix = (0.8, -1.2, 0.0, 1.5)
     reference = merged_reference(tiny / "base", list(zip(folders, mix, strict=True)))
     ids = torch.randint(260, (30,), generator=torch.Generator().manual_seed(1)).tolist()
-    network.gate[0] = mix
-    got = network.forward(ids, [0] * 30, range(30), range(30))
+    backend.gate[0] = mix
+    got = backend.forward(ids, [0] * 30, range(30), range(30))
     assert torch.allclose(got, plain_logits(reference, ids), atol=1e-4, rtol=0)
 
 
@@ -274,8 +276,7 @@ def test_a_pass_that_breaks_off_leaves_the_rows_as_they_were():
     case.begin()
     case.run((0, 0, 20), (1, 0, 10))
     case.run((0, 20, 21), (1, 10, 11))
-    assert isinstance(case.backend, TorchBackend)
-    handle = case.backend._lm.get_submodule("model.layers.1.mlp").register_forward_pre_hook(break_off)
+    handle = case.lm.get_submodule("model.layers.1.mlp").register_forward_pre_hook(break_off)
     for spans in [((0, 21, 22), (1, 11, 12)), ((0, 21, 30),)]:
         breaks.append(True)
         with pytest.raises(MemoryError):

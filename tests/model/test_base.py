@@ -1,4 +1,4 @@
-"""Loading: names and devices that are refused, bases that are stored quantized, and what reaches the screen."""
+"""Loading: names and devices that are refused, bases that are stored quantized, and what is printed."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_without_bitsandbytes_the_remedy_is_named(tiny: Path, monkeypatch: pytes
 
 def test_a_device_map_changes_no_number(tiny: Path):
     plain = Desk.load(tiny / "base", tiny / "anchors")
-    for spread in ("auto", {"": str(plain.model.lm.device)}):
+    for spread in ("auto", {"": str(plain.base_model.device)}):
         desk = Desk.load(tiny / "base", tiny / "anchors", device_map=spread)
         mix = desk.mix(formality=1)
         assert torch.equal(desk.logprobs("Dear", mix), plain.logprobs("Dear", mix))

@@ -1,4 +1,4 @@
-"""Which models the compiled network runs: those whose logits it gets right; others get a reason and their own code."""
+"""Which models the compiled backend runs: those whose logits it gets right; others get a reason and their own code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transformers import (
 
 from mixer.adapters.low_rank import LowRank
 from mixer.adapters.peft import AnchorSet
-from mixer.kernels.simd import WIDTH
+from mixer.kernels.simd import PANEL
 from mixer.model.cpu_backend import CpuBackend, unsupported
 from mixer.model.model import Model
 from mixer.model.torch_backend import TorchBackend
@@ -45,10 +45,10 @@ def mistral(**options: Any) -> MistralConfig:
 
 
 def logits(model: PreTrainedModel, parts: list[dict[str, LowRank]], mix: tuple[float, ...]) -> torch.Tensor:
-    network = CpuBackend(model, parts, rows=1, threads=1)
-    network.reserve(1, len(IDS))
-    network.gate[0] = mix
-    return network.forward(IDS, [0] * len(IDS), range(len(IDS)), range(len(IDS)))
+    backend = CpuBackend(model, parts, rows=1, threads=1)
+    backend.reserve(1, len(IDS))
+    backend.gate[0] = mix
+    return backend.forward(IDS, [0] * len(IDS), range(len(IDS)), range(len(IDS)))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_the_model_s_own_weights_stay_as_they_are():
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_bfloat16_weights_lose_nothing_more(kind: str):
-    """Sums are float32: logits are those of the rounded weights, where bfloat16 sums are off a thousand times more."""
+    """Sums are float32: logits are those of the rounded weights; bfloat16 sums have a thousand times the error."""
     model = make_model(kind, torch.bfloat16)
     parts = random_parts(model, 3)
     assert unsupported(model, parts) is None
@@ -201,8 +201,9 @@ def test_a_model_falls_back_to_its_own_code_and_says_why(config: PretrainedConfi
 def test_a_model_that_fits_says_nothing():
     model = Model(make_model("qwen"), byte_tokenizer(), AnchorSet({}, (), ()))
     assert isinstance(model.backend, CpuBackend) and model.native_refusal is None
-    asked = Model(make_model("qwen"), byte_tokenizer(), AnchorSet({}, (), ()), native=False)
-    assert isinstance(asked.backend, TorchBackend) and asked.native_refusal
+    assert model.wants_native
+    other = Model(make_model("qwen"), byte_tokenizer(), AnchorSet({}, (), ()), native=False)
+    assert isinstance(other.backend, TorchBackend) and other.native_refusal is None and not other.wants_native
 
 
 def test_ends_that_a_model_names_but_has_no_token_for_are_none():
@@ -216,43 +217,42 @@ def test_ends_that_a_model_names_but_has_no_token_for_are_none():
 def test_a_call_makes_the_room_that_it_needs(threads: int):
     model = make_model("qwen")
     parts = random_parts(model, 3)
-    network = CpuBackend(model, parts, rows=9, threads=threads)
-    network.gate[5] = MIX
-    assert (network.rows, network.columns) == (1, 64)
-    got = [network.forward(IDS[:60], [5] * 60, range(60), range(60))]
-    got += [network.forward([IDS[at]], [5], [at], [0]) for at in range(60, 70)]
-    got.append(network.forward(IDS[70:], [5] * 80, range(70, 150), range(80)))
-    assert network.rows > 5 and network.columns >= 150
+    backend = CpuBackend(model, parts, rows=9, threads=threads)
+    backend.gate[5] = MIX
+    assert (backend.rows, backend.columns) == (1, 64)
+    got = [backend.forward(IDS[:60], [5] * 60, range(60), range(60))]
+    got += [backend.forward([IDS[at]], [5], [at], [0]) for at in range(60, 70)]
+    got.append(backend.forward(IDS[70:], [5] * 80, range(70, 150), range(80)))
+    assert backend.rows > 5 and backend.columns >= 150
     assert torch.equal(torch.cat(got), logits(model, parts, MIX))
 
 
 def test_a_call_without_tokens_gives_no_logits():
-    network = CpuBackend(make_model("llama"), [], rows=1)
-    assert network.forward([], [], [], []).shape == (0, VOCAB)
+    backend = CpuBackend(make_model("llama"), [], rows=1)
+    assert backend.forward([], [], [], []).shape == (0, VOCAB)
 
 
 def test_cleared_room_is_given_back():
-    network = CpuBackend(make_model("llama"), [], rows=9, threads=2)
-    network.reserve(9, 500)
-    network.forward([1, 2], [8, 8], [0, 1], [1])
-    watched = weakref.ref(network._cache.keys)
-    network.clear()
-    assert network.rows == 1 and watched() is None
+    backend = CpuBackend(make_model("llama"), [], rows=9, threads=2)
+    backend.reserve(9, 500)
+    backend.forward([1, 2], [8, 8], [0, 1], [1])
+    watched = weakref.ref(backend.arrays.cache.keys)
+    backend.clear()
+    assert backend.rows == 1 and watched() is None
 
 
 @pytest.mark.parametrize("length", [1, 9, 63, 64, 65, 128])
 def test_a_snapshot_takes_no_more_room_than_its_tokens(length: int):
     model = make_model("llama")
-    network = CpuBackend(model, [], rows=2, threads=1)
-    expected = network.forward(IDS[:129], [0] * 129, range(129), range(129))
-    snapshot = network.snapshot(0, length)
-    assert (
-        sum(part.nbytes for part in snapshot) <= 4 * length * 2 * 2 * 6 * WIDTH
-    )  # 2 layers, 6 heads in one panel each
+    backend = CpuBackend(model, [], rows=2, threads=1)
+    expected = backend.forward(IDS[:129], [0] * 129, range(129), range(129))
+    snapshot = backend.snapshot(0, length)
+    most = 4 * length * 2 * 2 * 6 * PANEL  # keys and values of 2 layers, 6 heads in one panel each
+    assert sum(part.nbytes for part in snapshot) <= most
     for used in {1, length // 2 or 1, length}:
-        network.forward(IDS[::-1][:129], [1] * 129, range(129), [])
-        network.restore(1, snapshot, used)
+        backend.forward(IDS[::-1][:129], [1] * 129, range(129), [])
+        backend.restore(1, snapshot, used)
         places = range(used, 129)
         assert torch.equal(
-            network.forward(IDS[used:129], [1] * len(places), places, range(len(places))), expected[used:]
+            backend.forward(IDS[used:129], [1] * len(places), places, range(len(places))), expected[used:]
         )

@@ -16,7 +16,7 @@ from mixer import Desk, Mix, SamplingParams
 from mixer.adapters.low_rank import LowRank, ranks_of, stacked
 from mixer.adapters.peft import load_anchors
 from mixer.model.gate import Gate
-from mixer.model.lora_hooks import LoRAStack
+from mixer.model.lora_hooks import LoRAHooks
 from tests.factory import ARCHITECTURES, VOCAB, make_desk_folders, merged_reference
 
 PROMPT = "The doctor took off his glasses"
@@ -34,7 +34,7 @@ def desk(folders: Path) -> Desk:
 
 def plain_logprobs(model: torch.nn.Module, desk: Desk) -> torch.Tensor:
     with torch.inference_mode():
-        ids = torch.tensor([desk.model.encode(PROMPT)])
+        ids = torch.tensor([desk.tokenizer(PROMPT).input_ids])
         return torch.log_softmax(model(ids).logits[0, -1].float(), dim=-1)
 
 
@@ -57,7 +57,7 @@ def test_any_coefficients_equal_the_merged_weights(folders: Path, desk: Desk, se
 def test_a_row_with_a_zero_gate_is_the_base_bit_for_bit(folders: Path, desk: Desk, tmp_path: Path):
     (tmp_path / "none").mkdir()
     bare = Desk.load(folders / "base", tmp_path / "none", device="cpu")
-    # In one batch with a row that steers, and against a desk that never had an adapter, at the same batch shape.
+    # In one batch with a steered row, compared with a desk without adapters at the same batch shape.
     seeded = SamplingParams(seed=7)
     steered = [desk.session(PROMPT, None, seeded), desk.session(PROMPT, desk.mix(formality=1.5, humor=-1), seeded)]
     plain = [bare.session(PROMPT, None, seeded), bare.session(PROMPT, None, seeded)]
@@ -68,17 +68,17 @@ def test_a_row_with_a_zero_gate_is_the_base_bit_for_bit(folders: Path, desk: Des
             break
 
 
-def test_the_stack_as_hooks_leaves_rows_with_a_zero_gate_alone(folders: Path, tmp_path: Path):
+def test_the_hooks_leave_rows_with_a_zero_gate_alone(folders: Path, tmp_path: Path):
     models = [AutoModelForCausalLM.from_pretrained(folders / "base", dtype=torch.float32).eval() for _ in range(2)]
     adapters = load_anchors(folders / "anchors", models[0], "base").adapters
-    stack, gate = LoRAStack(models[0], [adapter.parts for adapter in adapters], torch.float32), Gate([4] * 4, 3)
+    hooks, gate = LoRAHooks(models[0], [adapter.parts for adapter in adapters], torch.float32), Gate([4] * 4, 3)
     ids = torch.randint(VOCAB, (3, 9))
     results = []
     with torch.inference_mode():
         for other in (0.5, -1.5):
             gate[1] = (0.8, 0.0, 0.0, 0.3)
             gate[2] = (other, 0.0, 1.0, 0.0)
-            with stack.applied(gate.values):
+            with hooks.applied(gate.values):
                 results.append(models[0](ids).logits)
         plain = models[1](ids).logits
     assert torch.equal(results[0][:2], results[1][:2]), "a row does not see how another's sliders move"
@@ -98,7 +98,7 @@ def test_no_walk_of_the_sliders_changes_the_base_weights(folders: Path):
 
 def weights_hash(desk: Desk) -> str:
     digest = hashlib.sha256()
-    for name, weight in desk.model.lm.state_dict().items():
+    for name, weight in desk.base_model.state_dict().items():
         digest.update(name.encode() + weight.numpy().tobytes())
     return digest.hexdigest()
 
@@ -108,7 +108,7 @@ def weights_hash(desk: Desk) -> str:
     st.data(),
 )
 def test_a_stack_is_the_sum_of_its_anchors_parts(shapes: list[tuple[int, int, float]], data: st.DataObject):
-    """Where an anchor's rank is smaller on this module than elsewhere, or 0, which is none, its slot ends in zeros."""
+    """Where an anchor's rank is smaller on this module than on others, or 0, its slot ends in zeros."""
     torch.manual_seed(0)
     adapters, expected = [], torch.zeros(5, 7)
     gates = [data.draw(st.sampled_from([0.0, -1.0, 2.0])) for _ in shapes]

@@ -1,4 +1,4 @@
-"""Laws of heads fused into the final state, for both kinds of network: right, by row, and no trace where at rest."""
+"""Laws of reward heads added to the final state, for both backends: right for each row, and no trace at rest."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ strengths = st.tuples(*[st.sampled_from([0.0, -2.0, 0.4, 1.5])] * 3)
 @pytest.fixture(scope="module", params=CASES, ids=IDS)
 def case(request: pytest.FixtureRequest) -> Case:
     case = Case(*request.param)
-    assert case.backend.heads == () and case.alone  # computed without heads
+    assert case.backend.heads == () and case.alone  # before there are heads
     case.backend.put_heads([(head.down, head.up) for head in HEADS])
     return case
 
@@ -61,7 +61,7 @@ def test_each_row_s_logits_are_those_of_its_own_fused_matrix(case: Case, positio
     assert all(case.same(case.run((row, 0, LENGTH)), case.alone[row]) for row in range(ROWS))
 
 
-def test_a_lifted_row_is_the_same_alone_and_among_others(case: Case):
+def test_a_row_with_live_heads_is_the_same_alone_and_among_others(case: Case):
     case.begin()
     for row in range(ROWS):
         case.backend.head_gate[row] = (float(row), -1.0, 0.0 if row < 2 else 0.5)
@@ -86,15 +86,15 @@ def test_heads_stay_where_room_grows_or_goes(case: Case):
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_bfloat16_models_are_lifted_in_float32(native: bool):
+def test_heads_of_bfloat16_models_are_computed_in_float32(native: bool):
     model = make_model("qwen", torch.bfloat16)
-    network = (CpuBackend if native else TorchBackend)(copy.deepcopy(model), [], rows=2)
-    network.put_heads([(head.down, head.up) for head in HEADS])
-    network.gate[0], network.head_gate[0] = (), (0.3, 1.0, -0.5)
+    backend = (CpuBackend if native else TorchBackend)(copy.deepcopy(model), [], rows=2)
+    backend.put_heads([(head.down, head.up) for head in HEADS])
+    backend.gate[0], backend.head_gate[0] = (), (0.3, 1.0, -0.5)
     ids = torch.randint(260, (30,), generator=torch.Generator().manual_seed(2)).tolist()
-    logits = network.forward(ids, [0] * 30, range(30), range(30))
+    logits = backend.forward(ids, [0] * 30, range(30), range(30))
     matrix = fused_matrix(HEADS, (0.3, 1.0, -0.5))
-    expected = network.states @ matrix.T @ model.lm_head.weight.detach().float().T
-    # Native sums are float32 throughout; the model's own head rounds its states and its sums.
+    expected = backend.states @ matrix.T @ model.lm_head.weight.detach().float().T
+    # Compiled sums are float32; the model's own output layer rounds states and sums to bfloat16.
     assert torch.allclose(logits, expected, atol=1e-4 if native else 0.02 * float(expected.abs().max()))
     assert not torch.allclose(logits, plain_logits(model, ids).float(), atol=0.5)

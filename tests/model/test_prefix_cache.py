@@ -1,4 +1,4 @@
-"""Laws of the prefix cache: never another mix's keys, the longest known beginning first, bounded, oldest go first."""
+"""Laws of the prefix cache: never another mix's keys, the longest known prefix, bounded, oldest use dropped first."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ MOST = 40  # tokens
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a snapshot would hold."""
+    """Stands for keys and values: the mix and the tokens that they belong to."""
 
     mix: str
     ids: tuple[int, ...]
 
 
 @dataclass
-class Plain:
-    """A cache as a list, the longest unused first."""
+class PlainCache:
+    """The same cache as a plain list, the longest unused first."""
 
     entries: list[Snapshot] = field(default_factory=list)
 
@@ -44,7 +44,7 @@ def shared(a: tuple[int, ...], b: list[int]) -> int:
     return next((n for n in range(min(len(a), len(b)), 0, -1) if list(a[:n]) == b[:n]), 0)
 
 
-# Two tokens and few lengths, so that beginnings are often shared.
+# Two tokens and few lengths, so that texts often share a prefix.
 texts = st.one_of(
     st.lists(st.integers(0, 1), max_size=MOST + 5),
     st.tuples(st.integers(0, 30), st.integers(0, 1)).map(lambda pair: [0] * pair[0] + [pair[1]] * 3),
@@ -56,7 +56,7 @@ moves = st.lists(st.tuples(st.sampled_from(["find", "want", "keep"]), st.sampled
 @example([("keep", "a", [0] * 30), ("keep", "a", [0] * 30), ("keep", "b", [1] * 10), ("find", "a", [0] * 30)])
 @example([("keep", "a", [0] * 20), ("keep", "b", [0] * 20), ("keep", "a", [0] * 20), ("keep", "b", [1] * 10)])
 def test_a_cache_does_what_a_list_of_its_snapshots_would(moves: list[tuple[str, str, list[int]]]):
-    cache, plain = PrefixCache(MOST), Plain()
+    cache, plain = PrefixCache(MOST), PlainCache()
     for what, mix, ids in moves:
         entry = Snapshot(mix, tuple(ids))
         if what == "keep":
@@ -81,7 +81,7 @@ def test_another_mix_s_snapshot_is_never_found(kept: list[int], asked: list[int]
     assert cache.find("b", asked) == cache.find("b", kept) == (0, None)
 
 
-def test_of_several_beginnings_the_longest_is_found():
+def test_of_several_prefixes_the_longest_is_found():
     cache = PrefixCache(1000)
     for length in (8, 30, 12):
         cache.keep("a", range(length), length)

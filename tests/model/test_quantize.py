@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from mixer import Desk, Mix, SamplingParams
 from mixer.adapters.fingerprint import base_fingerprint
-from mixer.model.base import SCHEMES, _quantization, is_quantized, load_base
+from mixer.model.base import SCHEMES, is_quantized, load_base, quantization_config
 from mixer.resources import ANCHORS, BASE
 from tests.factory import make_desk_folders
 
@@ -45,7 +45,7 @@ def error(one: Desk, other: Desk, mix: Mix | None) -> float:
 
 
 def test_the_layers_are_quantized_and_the_embeddings_are_not(desk: Desk):
-    lm: Any = desk.model.lm
+    lm: Any = desk.base_model
     assert desk.quantized in SCHEMES and is_quantized(lm) == desk.quantized
     assert all(is_quantized(m) for m in lm.model.layers.modules() if isinstance(m, nn.Linear))
     assert is_quantized(lm.lm_head) is None and lm.lm_head.weight is lm.model.embed_tokens.weight
@@ -54,7 +54,7 @@ def test_the_layers_are_quantized_and_the_embeddings_are_not(desk: Desk):
 
 def test_the_shipped_anchors_fit_since_the_fingerprint_is_the_same(desk: Desk, exact: Desk):
     assert desk.anchors == exact.anchors and desk.problems == () and exact.quantized is None
-    assert base_fingerprint(desk.model.lm) == base_fingerprint(exact.model.lm)
+    assert base_fingerprint(desk.base_model) == base_fingerprint(exact.base_model)
 
 
 def test_a_zero_gate_is_the_quantized_base_bit_for_bit(desk: Desk):
@@ -68,7 +68,7 @@ def test_a_zero_gate_is_the_quantized_base_bit_for_bit(desk: Desk):
 
 @contextmanager
 def watched(lm: nn.Module, names: set[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """What the modules get, and what their outputs are more than they would be without any hook."""
+    """The modules' inputs, and the differences between their outputs with and without hooks."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def watch(name: str):
@@ -92,7 +92,7 @@ def test_the_gate_adds_the_same_delta_as_on_whole_weights(scheme: str, seed: int
     mix = some_mix(desk, seed, 6)
     adapters = desk.anchor_set.adapters
     coefficients = mix.coefficients(desk.anchors)
-    with watched(desk.model.lm, {name for adapter in adapters for name in adapter.parts}) as seen:
+    with watched(desk.base_model, {name for adapter in adapters for name in adapter.parts}) as seen:
         desk.logprobs(PROMPTS[0], mix)
     assert len(seen) == 35
     for name, (x, delta) in seen.items():
@@ -110,13 +110,13 @@ def test_a_slider_costs_the_text_no_more_than_quantization_does(desk: Desk, exac
 
 def test_a_strong_mix_on_nf4_is_as_near_as_one_merged_into_the_quantized_weights(exact: Desk, tmp_path: Path):
     desk = Desk.load(device="cpu", quantize="nf4")
-    config = _quantization("", None, "nf4", torch.bfloat16)
+    config = quantization_config("", None, "nf4", torch.bfloat16)
     whole: Any = AutoModelForCausalLM.from_pretrained(BASE, quantization_config=config, device_map={"": "cpu"})
     whole.dequantize(torch.float32).save_pretrained(tmp_path)
-    desk.model.tokenizer.save_pretrained(tmp_path)
+    desk.tokenizer.save_pretrained(tmp_path)
     merged = Desk.load(tmp_path, ANCHORS, device="cpu", dtype="float32")
     assert merged.quantized is None
-    # All six sliders amplify what was rounded away, by whatever way they are added: up to 2.5 times.
+    # All six sliders amplify the rounding errors up to 2.5 times, however they are added.
     for seed in range(3):
         mix = some_mix(desk, seed, 6)
         own, others = error(desk, exact, mix), error(merged, exact, mix)
@@ -131,12 +131,12 @@ def digest(lm: nn.Module) -> str:
 
 
 def test_no_walk_of_the_sliders_changes_the_weights(desk: Desk):
-    before, rest = digest(desk.model.lm), desk.logprobs(PROMPTS[0])
+    before, rest = digest(desk.base_model), desk.logprobs(PROMPTS[0])
     for seed in range(5):
         session = desk.session(PROMPTS[0], some_mix(desk, seed, 3), SamplingParams(seed=seed, max_new_tokens=4))
         for _ in session:
             session.mix = some_mix(desk, seed + 10, 3)
-    assert digest(desk.model.lm) == before and torch.equal(desk.logprobs(PROMPTS[0]), rest)
+    assert digest(desk.base_model) == before and torch.equal(desk.logprobs(PROMPTS[0]), rest)
 
 
 def test_rows_of_different_mixes_and_lengths_share_a_batch(desk: Desk):
@@ -148,7 +148,7 @@ def test_rows_of_different_mixes_and_lengths_share_a_batch(desk: Desk):
         for together, alone in zip((steps[row] for steps in batched), desk.stream(prompt, mix, params), strict=True):
             assert together is not None
             if together.token_id != alone.token_id:
-                break  # a near tie, broken by the last bit; what follows is another text
+                break  # a near tie that rounding decided; the texts differ from here on
             assert together.logprob == pytest.approx(alone.logprob, abs=0.1)
 
 

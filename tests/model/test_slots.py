@@ -1,4 +1,4 @@
-"""Laws of alternatives, tokens of one call at one position of a row: each is what it is alone, and leaves no trace."""
+"""Laws of alternatives, several tokens at one position of a row: each is as it is alone, and none is kept."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mixer.model.backend import Backend
 from mixer.model.cpu_backend import CHUNK, CpuBackend
-from mixer.model.torch_backend import BESIDE, TorchBackend
+from mixer.model.torch_backend import BRANCHES, TorchBackend
 from tests.kernels.parts import VOCAB, make_model, random_parts
+from tests.model.parts import batch_exact
 from tests.model.test_backends import CASES, IDS, LENGTH, MIXES, OTHER, ROWS, Case
 
 tokens = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=24)
@@ -22,17 +23,17 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(*request.param)
 
 
-def tree(network: Backend, row: int, text: list[int], held: int, some: list[int]) -> Tensor:
-    """Logits after `text` with each of `some` tokens behind it, `(k, V)`, in one call; the row holds `held` tokens."""
+def tree(backend: Backend, row: int, text: list[int], held: int, some: list[int]) -> Tensor:
+    """Logits `(k, V)` after `text` and each of `some` tokens, in one call; the first `held` tokens are cached."""
     n, k = len(text), len(some)
     positions = [*range(held, n), *[n] * k]
     wanted = range(n - held, n - held + k)
-    return network.forward([*text[held:], *some], [row] * len(positions), positions, wanted, range(held, n + k))
+    return backend.forward([*text[held:], *some], [row] * len(positions), positions, wanted, range(held, n + k))
 
 
-def one_by_one(network: Backend, row: int, text: list[int], some: list[int]) -> Tensor:
-    """The same by a pass for each token, where the row holds the text."""
-    return torch.cat([network.forward([token], [row], [len(text)], [0]) for token in some])
+def one_by_one(backend: Backend, row: int, text: list[int], some: list[int]) -> Tensor:
+    """The same by a call for each token, where the whole text is cached."""
+    return torch.cat([backend.forward([token], [row], [len(text)], [0]) for token in some])
 
 
 @settings(max_examples=15)
@@ -94,12 +95,12 @@ def test_alternatives_of_several_rows_stand_beside_texts_that_are_read(case: Cas
 def test_there_may_be_more_alternatives_than_fit_at_once(case: Case):
     case.begin()
     text, many = case.texts[1][:50], [token % VOCAB for token in range(7, 7 + 3 * (CHUNK + ROWS))]
-    assert len(many) > BESIDE
+    assert len(many) > BRANCHES
     assert case.same(tree(case.backend, 1, text, 0, many), one_by_one(case.backend, 1, text, many))
 
 
 def test_alternatives_may_stand_anywhere_in_a_row(case: Case):
-    """With slots behind all that the row holds, a call may bring those of many places, and the row keeps its tokens."""
+    """One call may have alternatives at many positions, in slots behind the row's tokens, which stay."""
     case.begin()
     case.run((2, 0, 40))
     places, some = [5, 39, 20, 12], [3, 99, 200]
@@ -114,14 +115,14 @@ def test_alternatives_may_stand_anywhere_in_a_row(case: Case):
 
 @pytest.mark.parametrize("kind", ["qwen", "mistral"])
 def test_bfloat16_weights(kind: str):
-    """Bit for bit in compiled code; the model's own rounds its sums to bfloat16, in batches otherwise than alone."""
+    """Bit for bit in compiled code; `transformers` rounds sums to bfloat16, in batches differently than alone."""
     model = make_model(kind, torch.bfloat16)
     text = torch.randint(VOCAB, (70,), generator=torch.Generator().manual_seed(5)).tolist()
-    for network in (CpuBackend(model, random_parts(model, 3), rows=1), TorchBackend(model, [], rows=1)):
-        network.gate[0] = (0.5, -0.5, 1.0) if isinstance(network, CpuBackend) else ()
-        got = tree(network, 0, text, 0, [*range(24)])
-        alone = one_by_one(network, 0, text, [*range(24)])
-        if network.batch_exact:
+    for backend in (CpuBackend(model, random_parts(model, 3), rows=1), TorchBackend(model, [], rows=1)):
+        backend.gate[0] = (0.5, -0.5, 1.0) if isinstance(backend, CpuBackend) else ()
+        got = tree(backend, 0, text, 0, [*range(24)])
+        alone = one_by_one(backend, 0, text, [*range(24)])
+        if batch_exact(backend):
             assert torch.equal(got, alone)
         else:
             assert torch.allclose(got, alone, atol=0.03 * float(alone.abs().max()))

@@ -17,6 +17,7 @@ from mixer.errors import FormulaError
 from mixer.tasks.effects import EffectReplays
 from tests.decoding.test_replay import PROMPT, PUSHED, TEXT, desk, ids
 from tests.factory import merged_reference
+from tests.model.parts import batch_exact
 
 __all__ = ["desk"]
 POSITIONS = st.floats(-1.5, 1.5).map(lambda value: round(value, 2))
@@ -24,7 +25,7 @@ POSITIONS = st.floats(-1.5, 1.5).map(lambda value: round(value, 2))
 
 def close(desk: Desk, expected: object):
     """Bit for bit where the network promises that; otherwise but for rounding."""
-    return expected if desk.model.backend.batch_exact else pytest.approx(expected, abs=1e-4)
+    return expected if batch_exact(desk.model.backend) else pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("rule", ["offset", "interpolate"])

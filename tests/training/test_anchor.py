@@ -1,4 +1,4 @@
-"""Laws of anchor training, on a tiny random model: it learns its own pole, loads in plain peft, and resumes."""
+"""Laws of anchor training, on a tiny random model: an anchor learns its own pole, loads in plain peft, and is kept."""
 
 from __future__ import annotations
 
@@ -18,8 +18,16 @@ from transformers import AutoModelForCausalLM
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.adapters.peft import load_anchors
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.training.anchor import AnchorConfig, load_base, portable_name, train_anchor, train_anchors
-from mixer.training.rows import Example, TrainingText, batches, mean_loglikelihoods, score_rows, training_text
+from mixer.training.anchor import AnchorConfig, train_anchor, train_anchors
+from mixer.training.frozen_base import load_base, portable_name
+from mixer.training.training_text import (
+    Example,
+    TrainingText,
+    batches,
+    mean_loglikelihoods,
+    score_texts,
+    training_text,
+)
 from tests.factory import make_base
 
 CONFIG = AnchorConfig(rank=2, epochs=3, lr=2e-2, batch_tokens=512)
@@ -132,13 +140,13 @@ lengths = st.lists(st.integers(2, 40), min_size=1, max_size=30)
 
 
 @given(lengths, st.integers(40, 200), st.integers(0, 5))
-def test_batches_hold_every_task_once_within_their_size(sizes: list[int], most: int, seed: int):
-    tasks = [
+def test_batches_hold_every_example_once_within_their_size(sizes: list[int], most: int, seed: int):
+    examples = [
         Example(TrainingText((i,) * size, 1), TrainingText((i,) * 2, 1) if i % 2 else None)
         for i, size in enumerate(sizes)
     ]
-    made = list(batches(tasks, most, np.random.default_rng(seed)))
-    assert sorted(t.own.ids for batch in made for t in batch) == sorted(t.own.ids for t in tasks)
+    made = list(batches(examples, most, np.random.default_rng(seed)))
+    assert sorted(t.own.ids for batch in made for t in batch) == sorted(t.own.ids for t in examples)
     for batch in made:
         rows = sum(2 if t.other else 1 for t in batch)
         assert len(batch) == 1 or rows * max(t.length for t in batch) <= most
@@ -146,8 +154,8 @@ def test_batches_hold_every_task_once_within_their_size(sizes: list[int], most: 
 
 def test_padding_changes_nothing_and_the_opening_does_not_count(base: Path):
     model, tokenizer = load_base(base, "cpu")
-    rows = [training_text("One text", tokenizer, "One"), training_text("Another text that is longer", tokenizer)]
-    alone = [score_rows(model, [r])[0] for r in rows]
-    assert score_rows(model, rows) == pytest.approx(alone, abs=1e-4)
-    assert rows[0].start == 4 and rows[1].start == 1
-    assert mean_loglikelihoods(model, rows)[1].tolist() == [len(rows[0].ids) - 4, len(rows[1].ids) - 1]
+    texts = [training_text("One text", tokenizer, "One"), training_text("Another text that is longer", tokenizer)]
+    alone = [score_texts(model, [text])[0] for text in texts]
+    assert score_texts(model, texts) == pytest.approx(alone, abs=1e-4)
+    assert texts[0].start == 4 and texts[1].start == 1
+    assert mean_loglikelihoods(model, texts)[1].tolist() == [len(texts[0].ids) - 4, len(texts[1].ids) - 1]

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.judges.linear import FORMAT, load_judges, load_words
 from mixer.training.data import Pair
-from mixer.training.judge import Example, JudgeConfig, examples, measures, platt, train_judge, train_on, window
+from mixer.training.judge import JudgeConfig, JudgeExample, examples, measures, platt, train_judge, train_on, window
 from mixer.training.word_vectors import train_words
 
 THINGS = ["the boat", "a garden", "her letter", "our train", "the old dog", "this soup", "his shop", "the long road"]
@@ -41,9 +41,9 @@ def test_no_text_gives_no_words(tmp_path: Path):
 
 
 def test_a_judge_separates_a_toy_set_that_it_has_not_seen(words: Path, tmp_path: Path):
-    def texts(things: list[str]) -> list[Example]:
+    def texts(things: list[str]) -> list[JudgeExample]:
         return [
-            Example(f"{thing} {end}", label, thing, 1.0)
+            JudgeExample(f"{thing} {end}", label, thing, 1.0)
             for thing in things
             for label, ends in enumerate((BAD, GOOD))
             for end in ends

@@ -1,9 +1,12 @@
-"""Laws of RAD's reward model: many tokens in one pass are what each is alone; its loss; a run that resumes."""
+"""Laws of RAD's reward model: many tokens in one pass get the rewards that each gets alone; its loss; resuming."""
 
 from __future__ import annotations
 
+import _thread
 import json
 import lzma
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +18,6 @@ from safetensors.torch import load_file
 
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.rewards.rad import WEIGHTS
-from mixer.training import reward_model as rad
 from mixer.training.labels import labelled_texts
 from mixer.training.reward_model import (
     CHECKPOINT,
@@ -41,7 +43,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def sequentially(model: RewardModel, prefix: list[int], tokens: list[int]) -> torch.Tensor:
-    """RAD as it is written down: each token in a pass of its own, from the first token on."""
+    """RAD as the paper defines it: for each next token one pass over the whole text."""
     return torch.stack([model(torch.tensor([[*prefix, token]]), use_cache=False)[0, -1] for token in tokens])
 
 
@@ -112,16 +114,19 @@ def test_it_learns_and_loads(base: Path, data: Path, tmp_path: Path, lora: int):
         load_teacher(make_base(tmp_path / "other", seed=5), tmp_path)
 
 
-def test_a_run_goes_on_where_it_was_stopped(base: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rad, "CHECKPOINT_SECONDS", 0.0)
+def test_a_run_goes_on_where_it_was_interrupted(base: Path, data: Path, tmp_path: Path):
+    checkpoint = tmp_path / CHECKPOINT
 
-    def stop(*_):
-        raise KeyboardInterrupt
+    def interrupt() -> None:
+        """Once there is a checkpoint, what Ctrl-C does."""
+        while not checkpoint.is_file() or load_file(checkpoint)["progress"][0] < 2:
+            time.sleep(0.002)
+        _thread.interrupt_main()
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(rad, "measure", stop)  # at the end of the first pass
-        train_teacher(base, "humor", data, tmp_path, CONFIG)
-    step, spent, *_ = load_file(tmp_path / CHECKPOINT)["progress"].tolist()
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        train_teacher(base, "humor", data, tmp_path, CONFIG, checkpoint_seconds=0)
+    step, spent, *_ = load_file(checkpoint)["progress"].tolist()
     assert step > 1 and 0 < spent < 60 * CONFIG.minutes
     report = train_teacher(base, "humor", data, tmp_path, CONFIG)
     assert report["steps"] > step and report["minutes"] == pytest.approx(CONFIG.minutes, abs=0.02)

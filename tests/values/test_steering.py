@@ -82,7 +82,9 @@ steerings = st.builds(
 @given(steerings, steerings)
 def test_equal_steerings_and_no_others_have_equal_keys(one: Steering, other: Steering):
     assert (one == other) == (one.key == other.key)
-    turned = replace(one, positions=dict(reversed(one.positions.items())), levels=dict(reversed(one.levels.items())))
+    turned = replace(
+        one, positions=dict(reversed(list(one.positions.items()))), levels=dict(reversed(list(one.levels.items())))
+    )
     assert turned == one and turned.key == one.key
 
 

@@ -17,9 +17,9 @@ from bench.steering_study.steering import METHODS, SLIDERS, _kept, measure, prom
 from mixer.cli import main
 from mixer.judges.linear import load_judges
 from mixer.measure.control import held_out_prompts
-from mixer.training.data import split_of
-from mixer.training.labels import TOXICITY
-from mixer.training.reward_head import HeadConfig, HeadTraining, calibrate_teacher, train_head
+from mixer.training.data import TOXICITY, split_of
+from mixer.training.head_training import HeadTraining, calibrate_teacher, train_head
+from mixer.training.reward_head import HeadConfig
 from mixer.training.reward_model import TeacherConfig, train_teacher
 
 CONFIG = HeadConfig(rank=2, texts=24, a_text=4, epochs=2, rows=64)
