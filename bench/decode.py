@@ -56,14 +56,14 @@ def contestants(harness: Harness) -> list[System]:
         systems += [
             System("llama.cpp, base", "llama.cpp", none),
             System("llama.cpp, all adapters", "llama.cpp", full),
-            System("llama.cpp, all joined by us", "llama.cpp", harness.llama_mix(full), mix=full),
+            System("llama.cpp, all joined by us", "llama.cpp", harness.llama_cpp_mix(full), mix=full),
         ]
     return systems
 
 
 def tuned(harness: Harness, systems: list[System], prompt: Prompt) -> dict[str, str]:
     """Let llama.cpp find its best settings for a context; what they are."""
-    own = [system for system in systems if system.host == "llama.cpp"]
+    own = [system for system in systems if system.worker == "llama.cpp"]
     settings = {}
     for system in own:
         knobs = harness.tune(system, prompt)
@@ -121,7 +121,7 @@ def overheads(
     """What the gate adds to the desk at rest: measured, and as the bytes say."""
     found = []
     for system in systems:
-        if system.host == "mixer" and {system.label, REST} <= typical.keys() and system.label != REST:
+        if system.worker == "mixer" and {system.label, REST} <= typical.keys() and system.label != REST:
             folded = bool(system.options.get("folded"))
             mix = [0.0] * harness.anchors if folded else system.coefficients
             bytes_ = cost(harness.config.base, harness.adapters, mix, harness.config.dtype, context)

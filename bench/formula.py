@@ -1,7 +1,7 @@
 """Tokens a second of formulas at batch 1: all terms in one forward pass, beside a pass for every term, and speculation.
 
 Every term is another mix of a third of the anchors, and a formula is the sum of its terms. Before anything is timed,
-its log-probabilities are held against the mean of the reference's, and every method must write the very same text, since
+its log-probabilities are compared with the mean of the reference's, and every method must write the same text, since
 guesses are drawn with the text's own noise. Texts are drawn at the default temperature; prompts are openings of stories
 that no anchor saw, without the repetitions that would help guesses.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from bench.harness.checks import Verdict, judge
+from bench.harness.checks import Verdict, compare_with_reference
 from bench.harness.config import BenchConfig, coefficients
 from bench.harness.harness import Harness, Prompt, footer, progress, with_harness
 from bench.harness.tables import markdown, ratio, shown
@@ -124,7 +124,9 @@ def gate(
     mean = mean - np.logaddexp.reduce(mean)
     for by_term in (False, True):
         asked = {"prompt": prompt.text, "anchors": harness.anchors, "formula": methods[0].formula, "by_term": by_term}
-        verdict: Verdict = judge(worker.ask("formula_logprobs", **asked), mean, [], harness.config.dtype)
+        verdict: Verdict = compare_with_reference(
+            worker.ask("formula_logprobs", **asked), mean, [], harness.config.dtype
+        )
         if not verdict.right:
             wrong.append(f"{EACH if by_term else ONE}, {len(mixes)} terms: off by {verdict.off:.3g} nats")
     texts = {method.label: write(harness, method, prompt, tokens, 0)["tokens"] for method in methods}

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import gc
 import random
+import resource
 import statistics
+import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
+import psutil
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Qwen2Config
@@ -21,13 +23,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Q
 from mixer.adapters.low_rank import LowRank
 from mixer.adapters.peft import Adapter, AnchorSet
 from mixer.desk import Desk
-from mixer.errors import InvalidValue, Unsupported
+from mixer.errors import InvalidValue
 from mixer.model.model import Model
 from mixer.resources import BASE
 from mixer.values.mix import POLES, Anchor, Attribute, Mix, Pole
 from mixer.values.sampling import SamplingParams
 
-STATUS = Path("/proc/self/status")
 PROMPT = "The garden at night was"
 CONTEXT, RANK, LORA_ALPHA = 4096, 8, 16.0
 ROUNDS, STEPS = 4, 6  # texts of each kind, and steps in each after its first token
@@ -73,7 +74,6 @@ def bench_memory(shape: BaseShape | None = None, anchors: int = 12, moves: int =
         session's mix, and `apply` bringing it into the gate at the next step.
 
     Raises:
-        Unsupported: this system does not tell what memory a process holds.
         InvalidValue: the shape or a number cannot be.
     """
     if anchors < 2 or anchors % 2 or moves < 1:
@@ -81,17 +81,17 @@ def bench_memory(shape: BaseShape | None = None, anchors: int = 12, moves: int =
     shape = shape or BaseShape()
     torch.manual_seed(seed)
     report: dict = {"shape": asdict(shape), "anchors": anchors, "moves": moves, "threads": torch.get_num_threads()}
-    report["rss_start_mb"] = _memory("VmRSS")
+    report["rss_start_mb"] = megabytes_now()
     begin = time.perf_counter()
     lm = AutoModelForCausalLM.from_config(shape.config(), dtype=torch.bfloat16).eval()
     report |= {"parameters": lm.num_parameters(), "base_s": round(time.perf_counter() - begin, 2)}
-    report["rss_base_mb"] = _memory("VmRSS")
+    report["rss_base_mb"] = megabytes_now()
 
     begin = time.perf_counter()
     desk = _desk(lm, anchors)
     report["anchors_s"] = round(time.perf_counter() - begin, 2)
     gc.collect()
-    report["rss_desk_mb"] = _memory("VmRSS")
+    report["rss_desk_mb"] = megabytes_now()
 
     live = desk.mix_from_coefficients({name: 0.1 * (1 + i) for i, name in enumerate(desk.anchors)})
     times: dict[str, list[float]] = {"rest": [], "live": []}
@@ -101,7 +101,7 @@ def bench_memory(shape: BaseShape | None = None, anchors: int = 12, moves: int =
             times[name] += taken if turn else []  # the first text of each kind warms up
     report |= {f"step_{name}_ms": round(statistics.median(taken), 2) for name, taken in times.items()}
     report |= _moves(desk, moves, seed)
-    report["rss_peak_mb"] = _memory("VmHWM")
+    report["rss_peak_mb"] = megabytes_peak()
     return report
 
 
@@ -183,9 +183,9 @@ def _moves(desk: Desk, moves: int, seed: int) -> dict:
         return taken, applied
 
     walk(3 * every)  # warms up
-    before = _memory("VmRSS")
+    before = megabytes_now()
     taken, applied = walk(moves)
-    growth = _memory("VmRSS") - before
+    growth = megabytes_now() - before
     session.close()
     return {
         "move_set_us": round(statistics.median(taken), 1),
@@ -194,10 +194,12 @@ def _moves(desk: Desk, moves: int, seed: int) -> dict:
     }
 
 
-def _memory(entry: str) -> float:
-    """Megabytes that this process holds (VmRSS), or the most it ever held (VmHWM)."""
-    try:
-        lines = STATUS.read_text(encoding="ascii").splitlines()
-        return round(next(int(line.split()[1]) for line in lines if line.startswith(entry)) * 1024 / 1e6, 2)
-    except (OSError, StopIteration):
-        raise Unsupported("This system does not say how much memory a process holds.", "Run it on Linux.") from None
+def megabytes_now() -> float:
+    """Resident memory of this process, in units of 10^6 bytes."""
+    return round(psutil.Process().memory_info().rss / 1e6, 2)
+
+
+def megabytes_peak() -> float:
+    """The most resident memory that this process ever had, in units of 10^6 bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # of getrusage
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 2)

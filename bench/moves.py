@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness.checks import LEAK, REACHED, coefficient_reached, slope
+from bench.harness.checks import LEAK, REACHED, coefficient_reached, memory_slope
 from bench.harness.config import BenchConfig, coefficients
 from bench.harness.harness import Harness, Prompt, System, footer, progress, with_harness
 from bench.harness.tables import markdown, p50_p95, shown
@@ -172,7 +172,7 @@ def laws(harness: Harness, prompt: Prompt) -> dict[str, Any]:
     desk, moves = harness.workers["mixer"], QUICK_WALK if harness.config.quick else WALK
     reached = coefficient_reached(desk.ask("drag", prompt=prompt.text, anchors=harness.anchors, steps=90, tokens=8))
     walk = desk.ask("walk", prompt=prompt.text, anchors=harness.anchors, moves=moves)
-    grown = slope(walk["memory"])
+    grown = memory_slope(walk["memory"])
     return {
         "reached": reached,
         "reached_right": abs(reached - 1) <= REACHED,

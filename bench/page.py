@@ -18,7 +18,7 @@ from urllib.parse import urlencode, urlsplit
 
 import httpx
 
-from bench.harness.processes import Share, listener
+from bench.harness.processes import OtherPrograms, listener
 from bench.harness.streaming_client import StreamingClient
 from bench.harness.tables import markdown, p50_p95
 from mixer.errors import InvalidValue, Unsupported
@@ -97,7 +97,7 @@ def bench_page(url: str, beside: int = 0, takes: int = 10, seed: int = 0) -> dic
     answered(url)
     own = [pid for pid in [_server(url)] if pid is not None]
     with ExitStack() as stack:
-        share = Share(*own)
+        share = OtherPrograms(*own)
         clients = [stack.enter_context(StreamingClient(url, number)) for number in range(1, beside + 1)]
         for client in clients:
             client.wait()
@@ -106,7 +106,7 @@ def bench_page(url: str, beside: int = 0, takes: int = 10, seed: int = 0) -> dic
         rates = [round(client.tokens_per_second, 1) for client in clients]
         if broken := [client.error for client in clients if client.error]:
             raise Unsupported(f"A client beside the hand broke off: {broken[0]}.", "Look at the server's log.")
-        others = share.of_others() if own else None
+        others = share.share() if own else None
     return {"url": url, "beside": beside, "beside_tokens_per_second": rates} | report | {"others": others}
 
 

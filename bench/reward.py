@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from bench.formula import opening_of
 from bench.harness.config import BenchConfig
-from bench.harness.harness import footer, progress, watched
+from bench.harness.harness import footer, progress, with_facts
 from bench.harness.tables import markdown, percent, shown
 from bench.harness.worker import Worker
 from mixer.errors import InvalidValue
@@ -46,12 +46,12 @@ class RewardMethod:
 
     Attributes:
         steering: of `mixer.Steering`.
-        apart: whether each head's rewards of all tokens are computed and added; see `steered.SeparateHeads`.
+        separate: whether each head's rewards of all tokens are computed and added; see `steered.SeparateHeads`.
     """
 
     label: str
     steering: dict[str, Any]
-    apart: bool = False
+    separate: bool = False
 
 
 def methods_of(heads: Sequence[str], at: float) -> list[RewardMethod]:
@@ -69,7 +69,7 @@ def methods_of(heads: Sequence[str], at: float) -> list[RewardMethod]:
         RewardMethod(BOUND, {"positions": stand(STRONG), "budget": BUDGET}),
         RewardMethod(WHOLE, {"positions": stand(at), "whole": True}),
         RewardMethod(FUSED, {"positions": stand(at), "fused": True, "budget": None}),
-        RewardMethod(APART, {"positions": stand(at), "budget": None}, apart=True),
+        RewardMethod(APART, {"positions": stand(at), "budget": None}, separate=True),
         RewardMethod(ONE, alone(heads[0])),
         RewardMethod(TREE, alone("tree")),
         RewardMethod(SEQUENTIAL, alone("sequential")),
@@ -95,7 +95,7 @@ def bench_reward(config: BenchConfig, teacher: Path | None = None) -> dict[str, 
             facts = worker.ready()
             return measured(config, worker, facts) | {"trained": teacher is not None, "missing": {}, "facts": facts}
 
-    return watched(config, run)
+    return with_facts(config, run)
 
 
 def measured(config: BenchConfig, worker: Worker, facts: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +119,9 @@ def measured(config: BenchConfig, worker: Worker, facts: dict[str, Any]) -> dict
                 for place in range(len(methods)):
                     method = methods[(place + turn) % len(methods)]
                     asked = {"tokens": few if method.label == SEQUENTIAL else tokens, "seed": config.seed + turn}
-                    text = worker.ask("write", prompts=prompts, **asked, steering=method.steering, apart=method.apart)
+                    text = worker.ask(
+                        "write", prompts=prompts, **asked, steering=method.steering, separate=method.separate
+                    )
                     if turn:  # the first round warms up
                         steps[method.label].append(text["steps"])
                         nats[method.label].append(text["nats"])
@@ -149,10 +151,10 @@ def check_all(
             note(f"{method.label}: as a pass a token", seen["off"], AGREES)
             note("RAD: share of rewards at their bounds", 1 - seen["inside"], 0.99)
         elif names and method.label != SEQUENTIAL:
-            seen = worker.ask("by_heads", **asked, steering=steering, apart=method.apart)
+            seen = worker.ask("by_heads", **asked, steering=steering, separate=method.separate)
             whom = (
                 "the D x D matrix"
-                if steering.get("fused") or method.apart
+                if steering.get("fused") or method.separate
                 else "`mixer.rewards.reference.steer_logprobs`"
             )
             note(f"{method.label}: as {whom} says", seen["off"], AGREES)

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from bench.harness.processes import held, listener
+from bench.harness.processes import listener, usage_of
 from bench.harness.random_user import RandomUser
 from bench.harness.tables import markdown
 from bench.page import LOCAL, Chromium, answered
@@ -84,7 +84,7 @@ class Server:
 
     def sample(self) -> dict[str, float]:
         """What it holds now."""
-        return asdict(held(self.pid)) | self.ask()
+        return asdict(usage_of(self.pid)) | self.ask()
 
     def ask(self) -> dict[str, float]:
         """What it says itself; nothing if it was not started here."""
@@ -136,7 +136,7 @@ def bench_soak(
         for user in users:
             user.leave()
         rest = _rest(server)
-    trouble = Counter(text for user in users for text in user.trouble)
+    trouble = Counter(text for user in users for text in user.problems)
     warm = [sample for sample in samples if sample["seconds"] >= WARM * 60 * minutes]
     an_hour = {name: growth(warm, name) for name in FIGURES if name in samples[0]}
     left = any(rest.get(name) for name in ("sessions", "busy", "rows"))
@@ -148,7 +148,7 @@ def bench_soak(
         "last": samples[-1],
         "rest": rest,
         "trouble": dict(trouble.most_common()),
-        "did": dict(sum((Counter(user.did) for user in users), Counter())),
+        "did": dict(sum((Counter(user.actions) for user in users), Counter())),
         "samples": samples,
         "sound": not trouble and not left and an_hour["megabytes"] < GROWTH,
     }
@@ -197,7 +197,7 @@ def _rest(server: Server) -> dict[str, float]:
 def _show(sample: dict[str, float], users: Sequence[RandomUser]) -> None:
     """A line on stderr."""
     figures = ", ".join(f"{name} {value:.0f}" for name, value in sample.items())
-    print(f"{figures}, trouble {sum(len(user.trouble) for user in users)}", file=sys.stderr, flush=True)
+    print(f"{figures}, trouble {sum(len(user.problems) for user in users)}", file=sys.stderr, flush=True)
 
 
 def _listed(figures: dict[str, float]) -> str:

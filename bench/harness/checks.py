@@ -1,9 +1,9 @@
-"""Right answers before times: what a system must show before it is measured. Pure arithmetic on what was collected.
+"""Right answers before times: what a system must show before it is measured. Pure arithmetic on collected figures.
 
-A system's next-token log-probabilities must agree with a float32 reference whose weights are merged, and each token it
-writes must be one that the reference finds likeliest, both within a tolerance. Tolerances are those of the precision:
-on the embedded model a system that computes the right thing is off by 0.00001 in float32, by 0.006 where its cache is
-float16, and by 0.09 in bfloat16; one coefficient that is wrong by 0.05 shows as 0.06 to 0.1.
+A system passes if its next-token log-probabilities agree with a float32 reference that has merged weights, and if each
+token it writes is one of the likeliest tokens of the reference; both within a tolerance. The tolerance belongs to the
+precision. On the embedded model, a right system is off by 0.00001 in float32, by 0.006 with a float16 KV cache, and by
+0.09 in bfloat16. One coefficient that is wrong by 0.05 gives a difference of 0.06 to 0.1.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 TOLERANCE = {"float32": 0.01, "bfloat16": 0.2}
-REACHED = 0.001  # how near to 1 a coefficient must end that was dragged there
-LEAK = 4 << 20  # bytes over a whole walk: less than that is the allocator's breathing
+REACHED = 0.001  # largest distance from 1 of a coefficient after it was dragged to 1
+LEAK = 4 << 20  # bytes of growth over a whole walk; the allocator alone causes less
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class Verdict:
     """Whether a system may be timed, and how far off it was.
 
     Attributes:
-        off: largest difference of a log-probability after the prompt.
-        short: most that a written token falls short of the reference's likeliest, in nats.
-        tolerance: how much `off` may be; `short` may be twice that, since two log-probabilities are off.
+        off: largest difference of a log-probability after the prompt, in nats.
+        short: largest distance of a written token from the likeliest token of the reference, in nats.
+        tolerance: limit of `off`. The limit of `short` is twice that, because it is a difference of two
+            log-probabilities.
     """
 
     off: float
@@ -38,16 +39,17 @@ class Verdict:
         return self.off <= self.tolerance and self.short <= 2 * self.tolerance  # NaN is wrong too
 
 
-def judge(
+def compare_with_reference(
     found: Sequence[float], reference: Sequence[float], short: Sequence[float], dtype: str, floor: float = -30.0
 ) -> Verdict:
-    """Weigh a system's answers.
+    """The verdict on a system's answers.
 
     Args:
-        found: its log-probabilities after the prompt, `(V,)`.
-        reference: the reference's.
-        short: for each token it wrote, how much less likely the reference finds it than the likeliest.
-        floor: log-probabilities below are not compared.
+        found: the system's log-probabilities after the prompt, `(V,)`.
+        reference: those of the reference, `(V,)`.
+        short: for each token that the system wrote, how much less likely it is to the reference than the likeliest.
+        dtype: precision of the system, a key of `TOLERANCE`.
+        floor: log-probabilities below this value count as this value.
     """
     ours, theirs = np.maximum(found, floor), np.maximum(reference, floor)
     off = float(np.abs(ours - theirs).max())
@@ -55,11 +57,14 @@ def judge(
 
 
 def coefficient_reached(texts: Mapping[str, Sequence[Sequence[float]]]) -> float:
-    """The coefficient that a dragged text runs under, from its log-probabilities and those of fresh texts near 1.
+    """The coefficient that a text runs under after a drag to 1, estimated from log-probabilities.
 
     Args:
-        texts: `(token, logprob)` for each step of `dragged`, and of fresh texts `at` 1, `below` at 0.99 and `above` at
-            1.01; compared as far as their tokens agree.
+        texts: `(token, logprob)` of each step, for the text `dragged` and for fresh texts `at` 1, `below` at 0.99 and
+            `above` at 1.01. They are compared up to the first step at which their tokens differ.
+
+    Returns:
+        the estimate; NaN if the first tokens differ already.
     """
     steps = list(zip(texts["dragged"], texts["at"], texts["below"], texts["above"], strict=True))
     same = next((i for i, step in enumerate(steps) if len({token for token, _ in step}) > 1), len(steps))
@@ -70,7 +75,7 @@ def coefficient_reached(texts: Mapping[str, Sequence[Sequence[float]]]) -> float
     return 1.0 + float(((dragged - at) * slope).sum() / max((slope**2).sum(), 1e-12))
 
 
-def slope(samples: Sequence[Sequence[float]]) -> float:
-    """Bytes a move: the slope of memory over moves, the first half left out as warm-up."""
+def memory_slope(samples: Sequence[Sequence[float]]) -> float:
+    """Bytes a move, from samples `(moves, bytes)`: the slope over the second half; the first half is the warm-up."""
     moves, memory = np.array(samples[len(samples) // 2 :], dtype=float).T
     return float(np.polyfit(moves, memory, 1)[0]) if len(moves) > 1 else 0.0

@@ -1,6 +1,6 @@
-"""What a benchmark runs: the model, precision and threads, prompts of a length, coefficients, anchors in any number.
+"""What a benchmark runs with: the model, precision, threads, prompts of a given length, coefficients, anchors.
 
-Light: loads no torch. Knows nothing of systems or times.
+Loads no torch. Knows nothing of systems or times.
 """
 
 from __future__ import annotations
@@ -25,16 +25,19 @@ TEXT += "the wind had not slept for a week, and the lamps burned low along the w
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """One run's frame.
+    """The settings of one run.
 
     Attributes:
         base: folder of the base model.
         anchors: folder of PEFT adapters, in any layout `Desk.load` reads.
-        dtype: precision of every system's weights.
-        threads: most threads a system may use.
-        peers: which peers run beside ours.
-        quick: a short run, to see that all is well; its figures are rough.
+        dtype: precision of the weights of every system.
+        threads: most threads a system may use; 0 becomes the number of cores.
+        peers: the peers that run beside the desk.
+        quick: a short run with rough figures.
         seed: of coefficients and moves.
+
+    Raises:
+        UnknownName: there is no such precision or peer. InvalidValue: more threads than cores, or less than none.
     """
 
     base: Path
@@ -58,7 +61,7 @@ class BenchConfig:
 
 
 def prompt_of(tokenizer: Tokenizer, tokens: int, turn: int = 0) -> str:
-    """A text of about this many tokens, never more; each turn's begins with other words, so none was read before."""
+    """A text of nearly `tokens` tokens, never more. Each turn begins with another word, so that no cache helps."""
     words = TEXT.split()
     words = words[turn % len(words) :] + words[: turn % len(words)]
     text = words[0]
@@ -71,41 +74,48 @@ def prompt_of(tokenizer: Tokenizer, tokens: int, turn: int = 0) -> str:
 
 
 def coefficients(count: int, live: int, seed: int) -> list[float]:
-    """`live` of `count` coefficients between 0.2 and 1 in size, of either sign, spread evenly; zeros for the rest."""
+    """`count` coefficients. `live` of them, spread evenly, have a size of 0.2 to 1 and any sign; the others are 0."""
     rng = random.Random(f"{seed}/{count}/{live}")
-    places = {index * count // live for index in range(live)} if live else set()
-    return [rng.choice((-1, 1)) * rng.uniform(0.2, 1.0) if i in places else 0.0 for i in range(count)]
+    chosen = {index * count // live for index in range(live)} if live else set()
+    return [rng.choice((-1, 1)) * rng.uniform(0.2, 1.0) if i in chosen else 0.0 for i in range(count)]
 
 
 def adapters_in(anchors: Path) -> list[Path]:
-    """Folders of all adapters, attribute by attribute, negative pole first."""
+    """Folders of all adapters, by attribute, the negative pole first.
+
+    Raises:
+        BadArtifact: there is no such folder, or no adapter in it.
+    """
     if not anchors.is_dir():
         raise BadArtifact(f"There is no anchors folder at {anchors}.", "Give --anchors another folder.")
     found = []
-    for home in sorted(path for path in anchors.iterdir() if path.is_dir()):
-        candidates = (home, *(home / pole for pole in POLES))
+    for attribute in sorted(path for path in anchors.iterdir() if path.is_dir()):
+        candidates = (attribute, *(attribute / pole for pole in POLES))
         found += [path for path in candidates if (path / "adapter_config.json").is_file()]
     if not found:
         raise BadArtifact(f"{anchors} holds no adapter.", "Give --anchors a folder with some.")
     return found
 
 
-def lay_out(adapters: list[Path], count: int, out: Path) -> list[Path]:
-    """An anchors folder with `count` (even) anchors, two a slider; beyond those there are, the same ones again.
+def link_anchors(adapters: list[Path], count: int, out: Path) -> list[Path]:
+    """Make an anchors folder with `count` anchors, two for each slider. Adapters are used again if there are too few.
 
     Returns:
-        the adapters' folders in coefficient order, `(count,)`.
+        the folders of the adapters in coefficient order, `count` of them.
+
+    Raises:
+        InvalidValue: `count` is odd or below two.
     """
     if count < 2 or count % 2:
         raise InvalidValue(f"{count} anchors do not make whole sliders.", "Give an even number.")
     chosen = [adapters[index % len(adapters)] for index in range(count)]
     for index, folder in enumerate(chosen):
-        place = out / f"slider{index // 2:02}" / POLES[index % 2]
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(folder.resolve(), target_is_directory=True)
+        link = out / f"slider{index // 2:02}" / POLES[index % 2]
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(folder.resolve(), target_is_directory=True)
     return chosen
 
 
 def poles(position: float) -> tuple[float, float]:
-    """Coefficients of a slider's (negative, positive) anchor under the *offset* rule."""
+    """Coefficients of the (negative, positive) anchor of a slider at a position, under the *offset* rule."""
     return max(-position, 0.0), max(position, 0.0)

@@ -1,6 +1,6 @@
-"""What the bytes say: how much memory one decoded token reads, from the shapes on disk alone.
+"""How many bytes of memory one decoded token reads, computed from the shapes on disk.
 
-Decoding one row is bound by reading weights; where it is, time grows as these figures do. Loads no torch.
+Decoding one row is bound by reading the weights, so that its time grows with these figures. Loads no torch.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Cost:
     """Bytes that one step of one row reads.
 
     Attributes:
-        weights: the base's; its input embedding only where it is the output layer too.
-        gate: A and B of the live anchors, `R S` numbers, S the sum of `D_in + D_out` over the modules they adapt.
-        cache: keys and values.
+        weights: of the base; the input embedding counts only if it is the output layer too.
+        gate: of A and B of the live anchors: rank times `D_in + D_out`, summed over the adapted modules.
+        cache: of keys and values.
     """
 
     weights: int
@@ -32,16 +32,16 @@ class Cost:
 
     @property
     def overhead(self) -> float:
-        """How much more a step reads for the gate, as a share of what it reads without."""
+        """Bytes of the gate as a share of all other bytes."""
         return self.gate / (self.weights + self.cache)
 
 
 def cost(base: Path, adapters: Sequence[Path], coefficients: Sequence[float], dtype: str, context: int) -> Cost:
-    """The cost of a step under a mix.
+    """The cost of one step under a mix.
 
     Args:
-        adapters: folders in coefficient order; those at zero cost nothing.
-        context: tokens in the cache.
+        adapters: folders in coefficient order; an adapter at zero costs nothing.
+        context: number of tokens in the KV cache.
     """
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     weights = sum(
@@ -62,7 +62,7 @@ def cost(base: Path, adapters: Sequence[Path], coefficients: Sequence[float], dt
 
 
 def shapes(folder: Path) -> dict[str, list[int]]:
-    """Shapes of all tensors in a folder's safetensors, from their headers."""
+    """Shapes of all tensors in the safetensors files of a folder, by name."""
     found = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="numpy") as tensors:

@@ -1,7 +1,7 @@
-"""llama.cpp as a peer, through its C interface: one model, its LoRA adapters at scales, one decoded token a call.
+"""llama.cpp as a peer, through its C interface: one model with LoRA adapters at scales, one decoded token a call.
 
-At its best here: no Python between two tokens but the call and the argmax over the logits where they lie; threads,
-flash attention and the cache's type are whichever is fastest. `llama_cpp` is optional. Loads no torch.
+It runs at its best: between two tokens, Python only makes the call and takes the argmax of the logits in place.
+Threads, flash attention and the type of the KV cache are settings. `llama_cpp` is optional. Loads no torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mixer.errors import BadArtifact, Unsupported
 
 @dataclass(frozen=True)
 class LlamaCppSettings:
-    """Settings of one llama.cpp context that change its speed; `cache` is the type of keys and values."""
+    """Settings of a llama.cpp context that change its speed; `cache` is the type of keys and values."""
 
     threads: int = 1
     flash: bool = False
@@ -32,10 +32,10 @@ class LlamaCppSettings:
 
 
 class LlamaCpp:
-    """A base model in GGUF with adapters, none of them live, and one context.
+    """A base model in GGUF with adapters and one context. All adapters are off at first.
 
     Raises:
-        Unsupported: `llama_cpp` is not installed. BadArtifact: llama.cpp refuses a file.
+        Unsupported: `llama_cpp` is not installed. BadArtifact: llama.cpp cannot load a file.
     """
 
     def __init__(self, base: Path | str, adapters: Sequence[Path | str] = (), context: int = 512) -> None:
@@ -55,7 +55,7 @@ class LlamaCpp:
         self.version = str(lib.__version__)
         self.system = lib.llama_print_system_info().decode()
         self._adapters: list[Any] = []
-        self._live: Any = None  # where llama.cpp reads the live adapters and their scales
+        self._live: Any = None  # C arrays of the live adapters and their scales
         self._scales: Any = None
         self._length, self._context = context, None
         for path in adapters:
@@ -63,7 +63,7 @@ class LlamaCpp:
         self.use(LlamaCppSettings())
 
     def add_adapter(self, path: Path | str) -> int:
-        """Load one more adapter; its index in the scales."""
+        """Load one more adapter; returns its index in the scales."""
         adapter = self._lib.llama_adapter_lora_init(self._model, str(path).encode())
         if not adapter:
             raise BadArtifact(f"llama.cpp cannot load the adapter {path}.", "Export it again.")
@@ -72,28 +72,28 @@ class LlamaCpp:
         self._scales = (ctypes.c_float * len(self._adapters))()
         return len(self._adapters) - 1
 
-    def use(self, knobs: LlamaCppSettings) -> None:
-        """A fresh context with these settings, and no adapter live."""
+    def use(self, settings: LlamaCppSettings) -> None:
+        """Make a fresh context with these settings; all adapters are off."""
         lib = self._lib
         if self._context:
             lib.llama_free(self._context)
-        kind = lib.GGML_TYPE_F32 if knobs.cache == "float32" else lib.GGML_TYPE_F16
+        kind = lib.GGML_TYPE_F32 if settings.cache == "float32" else lib.GGML_TYPE_F16
         options = lib.llama_context_default_params()
         options.n_ctx = options.n_batch = options.n_ubatch = self._length
-        options.n_threads = options.n_threads_batch = knobs.threads
-        options.flash_attn_type = int(knobs.flash)
+        options.n_threads = options.n_threads_batch = settings.threads
+        options.flash_attn_type = int(settings.flash)
         options.type_k = options.type_v = kind
         options.offload_kqv, options.no_perf, options.n_seq_max = False, True, 1
         self._context = lib.llama_init_from_model(self._model, options)
         if not self._context:
-            raise BadArtifact(f"llama.cpp cannot make a context with {knobs}.", "Try other settings.")
+            raise BadArtifact(f"llama.cpp cannot make a context with {settings}.", "Try other settings.")
         self._memory = lib.llama_get_memory(self._context)
         self._token = (lib.llama_token * 1)()
-        self._one = lib.llama_batch_get_one(self._token, 1)
+        self._one_token = lib.llama_batch_get_one(self._token, 1)
         self.set_scales([])
 
     def set_scales(self, scales: Sequence[float]) -> None:
-        """Make the adapters live at these scales; those at zero, and those beyond the list, are off."""
+        """Set the scales of the adapters in order; adapters at zero or beyond the list are off."""
         live = 0
         for adapter, scale in zip(self._adapters, scales, strict=False):
             if scale:
@@ -102,7 +102,7 @@ class LlamaCpp:
         self._lib.llama_set_adapters_lora(self._context, self._live, live, self._scales)
 
     def prefill(self, ids: Sequence[int]) -> np.ndarray:
-        """Forget everything and read a prompt: next-token logits `(V,)`, valid until the next call."""
+        """Clear the KV cache and read a prompt; returns next-token logits `(V,)`, valid until the next call."""
         lib = self._lib
         lib.llama_memory_clear(self._memory, True)
         tokens = (lib.llama_token * len(ids))(*ids)
@@ -110,19 +110,23 @@ class LlamaCpp:
         return self._logits()
 
     def steps(self, token: int) -> Iterator[int]:
-        """Greedy tokens after `token`, without end."""
-        decode, context, one, slot = self._lib.llama_decode, self._context, self._one, self._token
-        slot[0] = token
-        self._decode(one)
-        logits = self._logits()  # where the logits of one token lie does not change
+        """Greedy tokens after `token`, without an end.
+
+        Raises:
+            BadArtifact: the context is full.
+        """
+        decode, context, batch, next_token = self._lib.llama_decode, self._context, self._one_token, self._token
+        next_token[0] = token
+        self._decode(batch)
+        logits = self._logits()  # the logits of every step lie at the same address
         while True:
-            slot[0] = token = int(logits.argmax())
+            next_token[0] = token = int(logits.argmax())
             yield token
-            if decode(context, one):
+            if decode(context, batch):
                 self._fail()
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids as llama.cpp's own tokenizer gives them, special tokens included."""
+        """Token ids by the tokenizer of llama.cpp, special tokens included."""
         raw, room = text.encode(), len(text.encode()) + 8
         tokens = (self._lib.llama_token * room)()
         return list(tokens[: self._lib.llama_tokenize(self._vocab, raw, len(raw), tokens, room, True, False)])

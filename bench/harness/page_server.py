@@ -1,8 +1,8 @@
-"""The page as app.py serves it, which also says what it holds: for long trials, see mixer/evals/soak.py.
+"""A server of the page, as app.py starts it, that also reports its internal counts to `bench.soak`.
 
     python -m bench.harness.page_server
 
-Prints a JSON object with its address, and another for every line on stdin; ends with stdin.
+Prints a JSON object with its address, then one JSON object with its counts for every line on stdin. Ends with stdin.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ def main() -> None:
     """Serve until stdin ends."""
     quiet_libraries()
     give_back_memory()
-    desk, registry = Desk.load(strict=False), BrowserSessions()
+    desk, sessions = Desk.load(strict=False), BrowserSessions()
     desk.warm_up()
-    tell({"url": launch(build(desk, registry), block=False)})
+    answer({"url": launch(build(desk, sessions), block=False)})
     for _ in sys.stdin:
-        tell(held(desk, registry))
+        answer(counts(desk, sessions))
 
 
-def held(desk: Desk, registry: BrowserSessions) -> dict[str, int]:
-    """What the server has in hand.
+def counts(desk: Desk, sessions: BrowserSessions) -> dict[str, int]:
+    """What the server holds.
 
     Returns:
-        sessions: browser sessions that it knows. busy: those with a text being written. rows: of the batch, in use.
-        objects: that Python's garbage collector follows.
+        sessions: known browser sessions. busy: sessions that write a text. rows: rows of the batch in use.
+        objects: Python objects that the garbage collector tracks.
     """
     return {
-        "sessions": len(registry),
-        "busy": sum(live.busy for live in registry),
+        "sessions": len(sessions),
+        "busy": sum(live.busy for live in sessions),
         "rows": desk.scheduler.rows_in_use,
         "objects": len(gc.get_objects()),
     }
 
 
-def tell(answer: dict[str, Any]) -> None:
-    """One line on stdout."""
-    print(json.dumps(answer), flush=True)
+def answer(values: dict[str, Any]) -> None:
+    """Print one line of JSON on stdout."""
+    print(json.dumps(values), flush=True)
 
 
 if __name__ == "__main__":

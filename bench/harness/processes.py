@@ -1,18 +1,19 @@
-"""What processes take of this machine, as Linux tells in /proc: processor seconds, memory, threads, open files.
+"""What processes use of this machine: CPU seconds, memory, threads, open files. Read through psutil.
 
-Knows nothing of what runs in them. Other systems tell nothing here, and are answered with `Unsupported` or None.
+Knows nothing of what runs in the processes.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
-from pathlib import Path
+
+import psutil
 
 from mixer.errors import Unsupported
 
-PROC = Path("/proc")
-LISTENING = "0A"  # a socket's state in /proc/net/tcp
+QUIET = 0.05  # share of the CPU time that other programs may use during a measurement
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class ProcessUsage:
     """What one process holds.
 
     Attributes:
-        megabytes: of resident memory.
-        threads, files: how many; files are all descriptors, sockets too.
+        megabytes: resident memory, in units of 10^6 bytes.
+        threads, files: counts; files are all open descriptors, sockets included.
     """
 
     megabytes: float
@@ -29,102 +30,100 @@ class ProcessUsage:
     files: int
 
 
-def held(pid: int) -> ProcessUsage:
+def usage_of(pid: int) -> ProcessUsage:
     """What a process holds now.
 
     Raises:
-        Unsupported: this system does not say, or there is no such process.
+        Unsupported: there is no such process, or it belongs to another user.
     """
     try:
-        lines = (PROC / str(pid) / "status").read_text("utf-8", "replace").splitlines()
-        entries = dict(line.split(":", 1) for line in lines if ":" in line)
-        megabytes = int(entries["VmRSS"].split()[0]) * 1024 / 1e6
-        return ProcessUsage(megabytes, int(entries["Threads"]), len(list((PROC / str(pid) / "fd").iterdir())))
-    except (OSError, KeyError, ValueError):
+        process = psutil.Process(pid)
+        return ProcessUsage(process.memory_info().rss / 1e6, process.num_threads(), process.num_fds())
+    except psutil.Error:
         raise Unsupported(
-            f"Nothing is to be known of a process {pid}.", "Give one of this user, on this machine, on Linux."
+            f"The memory of process {pid} cannot be read.", "Give a process of this user on this machine."
         ) from None
 
 
+def resident_bytes() -> int:
+    """Resident memory of this process, in bytes."""
+    return psutil.Process().memory_info().rss
+
+
 def listener(port: int) -> int | None:
-    """The process of this machine that listens on a port; None where it is not to be found."""
-    sockets = set()
-    for name in ("tcp", "tcp6"):
+    """The process of this machine that listens on a TCP port; None if it is not found."""
+    for process in psutil.process_iter():
         try:
-            lines = (PROC / "net" / name).read_text("ascii").splitlines()[1:]
-        except OSError:
+            connections = process.net_connections("tcp")
+        except psutil.Error:  # of another user, or it has ended
             continue
-        for _, local, _, state, *rest in map(str.split, lines):
-            if state == LISTENING and int(local.rpartition(":")[2], 16) == port:
-                sockets.add(f"socket:[{rest[5]}]")
-    for folder in PROC.glob("[0-9]*/fd"):
-        try:
-            if any(str(link.readlink()) in sockets for link in folder.iterdir()):
-                return int(folder.parent.name)
-        except OSError:
-            continue  # another user's, or gone
+        if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections):
+            return process.pid
     return None
 
 
 def family(*pids: int) -> set[int]:
-    """These processes and all below them."""
-    parents = {}
-    for folder in PROC.glob("[0-9]*"):
-        if (fields := _stat(int(folder.name))) is not None:
-            parents[int(folder.name)] = int(fields[1])
+    """These processes and all their descendants."""
     found = set(pids)
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
+    for pid in pids:
+        try:
+            found |= {child.pid for child in psutil.Process(pid).children(recursive=True)}
+        except psutil.Error:
+            continue
     return found
 
 
-def seconds(pids: set[int]) -> float:
-    """Processor seconds that these processes took, and those of their children that have ended."""
-    return sum(sum(map(int, fields[11:15])) for pid in pids if (fields := _stat(pid)) is not None) / _ticks()
+def cpu_seconds(pids: set[int]) -> float:
+    """CPU seconds of these processes, and of their children that have ended."""
+    total = 0.0
+    for pid in pids:
+        try:
+            times = psutil.Process(pid).cpu_times()
+        except psutil.Error:
+            continue
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
-def busy() -> float:
-    """Seconds that all processors have worked, or were taken away by a hypervisor; 0 where the system does not say."""
-    try:
-        user, nice, system, _, _, irq, softirq, steal, *_ = (PROC / "stat").read_text("ascii").split()[1:11]
-    except (OSError, ValueError):
-        return 0.0
-    return sum(map(int, (user, nice, system, irq, softirq, steal))) / _ticks()
+def busy_seconds() -> float:
+    """Seconds that all CPUs together have worked since the start of the system; time a hypervisor took counts."""
+    times = psutil.cpu_times()
+    return sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
 
 
-class Share:
-    """What share of the processors other programs took while processes of ours worked.
+class OtherPrograms:
+    """Measures how much CPU time programs other than ours use, from its creation on.
 
     Args:
-        pids: of ours, with all below them; this very process is one of them.
+        pids: our processes, beside this one; their descendants are ours too.
     """
 
     def __init__(self, *pids: int) -> None:
         self._pids = {os.getpid(), *pids}
         self._seen: dict[int, float] = {}
-        self._all, self._clock = busy(), os.times().elapsed
-        self._own = self._sum()
+        self._busy, self._begin = busy_seconds(), time.monotonic()
+        self._own = self._own_total()
 
-    def of_others(self) -> float:
-        """Since this was made; 0 where the system does not say."""
-        elapsed = os.times().elapsed - self._clock
-        others = busy() - self._all - (self._sum() - self._own)
+    def own_seconds(self) -> float:
+        """CPU seconds of our processes so far."""
+        return self._own_total() - self._own
+
+    def share(self) -> float:
+        """The share of the CPU time of this machine that other programs have used so far, from 0."""
+        elapsed = time.monotonic() - self._begin
+        others = busy_seconds() - self._busy - self.own_seconds()
         return max(0.0, others / elapsed / (os.cpu_count() or 1)) if elapsed else 0.0
 
-    def _sum(self) -> float:
-        # Who was seen once counts as it was seen last: a child that ends is not always inherited by its parent's sum.
+    def _own_total(self) -> float:
+        # A process keeps its last value after its end, because its parent does not always inherit it.
         for pid in family(*self._pids):
-            self._seen[pid] = max(self._seen.get(pid, 0.0), seconds({pid}))
+            self._seen[pid] = max(self._seen.get(pid, 0.0), cpu_seconds({pid}))
         return sum(self._seen.values())
 
 
-def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat after the name; None where there is no such process."""
-    try:
-        return (PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-
-
-def _ticks() -> int:
-    return os.sysconf("SC_CLK_TCK")
+def other_programs_lines(share: float) -> list[str]:
+    """What a report says about the share of other programs."""
+    lines = [f"Other programs took {100 * share:.0f} % of the processors."]
+    if share > QUIET:
+        lines.append("That is too much: run it again on an idle machine.")
+    return lines

@@ -21,8 +21,8 @@ FORMULAS = (
 WRONG = ("base + 2*fromal", "1.5*", "union(base)", "base - base", "[0.7*formal", "((((")
 KEYS = ("ArrowLeft", "ArrowRight", "Home", "End", "PageUp", "PageDown", "Delete")
 MODES = ("keep", "refill", "restart")
-PATIENCE = 20_000  # ms that any one thing may take
-GONE = ("net::ERR_ABORTED",)  # requests that end with their tab
+TIMEOUT = 20_000  # ms that any one thing may take
+EXPECTED_FAILURES = ("net::ERR_ABORTED",)  # requests that end with their tab
 
 
 class RandomUser:
@@ -33,50 +33,50 @@ class RandomUser:
         stays: never reloads the page and never leaves it.
 
     Attributes:
-        trouble: errors of the page's scripts, failed requests, toasts, things waited for in vain; in words.
-        did: how often each thing was done.
+        problems: errors of the page's scripts, failed requests, toasts, things waited for in vain; in words.
+        actions: how often each thing was done.
     """
 
     def __init__(self, browser: Any, url: str, rng: random.Random, stays: bool = False) -> None:
         self._browser, self._url, self._rng, self.stays = browser, url.rstrip("/"), rng, stays
-        self.trouble: list[str] = []
-        self._going = False  # a tab that is left says that its requests break off
-        self.did: dict[str, int] = {}
-        self.come()
+        self.problems: list[str] = []
+        self._leaving = False  # a tab that is left says that its requests break off
+        self.actions: dict[str, int] = {}
+        self.open()
 
-    def come(self) -> None:
+    def open(self) -> None:
         """Open the page in a new tab, by its plain address or by a link."""
-        self._going = False
+        self._leaving = False
         self._context = self._browser.new_context(viewport={"width": 1280, "height": 800})
         self.page = self._context.new_page()
-        self.page.set_default_timeout(PATIENCE)
-        self.page.on("pageerror", lambda error: self.trouble.append(f"error in a script: {error}"))
-        self.page.on("console", self._hear)
-        self.page.on("requestfailed", self._failed)
-        self.page.on("response", self._answered)
+        self.page.set_default_timeout(TIMEOUT)
+        self.page.on("pageerror", lambda error: self.problems.append(f"error in a script: {error}"))
+        self.page.on("console", self._on_console)
+        self.page.on("requestfailed", self._on_request_failed)
+        self.page.on("response", self._on_response)
         rate = self._rng.choice([0, 15, 30])
         link = {"v": 1, "p": self._rng.choice(PROMPTS), "n": self._rng.choice([16, 60, 160, 400]), "rate": rate}
         self.page.goto(self._url + (f"/?{urlencode(link)}" if self.stays or self._rng.random() < 0.7 else "/"))
-        self._opened()
+        self._wait_until_open()
 
     def leave(self) -> None:
         """Close the tab, whatever it is doing."""
-        self._going = True
+        self._leaving = True
         self._context.close()
 
     def act(self) -> None:
         """Do one thing."""
         names = [name for name, often in ACTIONS.items() for _ in range(often[1])]
-        name = self._rng.choice([name for name in names if not (self.stays and name in ("reload", "come again"))])
-        self.did[name] = self.did.get(name, 0) + 1
+        name = self._rng.choice([name for name in names if not (self.stays and name in ("reload", "open again"))])
+        self.actions[name] = self.actions.get(name, 0) + 1
         try:
             ACTIONS[name][0](self)
             toasts = self.page.locator(".toast-body").all_inner_texts()
         except Exception as error:  # playwright's own kinds; whatever it is, the trial goes on
-            self.trouble.append(f"{name}: {str(error).splitlines()[0]}")
+            self.problems.append(f"{name}: {str(error).splitlines()[0]}")
             return
         if toasts:
-            self.trouble += [f"toast after {name}: {text}" for text in toasts]
+            self.problems += [f"toast after {name}: {text}" for text in toasts]
             self.page.evaluate("document.querySelectorAll('.toast-close').forEach((button) => button.click())")
 
     def metrics(self) -> dict[str, float]:
@@ -92,20 +92,20 @@ class RandomUser:
             "listeners": found["JSEventListeners"],
         }
 
-    def _opened(self) -> None:
+    def _wait_until_open(self) -> None:
         self.page.wait_for_selector("html[data-opened] .fader")
 
-    def _hear(self, message: Any) -> None:
-        if message.type == "error" and not self._going:
-            self.trouble.append(f"console: {message.text}")
+    def _on_console(self, message: Any) -> None:
+        if message.type == "error" and not self._leaving:
+            self.problems.append(f"console: {message.text}")
 
-    def _failed(self, request: Any) -> None:
-        if request.failure not in GONE and not self._going:
-            self.trouble.append(f"no answer: {request.url} {request.failure}")
+    def _on_request_failed(self, request: Any) -> None:
+        if request.failure not in EXPECTED_FAILURES and not self._leaving:
+            self.problems.append(f"no answer: {request.url} {request.failure}")
 
-    def _answered(self, response: Any) -> None:
+    def _on_response(self, response: Any) -> None:
         if response.status >= 400:
-            self.trouble.append(f"refused: {response.url} {response.status}")
+            self.problems.append(f"refused: {response.url} {response.status}")
 
     def _fader(self) -> Any:
         faders = self.page.locator("#deck .fader:visible")
@@ -195,14 +195,14 @@ class RandomUser:
         self.wait()
 
     def reload(self) -> None:
-        self._going = True
+        self._leaving = True
         self.page.reload()
-        self._going = False
-        self._opened()
+        self._leaving = False
+        self._wait_until_open()
 
     def come_again(self) -> None:
         self.leave()
-        self.come()
+        self.open()
 
 
 # Each with how often it is done, beside the others.
@@ -222,5 +222,5 @@ ACTIONS: dict[str, tuple[Callable[[RandomUser], None], int]] = {
     "shelf": (RandomUser.shelf, 2),
     "sweep": (RandomUser.sweep, 1),
     "reload": (RandomUser.reload, 1),
-    "come again": (RandomUser.come_again, 1),
+    "open again": (RandomUser.come_again, 1),
 }

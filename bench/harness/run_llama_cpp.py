@@ -1,4 +1,4 @@
-"""llama.cpp under measurement: its best settings found by trial, then texts and moves. Runs in a worker process."""
+"""llama.cpp in a worker process: finds its fastest settings by trial, then writes texts and moves sliders."""
 
 from __future__ import annotations
 
@@ -13,43 +13,44 @@ import numpy as np
 from bench.harness.config import poles
 from bench.harness.llama_cpp import LlamaCpp, LlamaCppSettings
 
-KEPT = 96  # tokens of a text on which moves are measured
-TUNE_TOKENS = 16
+TEXT_TOKENS = 96  # length of a text on which moves are measured
+TUNE_TOKENS = 16  # length of a text on which settings are tried
 
 
 class LlamaCppRunner:
-    """One model with its adapters; `tune` finds the settings that its other methods run with.
+    """One model with its adapters. Its other methods run with the settings that `tune` found.
 
     Args:
-        base: a GGUF file. adapters: GGUF files in coefficient order.
+        base: a GGUF file. adapters: GGUF files in coefficient order. context: most tokens of a text.
     """
 
     def __init__(self, base: str, adapters: Sequence[str], threads: int, context: int) -> None:
         self._runtime = LlamaCpp(base, adapters, context)
         self._adapters, self._threads = len(adapters), threads
-        self._knobs: dict[int, LlamaCppSettings] = {}  # by the number of live adapters
-        self._used = LlamaCppSettings()
+        self._fastest: dict[int, LlamaCppSettings] = {}  # by the number of live adapters
+        self._current = LlamaCppSettings()
 
     def facts(self) -> dict[str, Any]:
-        """Version and what its CPU code was compiled for."""
+        """The version, and the CPU features of the build."""
         return {"llama_cpp": self._runtime.version, "system": self._runtime.system}
 
     def add_adapter(self, path: str) -> int:
-        """Load one more adapter; its place in the coefficients."""
+        """Load one more adapter; returns its index in the coefficients."""
         return self._runtime.add_adapter(path)
 
     def tune(self, ids: Sequence[int], coefficients: Sequence[float], passes: int) -> str:
-        """Try every setting on a text under this mix, and keep the fastest for mixes with as many live adapters."""
+        """Try all settings on a text under this mix; keep the fastest for mixes with as many live adapters."""
         choices = [
-            LlamaCppSettings(*knobs) for knobs in product({1, self._threads}, (False, True), ("float16", "float32"))
+            LlamaCppSettings(*settings)
+            for settings in product({1, self._threads}, (False, True), ("float16", "float32"))
         ]
-        times: dict[LlamaCppSettings, list[float]] = {knobs: [] for knobs in choices}
+        seconds: dict[LlamaCppSettings, list[float]] = {settings: [] for settings in choices}
         for _ in range(passes):
-            for knobs in choices:
-                self._use(knobs)
-                times[knobs].append(statistics.median(self._text(ids, coefficients, TUNE_TOKENS)["steps"]))
-        best = min(times, key=lambda knobs: min(times[knobs]))
-        self._knobs[_live(coefficients)] = best
+            for settings in choices:
+                self._use(settings)
+                seconds[settings].append(statistics.median(self._text(ids, coefficients, TUNE_TOKENS)["steps"]))
+        best = min(seconds, key=lambda settings: min(seconds[settings]))
+        self._fastest[_live(coefficients)] = best
         return str(best)
 
     def logprobs(self, ids: Sequence[int], coefficients: Sequence[float]) -> list[float]:
@@ -59,12 +60,16 @@ class LlamaCppRunner:
         return (logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())).tolist()
 
     def write(self, ids: Sequence[int], coefficients: Sequence[float], tokens: int) -> dict[str, Any]:
-        """One text: its token ids, seconds to the first token, seconds of each step after it."""
+        """One greedy text: its token ids, seconds to the first token, seconds of each later step."""
         self._prepare(coefficients)
         return self._text(ids, coefficients, tokens)
 
     def write_batch(self, ids: Sequence[int], mixes: Sequence[Sequence[float]], tokens: int) -> dict[str, Any]:
-        """One text a mix, one after another: scales belong to a whole context, so different mixes share no batch."""
+        """One text for each mix, one after another: scales belong to a context, so mixes cannot share a batch.
+
+        Returns:
+            `tokens` of each text, `seconds` in all, and seconds of `decode`, without the first token of each text.
+        """
         self._prepare(mixes[0])
         texts, decode = [], 0.0
         begin = perf_counter()
@@ -77,19 +82,23 @@ class LlamaCppRunner:
     def moves(
         self, ids: Sequence[int], anchors: int, moves: Sequence[tuple[int, Mapping[str, float]]], exact: bool
     ) -> dict[str, list[float]]:
-        """Slider moves on a running text, each followed by a step under it and a step at rest.
+        """Slider moves on a running text; after each one a step under the new mix and a step without a move.
 
         Args:
-            exact: read the whole text again after a move.
+            moves: row (ignored: there is one text) and positions by slider number. exact: read the whole text again
+                after a move, in place of stale keys and values.
+
+        Returns:
+            seconds of each move; see `MixerRunner.moves`.
         """
         mix = [0.5, *[0.0] * (anchors - 1)]
         self._prepare(mix)
         runtime = self._runtime
-        taken: dict[str, list[float]] = {"apply": [], "first": [], "rest": []}
+        times: dict[str, list[float]] = {"apply": [], "first": [], "rest": []}
         text: list[int] = []
         steps = iter(())
         for _, positions in moves:
-            if not text or len(text) > KEPT - 2:
+            if not text or len(text) > TEXT_TOKENS - 2:
                 runtime.set_scales(mix)
                 text = [int(runtime.prefill(ids).argmax())]
                 steps = runtime.steps(text[0])
@@ -106,21 +115,21 @@ class LlamaCppRunner:
                 token = next(steps)
             first = perf_counter()
             text += [token, next(steps)]
-            taken["rest"].append(perf_counter() - first)
-            taken["apply"].append(applied - begin)
-            taken["first"].append(first - begin)
-        return taken
+            times["rest"].append(perf_counter() - first)
+            times["apply"].append(applied - begin)
+            times["first"].append(first - begin)
+        return times
 
     def _prepare(self, coefficients: Sequence[float]) -> None:
-        if self._knobs:
+        if self._fastest:
             live = _live(coefficients)
-            self._use(self._knobs[min(self._knobs, key=lambda tuned: abs(tuned - live))])
+            self._use(self._fastest[min(self._fastest, key=lambda tuned: abs(tuned - live))])
         self._runtime.set_scales(coefficients)
 
-    def _use(self, knobs: LlamaCppSettings) -> None:
-        if knobs != self._used:
-            self._runtime.use(knobs)
-            self._used = knobs
+    def _use(self, settings: LlamaCppSettings) -> None:
+        if settings != self._current:
+            self._runtime.use(settings)
+            self._current = settings
 
     def _text(self, ids: Sequence[int], coefficients: Sequence[float], tokens: int) -> dict[str, Any]:
         begin = perf_counter()

@@ -1,7 +1,7 @@
-"""The desk steered by rewards, under measurement; runs in a worker process.
+"""The desk steered by rewards, in a worker process.
 
-Beside what users have, ways that are measured and never shipped: every head as a product with the whole vocabulary, and
-a reward model that is asked for one token after another. References for the gates are plain torch, over whole texts.
+Beside the methods of the desk it has two that only serve as a comparison: every head as a product with the whole
+vocabulary, and a reward model that scores one token after another. The references are plain torch over whole texts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from torch import Tensor
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.decoding.reference import first_logprobs
 from mixer.decoding.session import Session
-from mixer.decoding.steps import Step
 from mixer.desk import Desk
 from mixer.model.model import SCRATCH
 from mixer.rewards.controller import SPENT, PreparedSteering, RewardController, SteeredLogits
@@ -36,34 +35,34 @@ from mixer.rewards.reference import steer_logprobs
 from mixer.values.sampling import SamplingParams
 from mixer.values.steering import Steering
 
-TREE, SEQUENTIAL, BOTH = "tree", "sequential", "both"
-SPREAD = 0.15  # of the rewards that a random output gives
-FLOOR = -30.0  # log-probabilities below are not compared
+TREE, SEQUENTIAL, COMPARED = "tree", "sequential", "compared"
+SPREAD = 0.15  # standard deviation of the rewards of a random output layer
+FLOOR = -30.0  # log-probabilities below this value count as this value
 
 
 class RewardsRunner:
-    """A desk with reward heads, and a reward model under the names `TREE`, `SEQUENTIAL` and `BOTH`.
+    """A desk with reward heads, and a reward model under the names `TREE`, `SEQUENTIAL` and `COMPARED`.
 
     Args:
-        teacher: folder of a trained reward model; one that costs the same is made if None.
+        teacher: folder of a trained reward model; if None, one with a random output layer and the same cost is made.
     """
 
     def __init__(self, base: str, anchors: str, dtype: str, threads: int, teacher: str | None) -> None:
         torch.set_num_threads(threads)
         transformers.utils.logging.disable_progress_bar()
         self._desk = Desk.load(base, anchors, device="cpu", dtype=dtype, auto_fold=False)
-        # Every text has its full length. To bar its end would not do: it may be all that RAD's cut leaves.
+        # Every text has its full length. The end token is not barred: it may be the only token that RAD's cut leaves.
         self._desk.model.eos_ids = frozenset()
         self._controller = self._desk._catalog.controller
         with tempfile.TemporaryDirectory(prefix="mixer-bench-") as folder:
             self._desk.add_reward(TREE, teacher or make_teacher(self._desk, Path(folder)))
         rad: Any = self._controller.models[TREE]
-        self._both = ComparedRad(rad)
-        self._controller.models[SEQUENTIAL], self._controller.models[BOTH] = SequentialRad(rad), self._both
-        self._apart = SeparateHeads(self._controller.heads, self._desk.model.embedding.float())
+        self._compared = ComparedRad(rad)
+        self._controller.models[SEQUENTIAL], self._controller.models[COMPARED] = SequentialRad(rad), self._compared
+        self._separate_heads = SeparateHeads(self._controller.heads, self._desk.model.embedding.float())
 
     def facts(self) -> dict[str, Any]:
-        """Versions and sizes."""
+        """Version of torch, most tokens of a text, names of heads, size of the vocabulary and of the final state."""
         desk = self._desk
         vocab, size = desk.model.embedding.shape
         return {
@@ -75,67 +74,72 @@ class RewardsRunner:
         }
 
     def write(
-        self, prompts: Sequence[str], tokens: int, seed: int, steering: Mapping[str, Any], apart: bool = False
+        self, prompts: Sequence[str], tokens: int, seed: int, steering: Mapping[str, Any], separate: bool = False
     ) -> dict[str, Any]:
-        """One text a prompt, all in lockstep: seconds of each step after the first, and nats a token.
+        """One text for each prompt, all in lockstep: seconds of each step after the first, and mean nats a token.
 
         Args:
-            steering: of `Steering`. apart: see `SeparateHeads`.
+            steering: arguments of `Steering`. separate: steer by `SeparateHeads`.
         """
-        sessions = [self._session(p, tokens, seed + row, steering, apart) for row, p in enumerate(prompts)]
+        sessions = [self._session(p, tokens, seed + row, steering, separate) for row, p in enumerate(prompts)]
         times = [perf_counter() for _ in self._desk.lockstep(*sessions)]
         nats = sum(session.stats.nats for session in sessions) / len(sessions)
         return {"steps": [after - before for before, after in pairwise(times)], "nats": nats}
 
     def at_rest(self, prompt: str, tokens: int, seed: int, steering: Mapping[str, Any]) -> float:
-        """Largest difference of a log-probability from the text without rewards; infinite if the text is another."""
-        plain = self._steps(self._session(prompt, tokens, seed, {}))
-        rest = self._steps(self._session(prompt, tokens, seed, steering))
+        """Largest difference of a log-probability from the text without rewards; infinite if the texts differ."""
+        plain = list(self._session(prompt, tokens, seed, {}))
+        rest = list(self._session(prompt, tokens, seed, steering))
         if [step.token_id for step in rest] != [step.token_id for step in plain]:
             return math.inf
         return max(abs(a.logprob - b.logprob) for a, b in zip(rest, plain, strict=True))
 
     def by_heads(
-        self, prompt: str, tokens: int, seed: int, steering: Mapping[str, Any], apart: bool = False
+        self, prompt: str, tokens: int, seed: int, steering: Mapping[str, Any], separate: bool = False
     ) -> dict[str, float]:
-        """Largest difference from the reference, of the first token's log-probabilities and of those of a text's own
-        tokens, and most nats of a step."""
-        session = self._session(prompt, tokens, seed, steering, apart)
-        expected = self._expected(session.prompt_ids, 1, Steering(**steering), 1.0, apart)[0]
+        """Compare a text steered by heads with the reference.
+
+        Returns:
+            `off`: largest difference of a log-probability, over the whole vocabulary at the first token and over the
+            tokens of the text. `nats`: the most of one step.
+        """
+        session = self._session(prompt, tokens, seed, steering, separate)
+        expected = self._expected(session.prompt_ids, 1, Steering(**steering), 1.0, separate)[0]
         off = float((first_logprobs(session).clamp(FLOOR) - expected.clamp(FLOOR)).abs().max())
-        steps = self._steps(session)
+        steps = list(session)
         ids = [*session.prompt_ids, *session.token_ids[:-1]]
-        along = self._expected(ids, len(steps), Steering(**steering), session.params.temperature, apart)
+        along = self._expected(ids, len(steps), Steering(**steering), session.params.temperature, separate)
         for step, row in zip(steps, along, strict=True):
             off = max(off, abs(step.logprob - float(row[step.token_id])))
         return {"off": off, "nats": max(step.nats for step in steps)}
 
     def by_model(self, prompt: str, tokens: int, seed: int, steering: Mapping[str, Any]) -> dict[str, float]:
-        """Largest difference between rewards in one pass and one after another, over all steps of a text whose steering
-        names `BOTH`; and how many of them are neither 0 nor 1."""
-        self._both.reset()
-        self._steps(self._session(prompt, tokens, seed, steering))
-        return {"off": self._both.off, "inside": self._both.inside / max(1, self._both.asked)}
+        """Compare rewards in one pass with rewards in a pass a token, over all steps of a text that `COMPARED` steers.
+
+        Returns:
+            `off`: largest difference of a reward. `inside`: share of rewards between 0 and 1, both excluded.
+        """
+        self._compared.reset()
+        list(self._session(prompt, tokens, seed, steering))
+        return {"off": self._compared.off, "inside": self._compared.inside / max(1, self._compared.asked)}
 
     def _session(
-        self, prompt: str, tokens: int, seed: int, steering: Mapping[str, Any], apart: bool = False
+        self, prompt: str, tokens: int, seed: int, steering: Mapping[str, Any], separate: bool = False
     ) -> Session:
         params = SamplingParams(max_new_tokens=tokens, seed=seed)
         session = self._desk.session(prompt, params=params, draft="off", steering=Steering(**steering))
-        if apart:
-            session.prompted = replace(session.prompted, controller=self._apart)
+        if separate:
+            session.prompted = replace(session.prompted, controller=self._separate_heads)
         return session
-
-    @staticmethod
-    def _steps(session: Session) -> list[Step]:
-        return list(session)
 
     @torch.inference_mode()
     def _expected(
         self, ids: Sequence[int], last: int, steering: Steering, temperature: float, fused: bool = False
     ) -> Tensor:
-        """Log-probabilities at temperature 1 after each of a text's `last` last tokens, `(last, V)`, as
-        `mixer.rewards.heads` defines them."""
+        """Log-probabilities at temperature 1 after each of the last `last` tokens of a text, `(last, V)`.
+
+        They follow the definitions of `mixer.rewards.heads`, in plain torch.
+        """
         model = self._desk.model
         with model.lock:
             model.backend.reserve(1, len(ids))
@@ -165,9 +169,9 @@ class RewardsRunner:
 
 
 class SeparateHeads(RewardController):
-    """Heads as they would be without this project: each one's rewards of all tokens, added to the logits.
+    """A controller that computes the rewards of all tokens for each head and adds them to the logits.
 
-    The same distribution as fused heads have, at the price of a product with the whole vocabulary for every head.
+    It gives the same distribution as fused heads, and costs a product with the whole vocabulary for each head.
     """
 
     def steer(
@@ -180,7 +184,7 @@ class SeparateHeads(RewardController):
         plain: Tensor | None = None,
         origin: Tensor | None = None,
     ) -> SteeredLogits:
-        """See `RewardController`; knows no clip and no budget."""
+        """As `RewardController`, without clip and budget."""
         for name in prepared.own:
             rewards = self.heads[name].head.rewards(state, self._embedding)
             logits = logits + self.heads[name].fused_strength(prepared.steering.positions[name], SPENT) * rewards
@@ -188,27 +192,31 @@ class SeparateHeads(RewardController):
 
 
 class SequentialRad:
-    """A reward model that is asked for one token after another, as the paper's own code does."""
+    """A reward model that scores one token after another, as the code of the paper does."""
 
     def __init__(self, model: Rad) -> None:
         self.model, self.calibration, self.reach = model, model.calibration, model.reach
 
     def rewards(self, ids: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        """As `Rad.rewards`, by a pass for each token; the text's keys and values are kept."""
+        """Rewards of `tokens` after a text, `(k,)`: a pass for each token; the text's keys and values are kept."""
         return torch.cat([torch.zeros(0), *(self.model.rewards(ids, [token]) for token in tokens)])
 
 
 class ComparedRad(SequentialRad):
-    """Asked in both ways; keeps the largest difference between them, and how many rewards were neither 0 nor 1."""
+    """A reward model that computes all rewards in both ways and notes the largest difference between them.
+
+    Attributes:
+        off: the largest difference. inside: number of rewards between 0 and 1, both excluded. asked: number of rewards.
+    """
 
     off, inside, asked = 0.0, 0, 0
 
     def reset(self) -> None:
-        """Forget what was seen."""
+        """Set all counts to zero."""
         self.off, self.inside, self.asked = 0.0, 0, 0
 
     def rewards(self, ids: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        """See `Rad.rewards`."""
+        """Rewards of `tokens` after a text, `(k,)`; see `Rad.rewards`."""
         found = self.model.rewards(ids, tokens)
         self.off = max(self.off, float((found - super().rewards(ids, tokens)).abs().max()))
         self.inside += int(((found > 0) & (found < 1)).sum())
@@ -217,9 +225,9 @@ class ComparedRad(SequentialRad):
 
 
 def make_teacher(desk: Desk, folder: Path) -> Path:
-    """A reward model with the base's own weights, in bfloat16 as they are trained, and a random output.
+    """A reward model with the weights of the base, in bfloat16 as trained ones have, and a random output layer.
 
-    It knows nothing of any attribute, and costs what a trained one does.
+    Its rewards mean nothing; it costs the same as a trained one. Returns `folder`.
     """
     lm, model = desk.base_model, desk.model
     _, state = model.read(model.encode("Once upon a time"), (0.0,) * len(desk.anchors))

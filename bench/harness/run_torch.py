@@ -1,7 +1,10 @@
-"""Peers on torch: plain `transformers`, PEFT in every mode it has of running a mix, and the float32 reference.
+"""Peers on torch, in a worker process: plain `transformers`, PEFT in all its modes, and the float32 reference.
 
-PEFT at its best: its LoRA layers are looked up once, their scales and active adapters set without its walks over the
-model, and slider moves are decoded by a bare loop. Runs in a worker process; uses nothing of the desk.
+PEFT runs at its best: its LoRA layers are looked up once, their scales and active adapters are set directly, and texts
+with slider moves are decoded by a bare loop. Uses nothing of the desk.
+
+Modes of PEFT: `active` (scales on all live adapters), `cat` (live adapters joined into one), `merge` (adapters merged
+into the weights in place). `merged` is another model whose weights were merged beforehand; `plain` has no adapters.
 """
 
 from __future__ import annotations
@@ -22,15 +25,15 @@ from transformers.generation.streamers import BaseStreamer
 
 from bench.harness.config import poles
 
-KEPT = 96  # tokens of a text on which moves are measured
-LIVE = "mix"
+TEXT_TOKENS = 96  # length of a text on which moves are measured
+JOINED = "mix"  # name of the adapter that `cat` makes
 
 
 class TorchRunner:
-    """One base in the measured precision, plain, with adapters, and merged.
+    """One base in the measured precision: plain, with adapters, and merged.
 
     Args:
-        adapters: folders of PEFT adapters in coefficient order.
+        base: folder of the model. adapters: folders of PEFT adapters in coefficient order.
     """
 
     def __init__(self, base: str, dtype: str, threads: int, adapters: Sequence[str]) -> None:
@@ -39,7 +42,7 @@ class TorchRunner:
         transformers.utils.logging.disable_progress_bar()
         self._base, self._adapters = base, [Path(folder) for folder in adapters]
         self._dtype: torch.dtype = getattr(torch, dtype)
-        self._plain = self._load(self._dtype)
+        self._plain_lm = self._load(self._dtype)
         self._lm = self._load(self._dtype)
         self._peft = peft.PeftModel.from_pretrained(
             self._lm, self._adapters[0], adapter_name="0", autocast_adapter_dtype=False
@@ -48,27 +51,28 @@ class TorchRunner:
             self._peft.load_adapter(folder, adapter_name=str(index), autocast_adapter_dtype=False)
         self._peft.to(self._dtype).eval()
         self._layers = [module for module in self._peft.modules() if isinstance(module, peft.tuners.lora.LoraLayer)]
-        self._merged: tuple[tuple[float, ...], Any] = ((), None)
-        self._reference: tuple[tuple[float, ...], Any] = ((), None)
+        self._merged_lm: tuple[tuple[float, ...], Any] = ((), None)
+        self._reference_lm: tuple[tuple[float, ...], Any] = ((), None)
 
     def facts(self) -> dict[str, Any]:
-        """Versions."""
+        """Versions of the libraries."""
         return {"transformers": transformers.__version__, "peft": peft.__version__, "torch": torch.__version__}
 
     @torch.inference_mode()
-    def judge(
+    def reference(
         self, ids: Sequence[int], coefficients: Sequence[float], tokens: Sequence[int], ends: Sequence[int]
     ) -> dict:
-        """The float32 reference, `W0 + sum c s B A` in plain `transformers`, on a text that a system wrote.
+        """Answers of the float32 reference, weights `W0 + sum c s B A` in plain `transformers`, on a text of a system.
 
         Args:
-            tokens: what it wrote after `ids`; may be empty.
-            ends: end-of-text tokens, which systems may not have been free to choose.
+            tokens: what the system wrote after `ids`; may be empty.
+            ends: end-of-text tokens; they do not count as likeliest, because systems may not choose them.
 
         Returns:
-            `logprobs` `(V,)` after the prompt, and `short` for each token: how much less likely than the likeliest.
+            `logprobs` `(V,)` after the prompt, and `short`: for each token, how much less likely it is than the
+            likeliest, in nats.
         """
-        model = self._merged_model("_reference", coefficients, torch.float32)
+        model = self._merged_model("_reference_lm", coefficients, torch.float32)
         row = torch.tensor([[*ids, *tokens]])
         logprobs = torch.log_softmax(model(input_ids=row, use_cache=False).logits[0, len(ids) - 1 :], dim=-1)
         written = logprobs[: len(tokens)]
@@ -80,28 +84,28 @@ class TorchRunner:
     @torch.inference_mode()
     def logprobs(self, ids: Sequence[int], coefficients: Sequence[float], mode: str) -> list[float]:
         """Next-token log-probabilities `(V,)`."""
-        lm = self._ready(coefficients, mode)
+        lm = self._lm_for(coefficients, mode)
         logits = lm(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0, -1]
         return torch.log_softmax(logits.float(), dim=-1).tolist()
 
     @torch.inference_mode()
     def write(self, ids: Sequence[int], coefficients: Sequence[float], tokens: int, mode: str) -> dict[str, Any]:
-        """One text by `generate`: its token ids, seconds to the first token, seconds of each step after it.
+        """One greedy text by `generate`: its token ids, seconds to the first token, seconds of each later step.
 
         Args:
-            mode: `plain`, `active` (all live adapters, one after another), `cat` (joined into one), `merged`.
+            mode: `plain`, `active`, `cat` or `merged`; see above.
         """
-        lm = self._ready(coefficients, mode)
-        clock, row = _Clock(), torch.tensor([list(ids)])
+        lm = self._lm_for(coefficients, mode)
+        streamer, row = _TokenTimes(), torch.tensor([list(ids)])
         begin = perf_counter()
         out = lm.generate(
             input_ids=row,
             attention_mask=torch.ones_like(row),
             max_new_tokens=tokens,
             do_sample=False,
-            streamer=clock,
+            streamer=streamer,
         )
-        times = clock.times[1:]  # the prompt is streamed too
+        times = streamer.times[1:]  # the prompt is streamed too
         return {
             "tokens": out[0, len(ids) :].tolist(),
             "first": times[0] - begin,
@@ -109,7 +113,11 @@ class TorchRunner:
         }
 
     def write_batch(self, ids: Sequence[int], mixes: Sequence[Sequence[float]], tokens: int, mode: str) -> dict:
-        """One text a mix, one after another: no mode of PEFT's runs different mixes in one batch."""
+        """One text for each mix, one after another: PEFT has no mode that runs different mixes in one batch.
+
+        Returns:
+            `tokens` of each text, `seconds` in all, and seconds of `decode`, without the first token of each text.
+        """
         texts, seconds, decode = [], 0.0, 0.0
         for mix in mixes:
             begin = perf_counter()
@@ -123,104 +131,112 @@ class TorchRunner:
     def moves(
         self, ids: Sequence[int], anchors: int, moves: Sequence[tuple[int, Mapping[str, float]]], exact: bool, mode: str
     ) -> dict[str, Any]:
-        """Slider moves on a running text, each followed by a step under it and a step at rest.
+        """Slider moves on a running text; after each one a step under the new mix and a step without a move.
 
         Args:
-            mode: `active` (set scales), `merge` (unmerge, set scales, merge), `cat` (join the live adapters anew).
-            exact: read the whole text again after a move.
+            moves: row (ignored: there is one text) and positions by slider number.
+            exact: read the whole text again after a move, in place of stale keys and values.
+            mode: `active` (set scales), `merge` (unmerge, set scales, merge), `cat` (join the live adapters again).
+
+        Returns:
+            seconds of each move, see `MixerRunner.moves`; with `merge` also `drift`, the share of the adapted weights
+            that differ from those of the base after the run.
         """
         mix = [0.0] * anchors
         mix[0] = 0.5
-        self._ready(mix, mode)
-        apply = {"active": self._activate, "merge": self._merge, "cat": self._join}[mode]
-        taken: dict[str, Any] = {"apply": [], "first": [], "rest": []}
-        text = _Loop(self._lm, ids)
+        self._lm_for(mix, mode)
+        apply = {"active": self._activate_adapters, "merge": self._merge_adapters, "cat": self._join_adapters}[mode]
+        times: dict[str, Any] = {"apply": [], "first": [], "rest": []}
+        text = _GreedyText(self._lm, ids)
         for _, positions in moves:
-            if len(text.ids) - len(ids) > KEPT - 2:
-                text = _Loop(self._lm, ids)
+            if len(text.ids) - len(ids) > TEXT_TOKENS - 2:
+                text = _GreedyText(self._lm, ids)
             begin = perf_counter()
             for slider, position in positions.items():
                 mix[2 * int(slider) : 2 * int(slider) + 2] = poles(position)
             apply(mix)
             applied = perf_counter()
-            text.again() if exact else text.step()
+            text.refill() if exact else text.step()
             first = perf_counter()
             text.step()
-            taken["rest"].append(perf_counter() - first)
-            taken["apply"].append(applied - begin)
-            taken["first"].append(first - begin)
+            times["rest"].append(perf_counter() - first)
+            times["apply"].append(applied - begin)
+            times["first"].append(first - begin)
         if mode == "merge":
             self._peft.unmerge_adapter()
-            taken["drift"] = self._drift()
-        return taken
+            times["drift"] = self._changed_share()
+        return times
 
     def _load(self, dtype: torch.dtype) -> Any:
         lm = AutoModelForCausalLM.from_pretrained(self._base, dtype=dtype).eval()
-        # No end of text: all texts are equally long, and generate has one thing less to do.
+        # Without end-of-text tokens all texts are equally long, and `generate` has less to do.
         lm.generation_config = GenerationConfig(eos_token_id=None, pad_token_id=0, bos_token_id=0)
         return lm
 
-    def _ready(self, coefficients: Sequence[float], mode: str) -> Any:
-        """The model that runs a mix this mode."""
+    def _lm_for(self, coefficients: Sequence[float], mode: str) -> Any:
+        """The model that runs a mix in this mode."""
         if mode == "plain":
-            return self._plain
+            return self._plain_lm
         if self._layers[0].merged:
             self._peft.unmerge_adapter()
         if mode == "merged":
-            return self._merged_model("_merged", coefficients, self._dtype)
-        {"active": self._activate, "cat": self._join, "merge": self._merge}[mode](coefficients)
+            return self._merged_model("_merged_lm", coefficients, self._dtype)
+        {"active": self._activate_adapters, "cat": self._join_adapters, "merge": self._merge_adapters}[mode](
+            coefficients
+        )
         return self._lm
 
     def _merged_model(self, slot: str, coefficients: Sequence[float], dtype: torch.dtype) -> Any:
-        former, model = getattr(self, slot)
-        if model is None or former != tuple(coefficients):
+        """A model with these merged coefficients; the attribute `slot` keeps the latest one."""
+        built_for, model = getattr(self, slot)
+        if model is None or built_for != tuple(coefficients):
             model = merged(self._load(torch.float32), self._adapters, coefficients).to(dtype)
             setattr(self, slot, (tuple(coefficients), model))
         return model
 
-    def _activate(self, coefficients: Sequence[float]) -> None:
-        """Live adapters at their scales, the others off."""
+    def _activate_adapters(self, coefficients: Sequence[float]) -> None:
+        """Set the scales of the live adapters; the others are off."""
         live = [str(index) for index, coefficient in enumerate(coefficients) if coefficient]
         for layer in self._layers:
             layer._active_adapter = live
             for name in live:
                 layer.set_scale(name, coefficients[int(name)])
 
-    def _merge(self, coefficients: Sequence[float]) -> None:
+    def _merge_adapters(self, coefficients: Sequence[float]) -> None:
         self._peft.unmerge_adapter()
-        self._activate(coefficients)
+        self._activate_adapters(coefficients)
         self._peft.merge_adapter()
 
-    def _join(self, coefficients: Sequence[float]) -> None:
+    def _join_adapters(self, coefficients: Sequence[float]) -> None:
         live = [(str(index), coefficient) for index, coefficient in enumerate(coefficients) if coefficient]
-        if LIVE in self._peft.peft_config:
-            self._peft.delete_adapter(LIVE)
-        for layer in self._layers:  # the joined adapter multiplies scales in; they must be the adapters' own
+        if JOINED in self._peft.peft_config:
+            self._peft.delete_adapter(JOINED)
+        for layer in self._layers:  # the joined adapter multiplies with the scales, so they must be 1
             for name, _ in live:
                 layer.set_scale(name, 1.0)
         weights = [coefficient for _, coefficient in live]
-        self._peft.add_weighted_adapter([name for name, _ in live], weights, LIVE, combination_type="cat")
+        self._peft.add_weighted_adapter([name for name, _ in live], weights, JOINED, combination_type="cat")
         for layer in self._layers:
-            layer._active_adapter = [LIVE]
+            layer._active_adapter = [JOINED]
 
-    def _drift(self) -> float:
-        """Share of the base's numbers that are no longer what they were."""
+    def _changed_share(self) -> float:
+        """The share of the adapted weights that differ from those of the base."""
         changed = total = 0
         for layer in self._layers:
             name = next(n for n, module in self._lm.named_modules() if module is layer)
             weight: Any = layer.get_base_layer().weight
-            changed += int((weight != self._plain.get_submodule(name).weight).sum())
+            changed += int((weight != self._plain_lm.get_submodule(name).weight).sum())
             total += weight.numel()
         return changed / total
 
 
 def merged(lm: Any, adapters: Sequence[Path], coefficients: Sequence[float]) -> Any:
-    """`lm` (float32) with `W0 + sum c s B A` for weights, summed in float64; one scaling an adapter."""
+    """`lm` (float32) after its weights became `W0 + sum c s B A`; s is the scaling of each adapter; sums in float64."""
     with torch.no_grad():
         deltas: dict[str, Tensor] = {}
         for folder, coefficient in zip(adapters, coefficients, strict=False):
             if coefficient:
-                for name, delta in _deltas(folder):
+                for name, delta in _weight_deltas(folder):
                     deltas[name] = deltas.get(name, torch.zeros(())) + coefficient * delta
         for name, delta in deltas.items():
             weight = lm.get_submodule(name).weight
@@ -228,7 +244,7 @@ def merged(lm: Any, adapters: Sequence[Path], coefficients: Sequence[float]) -> 
     return lm
 
 
-def _deltas(folder: Path) -> list[tuple[str, Tensor]]:
+def _weight_deltas(folder: Path) -> list[tuple[str, Tensor]]:
     config: Any = peft.LoraConfig.from_pretrained(str(folder))
     scaling = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     tensors = load_file(folder / "adapter_model.safetensors")
@@ -242,8 +258,8 @@ def _deltas(folder: Path) -> list[tuple[str, Tensor]]:
     ]
 
 
-class _Clock(BaseStreamer):
-    """When each token came."""
+class _TokenTimes(BaseStreamer):
+    """Notes the time of each token."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -255,18 +271,18 @@ class _Clock(BaseStreamer):
         pass
 
 
-class _Loop:
-    """Greedy decoding with nothing around it, a few steps in."""
+class _GreedyText:
+    """A text by greedy decoding in a bare loop; three steps are done at first."""
 
     def __init__(self, lm: Any, ids: Sequence[int]) -> None:
         self._lm: Callable[..., Any] = lm
         self.ids = list(ids)
-        self.again()
+        self.refill()
         for _ in range(3):
             self.step()
 
-    def again(self) -> None:
-        """Read the whole text and write one token."""
+    def refill(self) -> None:
+        """Read the whole text again and write one token."""
         self._cache = DynamicCache()
         self._take(torch.tensor([self.ids]))
 

@@ -1,6 +1,6 @@
-"""A client without a browser: streams one text after another through the page's own endpoint, each under its own mix.
+"""A client without a browser: it streams one text after another through the page's own endpoint.
 
-Knows the page by what any browser is told: its configuration, its queue, and the ids of its parts.
+Knows the page by what every browser gets: its configuration, its queue, and the ids of its components.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import httpx
 
 from mixer.errors import Unsupported
 
-TOKENS = 1000  # of a text, as far as the model's context goes
-PATIENCE = httpx.Timeout(60.0, read=120.0)
+TOKENS = 1000  # of a text at most; the context of the model is the limit
+TIMEOUT = httpx.Timeout(60.0, read=120.0)
 
 
 class StreamingClient:
-    """Somebody else who uses a page at the same time; use it as a context.
+    """Another user of a page at the same time; use it as a context.
 
     Args:
         url: of the page.
-        number: makes the mix another one for each client.
+        number: chooses the mix, so that each client has another one.
 
     Attributes:
-        tokens: written so far. error: what went wrong, or nothing.
+        tokens: number of tokens streamed so far. error: what went wrong; empty if nothing.
     """
 
     def __init__(self, url: str, number: int = 1) -> None:
@@ -35,7 +35,7 @@ class StreamingClient:
         self._session, self._left = secrets.token_hex(6), threading.Event()
         self.tokens, self.error = 0, ""
         self._begun = time.monotonic()
-        self._thread = threading.Thread(target=self._visit, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> StreamingClient:
         self._begun = time.monotonic()
@@ -48,27 +48,27 @@ class StreamingClient:
 
     @property
     def tokens_per_second(self) -> float:
-        """Since it came."""
+        """The mean rate since the client started."""
         return self.tokens / (time.monotonic() - self._begun)
 
     def wait(self, seconds: float = 60) -> None:
-        """Return when it streams.
+        """Return when the first token has come.
 
         Raises:
-            Unsupported: it does not come to that.
+            Unsupported: no token came in time.
         """
         end = time.monotonic() + seconds
         while not self.tokens:
             if self.error or time.monotonic() > end:
                 reason = self.error or "nothing came"
-                raise Unsupported(f"A client of {self._url} got no text: {reason}.", "Look at the server's log.")
+                raise Unsupported(f"A second user of {self._url} got no text: {reason}.", "Look at the server's log.")
             time.sleep(0.05)
 
-    def _visit(self) -> None:
+    def _run(self) -> None:
         try:
             with (
-                httpx.Client(base_url=self._url, timeout=PATIENCE) as client,
-                # As a browser's tab does: when this ends, the server lets go of all that it kept for the session.
+                httpx.Client(base_url=self._url, timeout=TIMEOUT) as client,
+                # A browser tab holds this stream too. When it ends, the server frees what it kept for the session.
                 client.stream("GET", f"/gradio_api/heartbeat/{self._session}"),
             ):
                 inputs = _inputs(client.get("/config").raise_for_status().json(), self._number)
@@ -78,9 +78,9 @@ class StreamingClient:
             self.error = f"{type(error).__name__} {error}".strip()
 
     def _stream(self, client: httpx.Client, inputs: dict[str, Any]) -> None:
-        """One text, or as much of it as is written before this client leaves."""
+        """Stream one text; stop early when this client leaves."""
         client.post("/gradio_api/queue/join", json={**inputs, "session_hash": self._session}).raise_for_status()
-        before, seen = self.tokens, 0
+        before, streamed = self.tokens, 0
         with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": self._session}) as lines:
             for line in lines.iter_lines():
                 if self._left.is_set():
@@ -88,16 +88,16 @@ class StreamingClient:
                 if not line.startswith("data:"):
                     continue
                 message = json.loads(line.removeprefix("data:"))
-                seen = max(seen, _written(message))
-                self.tokens = before + seen
+                streamed = max(streamed, _tokens_in(message))
+                self.tokens = before + streamed
                 if message["msg"] == "process_completed":
-                    if not message["success"] or not seen:
+                    if not message["success"] or not streamed:
                         raise ValueError(json.dumps(message)[:300])
                     return
 
 
 def _inputs(config: dict[str, Any], number: int) -> dict[str, Any]:
-    """What a press of Generate posts, with a mix of this client's."""
+    """What the Generate button posts, with the mix of this client."""
     parts = {part["id"]: part["props"] for part in config["components"]}
     ids = {props["elem_id"]: key for key, props in parts.items() if props.get("elem_id")}
     press = next(one for one in config["dependencies"] if [ids["generate"], "click"] in one["targets"])
@@ -114,10 +114,10 @@ def _inputs(config: dict[str, Any], number: int) -> dict[str, Any]:
     }
 
 
-def _written(message: dict[str, Any]) -> int:
-    """How many tokens the newest frame in a message of the queue has; 0 where it does not say."""
+def _tokens_in(message: dict[str, Any]) -> int:
+    """The number of tokens that a message of the queue reports; 0 if it reports none."""
     frame = ((message.get("output") or {}).get("data") or [None])[0]
-    if isinstance(frame, dict):  # whole
+    if isinstance(frame, dict):  # a whole frame
         return int((frame.get("status") or {}).get("tokens") or 0)
-    changes = frame if isinstance(frame, list) else []  # since the one before
+    changes = frame if isinstance(frame, list) else []  # changes since the last frame
     return max((int(value) for _, path, value in changes if path == ["status", "tokens"]), default=0)

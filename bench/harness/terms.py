@@ -1,7 +1,7 @@
-"""The other way of running a formula: the desk's own network, called once for every term; and what drafts could reach.
+"""A formula with one forward pass for each term, and the acceptance that a draft could reach.
 
-The published implementation of model arithmetic (arXiv 2311.14479) runs each term as a forward pass of its own. Here
-each does so at the desk's speed, without the desk's scheduler. Runs in a worker process.
+The published implementation of model arithmetic (arXiv 2311.14479) runs each term in a forward pass of its own. This
+module does the same with the backend of the desk and without its scheduler. Runs in a worker process.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mixer.values.sampling import SamplingParams
 
 
 class TermByTerm:
-    """A formula's terms, each in a row and a forward pass of its own; use it as a context.
+    """The terms of a formula, each in its own row and forward pass; use it as a context.
 
     Args:
-        formula: one that asks no judges.
-        tokens: room for the text.
+        formula: a formula without judges.
+        tokens: most tokens of the text.
     """
 
     def __init__(self, desk: Desk, formula: str | BoundFormula, prompt: str, tokens: int) -> None:
@@ -50,9 +50,11 @@ class TermByTerm:
         self._model.lock.release()
 
     def logprobs(self, before: int, new: list[int]) -> Tensor:
-        """After each of `new` tokens, before which `before` others were read: the formula's, `(len(new), V)`.
+        """Log-probabilities of the formula after each of the tokens `new`, `(len(new), V)`.
 
-        No token before, no new ones: the prompt is read, `(1, V)`.
+        Args:
+            before: number of tokens of the text that were read earlier.
+            new: the next tokens; with an empty list the prompt is read, and the result is `(1, V)`.
         """
         found = {}
         for row, (branch, prompt) in enumerate(self._prompts.items(), 1):
@@ -64,7 +66,7 @@ class TermByTerm:
 
     @torch.inference_mode()
     def write(self, params: SamplingParams) -> dict[str, Any]:
-        """One text: its token ids, seconds to the first token, seconds of each step after it."""
+        """One text: its token ids, seconds to the first token, seconds of each later step."""
         assert params.seed is not None
         sampler, tokens, times = Sampler([params], self._model.eos_ids), [], [perf_counter()]
         for step in range(params.max_new_tokens):
@@ -76,14 +78,18 @@ class TermByTerm:
 
     @torch.inference_mode()
     def along(self, tokens: list[int]) -> Tensor:
-        """Before each token of a text, `(len(tokens), V)`."""
+        """Log-probabilities before each token of a text, `(len(tokens), V)`."""
         first = self.logprobs(0, [])
         return torch.cat([first, self.logprobs(0, tokens[:-1])]) if len(tokens) > 1 else first
 
 
 def acceptance(desk: Desk, target: str, draft: str, prompt: str, tokens: list[int], params: SamplingParams) -> dict:
-    """How likely a guess of the next token holds, averaged over a text's positions: `best` and `coupled`, as `overlap`
-    gives them for the two formulas' probabilities after temperature and truncation."""
+    """The probability that a draft token is accepted, as a mean over the positions of a text.
+
+    Returns:
+        `best` and `coupled`: the two results of `overlap` for the probabilities of both formulas after temperature and
+        truncation.
+    """
     found = []
     for formula in (target, draft):
         with TermByTerm(desk, formula, prompt, len(tokens)) as terms:
@@ -94,14 +100,14 @@ def acceptance(desk: Desk, target: str, draft: str, prompt: str, tokens: list[in
 
 
 def overlap(p: Tensor, q: Tensor) -> tuple[float, float]:
-    """How likely draws from two distributions `(V,)` are equal: at best, and with shared Gumbel noise.
+    """The probability that draws from two distributions `(V,)` agree: the best possible, and with shared noise.
 
-    That is sum_i min(p_i, q_i), which no way of drawing exceeds (arXiv 2211.17192), and
+    The first is sum_i min(p_i, q_i), the upper bound of all methods of drawing (arXiv 2211.17192). The second is
     sum_i 1 / sum_j max(p_j / p_i, q_j / q_i) (arXiv 2408.07978).
     """
     some = (p > 0) | (q > 0)
     p, q = p[some].double(), q[some].double()
-    order = (q / p).argsort()  # p_j / p_i is the larger one for all j up to i, q_j / q_i for those behind
+    order = (q / p).argsort()  # p_j / p_i is the larger ratio for all j up to i, q_j / q_i for all later j
     p, q = p[order], q[order]
     shares = 1 / (p.cumsum(0) / p + (q.sum() - q.cumsum(0)) / q)
     return float(torch.minimum(p, q).sum()), float(shares.nan_to_num(0.0).sum())

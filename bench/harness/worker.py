@@ -1,7 +1,7 @@
-"""One process a runtime, at the other end of a pipe: questions and answers are lines of JSON.
+"""One process for each runtime, behind a pipe: questions and answers are lines of JSON.
 
-A worker that is not asked sleeps in a read, and its threads with it, so that no system's thread pool, allocator or
-garbage collector stands in another's way, and each is measured as it would run alone.
+A worker without a question sleeps in a read, and so do its threads. Thus the thread pool, allocator and garbage
+collector of one system do not disturb another, and each system is measured as if it ran alone.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from typing import Any
 
 from mixer.errors import MixerError
 
-# Idle OpenMP threads spin for some milliseconds before they sleep; the next system waits for that.
-PAUSE = 0.02
+PAUSE = 0.02  # seconds before a question: idle OpenMP threads spin for some milliseconds before they sleep
 RUNNERS = {
     "mixer": "bench.harness.run_mixer:MixerRunner",
     "rewards": "bench.harness.run_rewards:RewardsRunner",
@@ -35,12 +34,12 @@ class WorkerFailed(MixerError):
 
 
 class Worker:
-    """A runtime in a process of its own; made by `Worker(kind, ...)`, which returns before it is ready.
+    """A runtime in a process of its own. It is not ready when this returns: see `ready`.
 
     Args:
-        kind: a key of `HOSTS`.
-        options: what that module's `Host` is made with, as JSON knows it.
+        kind: a key of `RUNNERS`.
         threads: most threads of its OpenMP pools.
+        options: further arguments of the runner's class; JSON values.
     """
 
     def __init__(self, kind: str, threads: int, **options: Any) -> None:
@@ -56,15 +55,15 @@ class Worker:
         self._send({"threads": threads, **options})
 
     def ready(self) -> Any:
-        """Wait until it is loaded; what it says of itself.
+        """Wait until the runner is loaded; returns its `facts`.
 
         Raises:
-            WorkerFailed: it cannot be loaded, with the reason.
+            WorkerFailed: it cannot be loaded; the message has the reason.
         """
         return self._receive()
 
     def ask(self, question: str, **values: Any) -> Any:
-        """Call a method of the host.
+        """Call a method of the runner.
 
         Raises:
             WorkerFailed: the method raised, or the process ended.
@@ -77,7 +76,7 @@ class Worker:
         """End the process."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
-                with suppress(BrokenPipeError):  # it ended before it had read all
+                with suppress(BrokenPipeError):  # it ended before it read everything
                     pipe.close()
         self._process.wait()
 
@@ -106,9 +105,9 @@ class Worker:
 
 
 def serve(argv: Sequence[str]) -> None:
-    """The worker's side: make the host, then answer until the pipe closes."""
+    """The side of the worker: make the runner, then answer until the pipe closes."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print must not come between the answers
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     runner: Any = None
@@ -124,7 +123,7 @@ def serve(argv: Sequence[str]) -> None:
             result = {"answer": answer}
         except MixerError as error:
             result = {"error": str(error)}
-        except Exception as error:  # the parent decides what a failed system means
+        except Exception as error:  # the parent process decides what a failure means
             result = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(result), file=answers, flush=True)
         if runner is None:

@@ -1,7 +1,7 @@
 """Figures along a slider, with intervals over prompts, and how two methods differ at equal divergence from the base.
 
-All methods continue the same prompts. A bootstrap draws prompts, and the figures of all methods come from the same draws, so
-that what the prompts do to all of them cancels in a difference. Knows nothing of models or sliders.
+All methods continue the same prompts. A bootstrap draws prompts, and the figures of all methods come from the same draws,
+so that what the prompts do to all of them cancels in a difference. Knows nothing of models or sliders.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class MethodCurve:
 
 @dataclass(frozen=True)
 class MethodComparison:
-    """An method against another one, both at one mean divergence from the base.
+    """A method against another one, both at one mean divergence from the base.
 
     Attributes:
         difference: of the scores, counted in the direction that is steered to.

@@ -124,7 +124,7 @@ class Writer:
         return MethodTexts(tuple(o.text for o in outputs), tuple(round(n, 5) for n in nats), counts, round(most, 5))
 
     def settings(self, method: Method, slider: float) -> tuple[Mix, Steering]:
-        """The mix and the steering of an method."""
+        """The mix and the steering of a method."""
         direction = self.direction
         mix = Mix({direction.anchor: Setting.at(direction.anchor_sign * slider)} if method.anchors and slider else {})
         if method.head is None or not slider:
@@ -139,7 +139,7 @@ class Writer:
     def distances(
         self, method: Method, slider: float, prompts: Sequence[str], outputs: Sequence[Output]
     ) -> list[np.ndarray]:
-        """How far from the base an method with a head of this desk, or none, was at every token of its texts."""
+        """How far from the base a method with a head of this desk, or none, was at every token of its texts."""
         mix, steering = self.settings(method, slider)
         starts = [list(self.desk.tokenizer(prompt).input_ids) for prompt in prompts]
         found: list[np.ndarray] = []
@@ -178,7 +178,7 @@ class Writer:
         return logits
 
     def _drawn_from(self, base: Tensor, states: Tensor, steering: Steering) -> tuple[Tensor, Tensor]:
-        """What an method draws from: tokens, `(n, REACH)`, and their log-probabilities, -inf where they are too unlikely.
+        """What a method draws from: tokens, `(n, REACH)`, and their log-probabilities, -inf where too unlikely.
 
         The same as `mixer.rewards.controller` makes a row at a time, over again.
         """

@@ -226,7 +226,7 @@ def _figure(draws: np.ndarray, digits: int = 4) -> tuple[float, Interval]:
 def write_all(
     writer: Writer, prompts: Sequence[str], tokens: int, seed: int, bench: HeadTraining
 ) -> dict[str, list[MethodTexts]]:
-    """What every method wrote at every slider value; from `bench.work` where an earlier run wrote it in the same way."""
+    """What every method wrote at every slider value; read from `bench.work` where an earlier run wrote the same."""
     made_from = {
         "base": base_fingerprint(bench.lm),
         "prompts": zlib.crc32("\n".join(prompts).encode()),

@@ -1,4 +1,4 @@
-"""`python -m mixer bench WHAT`: a door to `python -m bench WHAT`, which is part of the repository and not of the package.
+"""`python -m mixer bench WHAT`: a door to `python -m bench WHAT`, which is part of the repository alone.
 
 Forwards all words to the parser in `bench.cli`, which it imports only when the command runs. Knows no benchmark.
 """

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from bench import formula
-from bench.harness.checks import coefficient_reached, judge, slope
-from bench.harness.config import BenchConfig, adapters_in, coefficients, lay_out, poles, prompt_of
+from bench.harness.checks import coefficient_reached, compare_with_reference, memory_slope
+from bench.harness.config import BenchConfig, adapters_in, coefficients, link_anchors, poles, prompt_of
 from bench.harness.cost import cost
 from bench.harness.harness import Harness
 from bench.harness.run_torch import merged
@@ -58,7 +58,7 @@ def reference(tiny: Path, desk: Desk) -> list[float]:
 
 
 def test_a_right_system_passes_the_gate(desk: Desk, reference: list[float]):
-    verdict = judge(logprobs(desk, MIX), reference, [0.0, 0.001], "float32")
+    verdict = compare_with_reference(logprobs(desk, MIX), reference, [0.0, 0.001], "float32")
     assert verdict.right and verdict.off < 1e-3
 
 
@@ -68,13 +68,13 @@ def test_the_gate_catches_one_coefficient_that_is_slightly_wrong(
     desk: Desk, reference: list[float], anchor: int, change: float
 ):
     perturbed = [value + change * (index == anchor) for index, value in enumerate(MIX)]
-    assert not judge(logprobs(desk, perturbed), reference, [], "float32").right
+    assert not compare_with_reference(logprobs(desk, perturbed), reference, [], "float32").right
 
 
 def test_the_gate_catches_texts_that_the_reference_would_not_write_and_no_numbers(reference: list[float]):
-    assert not judge(reference, reference, [0.0, 0.5], "bfloat16").right
-    assert not judge([float("nan")] * len(reference), reference, [], "bfloat16").right
-    assert not judge(reference, reference, [float("nan")], "float32").right
+    assert not compare_with_reference(reference, reference, [0.0, 0.5], "bfloat16").right
+    assert not compare_with_reference([float("nan")] * len(reference), reference, [], "bfloat16").right
+    assert not compare_with_reference(reference, reference, [float("nan")], "float32").right
 
 
 @given(st.floats(0, 1.5), st.integers(0, 100))
@@ -93,8 +93,8 @@ def test_texts_that_part_at_once_show_no_coefficient():
 
 
 def test_the_slope_of_memory_leaves_out_the_warm_up():
-    assert slope([(0, 0), (1, 900), (2, 1000), (3, 1000), (4, 1000)]) == pytest.approx(0)
-    assert slope([(0, 0), (10, 50), (20, 100), (30, 150)]) == pytest.approx(5)
+    assert memory_slope([(0, 0), (1, 900), (2, 1000), (3, 1000), (4, 1000)]) == pytest.approx(0)
+    assert memory_slope([(0, 0), (10, 50), (20, 100), (30, 150)]) == pytest.approx(5)
 
 
 def test_the_bytes_are_those_of_the_tensors(tiny: Path, desk: Desk):
@@ -133,14 +133,14 @@ def test_coefficients_are_live_where_they_should_be_and_repeat(count: int, live:
 
 
 def test_more_anchors_than_there_are_are_the_same_under_other_names(tiny: Path, tmp_path: Path):
-    folders = lay_out(adapters_in(tiny / "anchors"), 6, tmp_path / "six")
+    folders = link_anchors(adapters_in(tiny / "anchors"), 6, tmp_path / "six")
     desk = Desk.load(tiny / "base", tmp_path / "six", device="cpu")
     assert folders[4:] == folders[:2] and len(desk.anchors) == 6
     assert desk.anchors[:2] == ("slider00.negative", "slider00.positive")
     once = desk.logprobs(PROMPT, desk.mix(slider00=-1))
     assert torch.equal(once, desk.logprobs(PROMPT, desk.mix(slider02=-1))) and poles(-1) == (1, 0)
     with pytest.raises(InvalidValue, match="whole sliders"):
-        lay_out(folders, 3, tmp_path / "three")
+        link_anchors(folders, 3, tmp_path / "three")
 
 
 def test_traces_move_what_they_say():

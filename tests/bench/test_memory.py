@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-from bench import memory
-from bench.memory import STATUS, BaseShape, bench_memory, table
+from bench.memory import BaseShape, bench_memory, table
 from mixer.cli import main
-from mixer.errors import InvalidValue, Unsupported
-
-linux = pytest.mark.skipif(not STATUS.exists(), reason="memory is read from /proc")
+from mixer.errors import InvalidValue
 
 
 def test_the_default_shape_is_that_of_qwen2_5_1_5b():
@@ -23,7 +19,6 @@ def test_the_default_shape_is_that_of_qwen2_5_1_5b():
 
 
 @pytest.mark.slow
-@linux
 def test_the_report_of_a_small_model_adds_up(capsys: pytest.CaptureFixture[str]):
     assert main(["bench", "memory", "--layers", "2", "--hidden", "256", "--json"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -47,9 +42,3 @@ def test_shapes_that_cannot_be_are_refused(layers: int, hidden: int):
 def test_counts_that_cannot_be_are_refused(anchors: int, moves: int):
     with pytest.raises(InvalidValue, match="anchors and"):
         bench_memory(BaseShape(1, 256, 8192), anchors, moves)
-
-
-def test_where_memory_cannot_be_read_the_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memory, "STATUS", tmp_path / "none")
-    with pytest.raises(Unsupported, match="Linux"):
-        bench_memory(BaseShape(1, 256, 8192))

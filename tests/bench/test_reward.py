@@ -50,7 +50,7 @@ def steerings() -> list[reward.RewardMethod]:
 
 @pytest.mark.parametrize("method", steerings(), ids=lambda method: method.label)
 def test_every_way_is_what_plain_torch_says(host: RewardsRunner, method: reward.RewardMethod):
-    seen = host.by_heads(**ASKED, steering=method.steering, apart=method.apart)
+    seen = host.by_heads(**ASKED, steering=method.steering, separate=method.separate)
     assert seen["off"] <= reward.AGREES
     if method.steering["budget" if "budget" in method.steering else "positions"] == reward.BUDGET:
         assert 0.9 * reward.BUDGET < seen["nats"] <= reward.BUDGET
@@ -87,7 +87,7 @@ def test_one_pass_scores_as_a_pass_a_token_and_the_rewards_tell_tokens_apart(hos
 
 def test_texts_have_a_step_for_each_token_but_the_first(host: RewardsRunner):
     for method in METHODS.values():
-        text = host.write([PROMPT, "Once"], 4, 0, method.steering, method.apart)
+        text = host.write([PROMPT, "Once"], 4, 0, method.steering, method.separate)
         assert len(text["steps"]) == 3 and min(text["steps"]) > 0
         assert (text["nats"] > 0) == (method.label not in (reward.NONE, reward.FUSED, reward.APART))
 

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.harness.processes import PROC, Share, busy, family, held, listener, seconds
+from bench.harness.processes import OtherPrograms, busy_seconds, cpu_seconds, family, listener, usage_of
 from mixer.errors import Unsupported
-
-pytestmark = pytest.mark.skipif(not (PROC / "self" / "status").exists(), reason="processes are read from /proc")
 
 WORK = "import time; end = time.process_time() + 0.4\nwhile time.process_time() < end: pass\nprint(flush=True); input()"
 
@@ -35,11 +33,11 @@ def worker() -> subprocess.Popen[str]:
 
 
 def test_a_process_holds_what_it_took():
-    before = held(os.getpid())
+    before = usage_of(os.getpid())
     room = mmap.mmap(-1, 50_000_000)  # from the system itself: what a heap gives out may have been there before
     room.write(bytes(50_000_000))
     with Path(os.devnull).open(), socket.socket():
-        now = held(os.getpid())
+        now = usage_of(os.getpid())
     assert now.megabytes - before.megabytes > 40
     room.close()
     assert now.files == before.files + 2
@@ -48,8 +46,8 @@ def test_a_process_holds_what_it_took():
 
 def test_nothing_is_known_of_no_process():
     with pytest.raises(Unsupported, match="4194999"):
-        held(4_194_999)
-    assert seconds({4_194_999}) == 0
+        usage_of(4_194_999)
+    assert cpu_seconds({4_194_999}) == 0
 
 
 def test_who_listens_is_found_by_the_port():
@@ -62,14 +60,14 @@ def test_who_listens_is_found_by_the_port():
 
 
 def test_work_of_ours_is_not_that_of_others():
-    alone, everything, all_before = Share(), Share(), busy()
+    alone, everything, all_before = OtherPrograms(), OtherPrograms(), busy_seconds()
     with worker() as child:
         assert child.pid in family(os.getpid())
-        assert 0.3 < seconds({child.pid}) < 2
+        assert 0.3 < cpu_seconds({child.pid}) < 2
         time.sleep(0.1)
-        own = everything._sum() - everything._own
+        own = everything.own_seconds()
         child.communicate("\n")
     assert own > 0.3
-    assert busy() - all_before > 0.3
-    assert 0 <= alone.of_others() <= 1.1
-    assert everything._sum() - everything._own >= own  # an ended child still counts
+    assert busy_seconds() - all_before > 0.3
+    assert 0 <= alone.share() <= 1.1
+    assert everything.own_seconds() >= own  # an ended child still counts

@@ -1,4 +1,4 @@
-"""Laws of comparing at equal divergence: intervals cover, crossings are exact, an method matches its like."""
+"""Laws of comparing at equal divergence: intervals cover, crossings are exact, a method matches its like."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the methods: at rest all write the same, and one figure says how far each is from the base, whoever computes."""
+"""Laws of the methods: at rest all write the same, and one figure says how far each is from the base."""
 
 from __future__ import annotations
 
