@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mixer.adapters.peft import AnchorSet
+from mixer.adapters.anchor_set import AnchorSet
 from mixer.decoding.opinions import TextOpinions
 from mixer.decoding.session import BranchPrompt
 from mixer.decoding.text import encode_branch

@@ -43,6 +43,7 @@ FLOORS = [
         "mixer.model.base",
         "mixer.adapters.calibration",
         "mixer.adapters.peft",
+        "mixer.adapters.anchor_set",
         "mixer.rewards.files",
         "mixer.judges.features",
         "mixer.judges.linear",

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from mixer import Desk, Mix, SamplingParams
+from mixer.adapters.anchor_set import load_anchors
 from mixer.adapters.low_rank import LowRank, ranks_of, stacked
-from mixer.adapters.peft import load_anchors
 from mixer.model.gate import Gate
 from mixer.model.lora_hooks import LoRAHooks
 from tests.factory import ARCHITECTURES, VOCAB, make_desk_folders, merged_reference
