@@ -57,7 +57,7 @@ class TorchBackend:
         self._hooks, self._adapters = LoRAHooks(lm, adapters, lm.dtype), adapters
         self._folded: dict[str, Parameter] = {}  # folded weights by module name
         self.gate = Gate(self._hooks.ranks, rows)
-        self._row_kv: dict[int, RowKV] = {}  # of rows that are not in the batch
+        self._row_kv: dict[int, RowKV] = {}  # of rows outside the batch
         self._batch: tuple[int, ...] = ()  # rows whose keys and values are in `_batch_kv`
         self._lengths: tuple[int, ...] = ()  # tokens that each row of the batch holds
         self._batch_kv = DynamicCache()
