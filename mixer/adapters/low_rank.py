@@ -24,7 +24,7 @@ def ranks_of(adapters: Sequence[Mapping[str, LowRank]]) -> list[int]:
     return [max(part.a.shape[0] for part in parts.values()) for parts in adapters]
 
 
-def stacked(
+def stack_adapters(
     name: str, adapters: Sequence[Mapping[str, LowRank]], ranks: Sequence[int], d_in: int, d_out: int
 ) -> tuple[Tensor, Tensor]:
     """All anchors stacked on one module: A `(R, D_in)` and B `(D_out, R)`, float32, with the scaling inside B.
@@ -42,7 +42,7 @@ def stacked(
     return a, b
 
 
-def side_by_side(pairs: Sequence[tuple[Tensor, Tensor]], size: int) -> tuple[Tensor, Tensor]:
+def stack_pairs(pairs: Sequence[tuple[Tensor, Tensor]], size: int) -> tuple[Tensor, Tensor]:
     """Pairs of matrices `(r, D)` and `(D, r)`, stacked to one pair `(R, D)` and `(D, R)`, float32 on the CPU."""
     downs = [torch.zeros(0, size), *(down.detach().cpu().float() for down, _ in pairs)]
     ups = [torch.zeros(size, 0), *(up.detach().cpu().float() for _, up in pairs)]
