@@ -20,8 +20,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Qwen2Config
 
+from mixer.adapters.anchor_set import AnchorSet
 from mixer.adapters.low_rank import LowRank
-from mixer.adapters.peft import Adapter, AnchorSet
+from mixer.adapters.peft import Adapter
 from mixer.desk import Desk
 from mixer.errors import InvalidValue
 from mixer.model.model import Model

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mixer.adapters.peft import AnchorSet
+from mixer.adapters.anchor_set import AnchorSet
 from mixer.decoding.opinions import OpinionSource
 from mixer.decoding.prompted import BranchPrompt, PromptedFormula
 from mixer.decoding.text import encode_branch, encode_prompt

@@ -14,8 +14,8 @@ from typing import Literal, get_args
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from mixer.adapters.anchor_set import AnchorSet, load_anchors
 from mixer.adapters.fingerprint import base_fingerprint
-from mixer.adapters.peft import AnchorSet, load_anchors
 from mixer.catalog import Catalog
 from mixer.decoding.lockstep import in_batches
 from mixer.decoding.reference import first_logprobs

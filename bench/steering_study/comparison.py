@@ -1,7 +1,7 @@
 """Figures along a slider, with intervals over prompts, and how two methods differ at equal divergence from the base.
 
-All methods continue the same prompts. A bootstrap draws prompts, and the figures of all methods come from the same draws,
-so that what the prompts do to all of them cancels in a difference. Knows nothing of models or sliders.
+All methods continue the same prompts. A bootstrap draws prompts, and all methods are measured on the same draws, so
+that what the prompts do to all of them cancels in a difference. Knows nothing of models or sliders.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ from bench.steering_study.comparison import (
 )
 from bench.steering_study.methods import BUDGET, REACH, Direction, Method, MethodTexts, Writer
 from bench.steering_study.report import TARGETS, CurveSummary, DivergencePoint, SliderPoint, SteeringReport
+from mixer.adapters.anchor_set import load_anchors
 from mixer.adapters.fingerprint import base_fingerprint
-from mixer.adapters.peft import load_anchors
 from mixer.desk import Desk
 from mixer.errors import InvalidValue
 from mixer.judges.linear import Judges

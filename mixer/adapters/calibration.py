@@ -80,7 +80,7 @@ class SliderCalibration:
     def _solve(self, asked: tuple[float, ...]) -> tuple[float, ...]:
         """The least squares of `positions`, by sequential quadratic programming within the limit.
 
-        It starts at the levels themselves as positions: at rest, where no score is wrong, the gradient is zero.
+        It starts at the levels themselves as positions. If all are 0, the gradient is zero there: nothing moves.
         """
         levels, base = np.array(asked), _sigmoid(self.rest)
         targets = self.targets(levels)
@@ -138,6 +138,6 @@ def _features(positions: np.ndarray) -> np.ndarray:
 
 
 def _coefficient(positions: np.ndarray) -> np.ndarray:
-    """`max(p, 0)` with its corner rounded off, less what that gives at rest."""
+    """`max(p, 0)` with its corner rounded off, and shifted to be 0 at rest."""
     inside = positions * (positions / KNEE + 2) / 4
     return np.where(np.abs(positions) < KNEE, inside, np.maximum(positions, 0) - KNEE / 4)

@@ -1,4 +1,4 @@
-"""The file that holds a slider calibration, beside the anchors that it was measured with."""
+"""The file of a slider calibration, in the folder of the anchors that it was measured with."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PARTS = ("rest", "below", "above", "leaving")  # of a calibration, in the file
 def write_calibration(
     calibration: SliderCalibration, folder: Path, fingerprint: str, facts: Mapping[str, Any] = MappingProxyType({})
 ) -> Path:
-    """Put a calibration beside the anchors that it was measured with; what is there is replaced.
+    """Write a calibration to the folder of its anchors, in place of an earlier one; returns the path.
 
     Args:
-        fingerprint: of base and anchors, as `mixer.adapters.peft.anchors_fingerprint` gives it.
-        facts: what else the file tells people.
+        fingerprint: of base and anchors, as `mixer.adapters.anchor_set.anchors_fingerprint` gives it.
+        facts: more entries of the file, for people.
     """
     record = {
         "format": FORMAT,

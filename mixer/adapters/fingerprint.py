@@ -1,4 +1,4 @@
-"""The fingerprint of a base model: a short digest that tells it from any other."""
+"""The fingerprint of a base model: a short digest that identifies it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import nn
 
 
 def base_fingerprint(model: nn.Module) -> str:
-    """16 hex digits that tell one base model from another of the same shape, whatever dtype it was loaded in.
+    """16 hex digits that identify a base model among others of the same shape, in whatever dtype it was loaded.
 
-    Taken over a sample of the input embedding, which quantization leaves alone, rounded to bf16.
+    The digest of a sample of the input embedding, which is never quantized, rounded to bfloat16.
     """
     weight: torch.Tensor = model.get_input_embeddings().weight.detach()  # type: ignore[operator, union-attr]
     sample = weight[:: max(1, weight.shape[0] // 1024)].to("cpu", torch.bfloat16).contiguous()

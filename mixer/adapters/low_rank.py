@@ -1,4 +1,4 @@
-"""LoRA values: one adapter's matrices on one module, and several adapters side by side. Knows no files, no model."""
+"""LoRA matrices: one adapter's on one module, and those of several adapters stacked. Knows no files, no model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LowRank:
-    """One adapter's part on one module: `delta = scaling * b @ a`, with a `(r, D_in)` and b `(D_out, r)`."""
+    """One adapter on one module: `delta = scaling * b @ a`, with a `(r, D_in)` and b `(D_out, r)`."""
 
     a: Tensor
     b: Tensor
@@ -20,17 +20,18 @@ class LowRank:
 
 
 def ranks_of(adapters: Sequence[Mapping[str, LowRank]]) -> list[int]:
-    """The width of each anchor's slot, `(K,)`: its largest rank on any module."""
+    """The width of each anchor's slot in stacked matrices, `(K,)`: its largest rank on any module."""
     return [max(part.a.shape[0] for part in parts.values()) for parts in adapters]
 
 
-def stacked(
+def stack_adapters(
     name: str, adapters: Sequence[Mapping[str, LowRank]], ranks: Sequence[int], d_in: int, d_out: int
 ) -> tuple[Tensor, Tensor]:
-    """All anchors' parts on one module: A `(R, D_in)` and B `(D_out, R)`, float32, with the scaling inside B.
+    """All anchors stacked on one module: A `(R, D_in)` and B `(D_out, R)`, float32, with the scaling inside B.
 
     Args:
-        name: of the module; where an anchor lacks it or has a smaller rank there, its slot is filled with zeros.
+        name: of the module. The slot of an anchor that does not adapt it, or has a smaller rank there, is filled up
+            with zeros.
         ranks: width of each anchor's slot, `(K,)`.
     """
     a, b = torch.zeros(sum(ranks), d_in), torch.zeros(d_out, sum(ranks))
@@ -41,8 +42,8 @@ def stacked(
     return a, b
 
 
-def side_by_side(pairs: Sequence[tuple[Tensor, Tensor]], size: int) -> tuple[Tensor, Tensor]:
-    """Low-rank maps of one space, `(r, D)` and `(D, r)` each, as one pair `(R, D)` and `(D, R)`, float32 on the CPU."""
+def stack_pairs(pairs: Sequence[tuple[Tensor, Tensor]], size: int) -> tuple[Tensor, Tensor]:
+    """Pairs of matrices `(r, D)` and `(D, r)`, stacked to one pair `(R, D)` and `(D, R)`, float32 on the CPU."""
     downs = [torch.zeros(0, size), *(down.detach().cpu().float() for down, _ in pairs)]
     ups = [torch.zeros(size, 0), *(up.detach().cpu().float() for _, up in pairs)]
     return torch.cat(downs), torch.cat(ups, dim=1)

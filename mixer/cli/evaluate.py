@@ -73,9 +73,9 @@ def evaluate_control(options: argparse.Namespace) -> dict:
 
 def evaluate_coupling(options: argparse.Namespace) -> dict:
     """What every slider does to every judge, and a calibration beside the anchors."""
+    from mixer.adapters.anchor_set import anchors_fingerprint
     from mixer.adapters.calibration_file import write_calibration
     from mixer.adapters.fingerprint import base_fingerprint
-    from mixer.adapters.peft import anchors_fingerprint
     from mixer.measure.control import base_loglikelihoods
     from mixer.measure.coupling import coupling
 

@@ -1,4 +1,4 @@
-"""A mix as one plain LoRA adapter in PEFT's format, and how close a compressed one is."""
+"""A mix as one plain LoRA adapter in PEFT's format, and how close a compressed one is to the mix."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from mixer.values.mix import Mix
 
 @dataclass(frozen=True)
 class ModuleExport:
-    """What became of one module's delta `D`, which was written as `D'`.
+    """How one module's delta `D` was written, as `D'`.
 
     Attributes:
         full: rank of the exact adapter, the sum of its anchors' ranks.
         rank: rank of the written one.
-        energy: kept share of the squared singular values, in [0, 1].
-        spectral: norm of `D - D'`, rounding to the file's dtype included: `|D x - D' x| <= spectral |x|` for every x.
+        energy: share of the squared singular values that was kept, in [0, 1].
+        spectral: norm of `D - D'`, with the rounding to the file's dtype: `|D x - D' x| <= spectral |x|` for every x.
             In float32 it is the first singular value that was dropped.
         frobenius: Frobenius norm of `D - D'`.
     """
@@ -46,10 +46,10 @@ class ModuleExport:
 
 @dataclass(frozen=True)
 class AdapterExport:
-    """An adapter on disk, and how close it is to the mix.
+    """A written adapter, and how close it is to the mix.
 
     Attributes:
-        energy: kept share of the squared singular values of all modules together.
+        energy: share of the squared singular values of all modules together that was kept.
         size: bytes of its weights.
     """
 
@@ -64,11 +64,11 @@ class AdapterExport:
         return max(module.rank for module in self.modules)
 
     def to_dict(self) -> dict:
-        """The same facts as plain values, for JSON."""
+        """The same as plain values, for JSON."""
         return asdict(self) | {"folder": str(self.folder), "rank": self.rank}
 
     def table(self) -> str:
-        """One line a module, for people."""
+        """A table for people, with one line a module."""
         width = max(len(module.module) for module in self.modules)
         lines = [f"{'module':{width}}  rank       energy   |D x - D' x| / |x|   Frobenius"]
         for m in self.modules:
@@ -88,16 +88,17 @@ def export_adapter(
     dtype: str = "float32",
     overwrite: bool = False,
 ) -> AdapterExport:
-    """Write a mix as one plain LoRA adapter in PEFT's format, which `peft` and this desk load.
+    """Write a mix as one plain LoRA adapter in PEFT's format, which `peft` and this desk can load.
 
-    It does not depend on the base's precision, so a quantized desk may export too. Where anchors adapt different
-    modules or ranks, each module keeps its own rank, listed in `rank_pattern` and `alpha_pattern`; the scaling is 1
-    everywhere.
+    The adapter does not depend on the base's precision, so a quantized desk can export too. Where anchors adapt
+    different modules or have different ranks, each module keeps its own rank, in `rank_pattern` and `alpha_pattern`.
+    The scaling is 1 in all modules.
 
     Args:
-        rank: compress each module to at most this rank; None is exact, and so is a rank not below the exact one.
+        rank: compress each module to at most this rank. None is exact, and so is a rank that is no smaller than the
+            exact one.
         dtype: of the file, `float32`, `bfloat16` or `float16`.
-        overwrite: replace a former adapter in a folder that is not empty.
+        overwrite: replace an earlier adapter in a folder that is not empty.
 
     Raises:
         InvalidValue: the mix is the base (an adapter for it would hold nothing), `rank` or `dtype` cannot be used, a
@@ -136,8 +137,8 @@ def export_adapter(
 
 
 def _save_config(lm: PreTrainedModel, ranks: Mapping[str, int], work: Path) -> None:
-    """`adapter_config.json` by PEFT itself, its module names in a fixed order."""
-    import peft  # slow to import, and only adapters need it
+    """Write `adapter_config.json` by PEFT itself, with module names in a fixed order."""
+    import peft  # slow to import
 
     rank = max(ranks.values())
     pattern = {f"^{re.escape(name)}": own for name, own in ranks.items() if own != rank}
@@ -159,7 +160,7 @@ def _save_config(lm: PreTrainedModel, ranks: Mapping[str, int], work: Path) -> N
 
 
 def _targets(lm: PreTrainedModel, names: Mapping[str, int]) -> list[str]:
-    """The modules' last names where these mean the same modules, as other programs expect; else their full ones."""
+    """The last parts of the modules' names, as other programs expect, if no other module has them; else full names."""
     last = {name.rpartition(".")[2] for name in names}
-    meant = {name for name, _ in lm.named_modules() if name.rpartition(".")[2] in last}
-    return sorted(last if meant == set(names) else names)
+    matching = {name for name, _ in lm.named_modules() if name.rpartition(".")[2] in last}
+    return sorted(last if matching == set(names) else names)

@@ -1,6 +1,6 @@
-"""A mix as two factors per module, `delta = B A`: laid side by side, compressed to a rank, compared, rounded.
+"""A mix as two factors for each module, `delta = B A`: stacked, compressed to a rank, compared, rounded.
 
-Pure arithmetic on tensors on the CPU; knows nothing of files.
+Computes with tensors on the CPU; knows nothing of files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from mixer.values.mix import Mix
 def joined(desk: Desk, mix: Mix) -> dict[str, tuple[Tensor, Tensor]]:
     """A `(R, D_in)` and B `(D_out, R)` by module, float32 on the CPU, in the model's order.
 
-    Only anchors with a coefficient have a share; coefficients and scalings are inside B.
+    Anchors with the coefficient 0 are left out; coefficients and scalings are inside B.
+
+    Raises:
+        UnknownName: the mix names an anchor that the desk does not have.
     """
     sides: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for adapter, coefficient in zip(desk.anchor_set.adapters, mix.coefficients(desk.anchors), strict=True):
@@ -32,10 +35,10 @@ def joined(desk: Desk, mix: Mix) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def compress(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, float, float]:
-    """The best factors of `b @ a` of at most this rank; sums of squared singular values, those kept and all.
+    """The closest factors to `b @ a` of at most this rank, and the sums of squared singular values: kept, and all.
 
-    By QR of B `(D_out, R)` and of A transposed, and an SVD of the core `(R, R)`: the delta itself is never built. A
-    rank not below R gives A and B back as they are.
+    By QR of B `(D_out, R)` and of A transposed, and an SVD of the core `(R, R)`; the product `b @ a` is never computed.
+    If the rank is at least R, A and B are returned unchanged.
     """
     if rank >= len(a):
         whole = float((b.double().T @ b.double() * (a.double() @ a.double().T)).sum())  # |B A|^2, by the trace
@@ -43,7 +46,7 @@ def compress(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, float, fl
     left, core_b = torch.linalg.qr(b.double())
     right, core_a = torch.linalg.qr(a.double().T)
     u, sigma, v = torch.linalg.svd(core_b @ core_a.T)
-    # Half of each singular value goes to either side, so that neither leaves the range of a 16-bit file.
+    # Each side gets the root of each singular value, so that numbers of both fit into 16 bits.
     root = sigma[:rank].sqrt()
     small_b = left @ (u[:, : len(root)] * root)
     small_a = (root[:, None] * v[: len(root)]) @ right.T
@@ -51,7 +54,7 @@ def compress(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, float, fl
 
 
 def difference(a: Tensor, b: Tensor, small_a: Tensor, small_b: Tensor) -> tuple[float, float]:
-    """Spectral and Frobenius norm of `b @ a - small_b @ small_a`, through the same small core."""
+    """Spectral and Frobenius norm of `b @ a - small_b @ small_a`, from a small core as in `compress`."""
     if torch.equal(a, small_a.float()) and torch.equal(b, small_b.float()):
         return 0.0, 0.0
     core_b = torch.linalg.qr(torch.cat([b.double(), -small_b.double()], 1), "r").R
@@ -61,10 +64,10 @@ def difference(a: Tensor, b: Tensor, small_a: Tensor, small_b: Tensor) -> tuple[
 
 
 def file_dtype(dtype: str) -> torch.dtype:
-    """A dtype by its name.
+    """The dtype of this name.
 
     Raises:
-        InvalidValue: there is none of that name for a file.
+        InvalidValue: files have no such dtype.
     """
     if dtype not in DTYPES:
         raise InvalidValue(f"There is no dtype {str(dtype)[:40]!r} for a file.", f"Choose {', '.join(DTYPES)}.")
@@ -75,7 +78,7 @@ def rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A tensor in the file's dtype.
 
     Raises:
-        InvalidValue: a number in it is too large for that.
+        InvalidValue: a number in it is too large for this dtype.
     """
     result = tensor.to(dtype).contiguous()
     if bool((torch.isfinite(tensor) & ~torch.isfinite(result)).any()):

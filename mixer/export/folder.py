@@ -1,4 +1,4 @@
-"""A folder that an export is written to: what may not be written over, and files that appear only when whole."""
+"""The folder of an export: what must not be overwritten, and files that appear only when all of them are complete."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from mixer.errors import BadArtifact, InvalidValue
 
 
 def refuse_folder(desk: Desk, folder: Path, overwrite: bool, foreign: str) -> None:
-    """What may not be written over, before anything is computed.
+    """Refuse a folder that must not be written to, before anything is computed.
 
     Args:
-        foreign: a file that marks an export of the other kind: in one folder, the two would load as something else.
+        foreign: a file that only the other kind of export has. Adapter and merged model in one folder would load as
+            something else.
+
+    Raises:
+        InvalidValue: it is a file, holds the base, an anchor or the other kind of export, or is not empty.
+        BadArtifact: it cannot be read.
     """
     homes = [str(desk.base_model.name_or_path), *(adapter.anchor.path for adapter in desk.anchor_set.adapters)]
     if "\0" in str(folder):
@@ -38,7 +43,11 @@ def refuse_folder(desk: Desk, folder: Path, overwrite: bool, foreign: str) -> No
 
 @contextmanager
 def written(folder: Path) -> Iterator[Path]:
-    """A folder to write into, whose files appear in `folder` once all of them are whole."""
+    """A temporary folder to write to; its files are moved to `folder` at the end, if no error is raised.
+
+    Raises:
+        BadArtifact: the folder cannot be written.
+    """
     folder = folder.absolute()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,11 @@
-"""Base and mixes as GGUF files, which llama.cpp reads: the base model, and one mix as a LoRA adapter for it.
+"""GGUF files for llama.cpp: a base model, and a mix as a LoRA adapter for it.
 
-For Llama-shaped models in float32, bfloat16 or float16. The `gguf` package is optional. Knows nothing of how llama.cpp
-runs them; quantizing is its own tools' work.
+For Llama-shaped models in float32, bfloat16 or float16. The `gguf` package is optional. Files are not quantized:
+llama.cpp has tools for that.
 
-llama.cpp's `llama` rotates neighboring pairs of numbers where `transformers` rotates a head's two halves, so the rows
-that make queries and keys change places on the way, in the base and in every adapter's B.
+The rotary embedding of llama.cpp's `llama` rotates pairs of neighboring numbers, that of `transformers` pairs of a
+number and the one half a head further. So the rows of the query and key projections are reordered, in the base and in
+every adapter's B.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mixer.desk import Desk
 from mixer.errors import BadArtifact, InvalidValue, Unsupported
+from mixer.export.factors import joined
 from mixer.model.base import DTYPES, is_quantized, load_base
 from mixer.values.mix import Mix
 
@@ -30,10 +33,10 @@ if TYPE_CHECKING:
 ARCHITECTURE = "llama"
 NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
-# How byte-level tokenizers cut text into words before they join bytes, and llama.cpp's name for it.
-WORDS = {
-    "": "gpt-2",  # tokenizers' own expression, which is that of GPT-2
-    # The embedded base's: digits stand alone, and no merge joins two of them, so GPT-2's words come to the same tokens.
+# The expressions by which byte-level tokenizers split text into words before merges, and llama.cpp's names for them.
+SPLITS = {
+    "": "gpt-2",  # the default of `tokenizers`, which is GPT-2's
+    # The embedded base's: single digits. No merge joins two digits, so GPT-2's split gives the same tokens.
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt-2",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+": "llama-bpe",
@@ -51,7 +54,7 @@ def export_gguf_base(source: Desk | Path | str, out: Path | str, dtype: str | No
         Unsupported: the model is not Llama-shaped, is quantized, or `gguf` is not installed.
         InvalidValue: there is no such dtype. BadArtifact: the base or `out` cannot be used.
     """
-    lm, tokenizer = _parts(source)
+    lm, tokenizer = _load(source)
     shape = _shape(lm)
     dtype = _dtype(dtype, lm)
     with _writer(out) as writer:
@@ -68,9 +71,9 @@ def export_gguf_base(source: Desk | Path | str, out: Path | str, dtype: str | No
 
 
 def export_gguf_lora(desk: Desk, mix: Mix, out: Path | str, dtype: str | None = None) -> Path:
-    """Write one mix as one LoRA adapter for the base that `export_gguf_base` writes; scale 1 is the mix.
+    """Write a mix as a LoRA adapter for the base that `export_gguf_base` writes; at scale 1 it is the mix.
 
-    Coefficients and scalings are multiplied into B in float32. One anchor is a mix with a single coefficient.
+    Coefficients and scalings are multiplied into B in float32. To write a single anchor, give a mix of it alone.
 
     Args:
         dtype: `float32`, `bfloat16` or `float16`; the base's own if None.
@@ -79,10 +82,12 @@ def export_gguf_lora(desk: Desk, mix: Mix, out: Path | str, dtype: str | None = 
         InvalidValue: the mix is the base, or there is no such dtype.
         Unsupported: as for `export_gguf_base`, or an anchor adapts a module that llama.cpp cannot adapt.
     """
-    lm, _ = _parts(desk)
+    lm, _ = _load(desk)
     shape = _shape(lm)
     dtype = _dtype(dtype, lm)
-    modules = _joined(desk, mix)
+    modules = joined(desk, mix)
+    if not modules:
+        raise InvalidValue("This mix is the base model: there is no adapter to write.", "Move a slider.")
     alpha = max(a.shape[0] for a, _ in modules.values())
     with _writer(out) as writer:
         writer.add_type("adapter")
@@ -96,7 +101,7 @@ def export_gguf_lora(desk: Desk, mix: Mix, out: Path | str, dtype: str | None = 
                     "An anchor adapts lm_head, which this base shares with its embedding.", "Adapt the layers alone."
                 )
             target = _gguf_name(shape, name)
-            # llama.cpp scales every module by alpha / rank, whatever its rank.
+            # llama.cpp multiplies every module by alpha / rank, with the rank of that module.
             b = _reorder(shape, name)(b * (a.shape[0] / alpha))
             _add_tensor(writer, f"{target}.lora_a", a, dtype)
             _add_tensor(writer, f"{target}.lora_b", b, dtype)
@@ -104,18 +109,20 @@ def export_gguf_lora(desk: Desk, mix: Mix, out: Path | str, dtype: str | None = 
 
 
 def interleaved(rows: Tensor, heads: int) -> Tensor:
-    """Rows `(heads * D, ...)`: a head's halves `0 .. D/2-1`, `D/2 .. D-1` become pairs `0, D/2, 1, D/2+1, ...`."""
+    """Rows `(heads * D, ...)` reordered: of each head from `0 .. D-1` to `0, D/2, 1, D/2+1, ...`."""
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
+@dataclass(frozen=True)
 class _Shape:
-    """What the names and the order of tensors depend on."""
+    """What names and row order of tensors depend on."""
 
-    def __init__(self, heads: int, key_heads: int, names: TensorNameMap) -> None:
-        self.heads, self.key_heads, self.names = heads, key_heads, names
+    heads: int
+    key_heads: int
+    names: TensorNameMap
 
 
-def _parts(source: Desk | Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(source: Desk | Path | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if isinstance(source, Desk):
         return source.base_model, source.tokenizer
     return load_base(str(source), torch.device("cpu"), torch.float32)
@@ -137,7 +144,7 @@ def _gguf() -> Any:
 
 
 def _shape(lm: PreTrainedModel) -> _Shape:
-    """The shape of a model that llama.cpp's `llama` runs as it is; anything else is refused."""
+    """The shape of a model that llama.cpp's `llama` architecture can run; other models are refused."""
     gguf = _gguf()
     config = lm.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
@@ -167,27 +174,14 @@ def _gguf_name(shape: _Shape, name: str) -> str:
 
 
 def _reorder(shape: _Shape, name: str) -> Callable[[Tensor], Tensor]:
-    """What happens to the rows of the tensor `name`."""
+    """The function that reorders the rows of the tensor `name`."""
     heads = {"q_proj": shape.heads, "k_proj": shape.key_heads}.get(name.split(".")[-2])
     return (lambda rows: interleaved(rows, heads)) if heads else (lambda rows: rows)
 
 
-def _joined(desk: Desk, mix: Mix) -> dict[str, tuple[Tensor, Tensor]]:
-    """The live anchors side by side: module -> A `(R, D_in)`, B `(D_out, R)` with coefficients and scalings inside."""
-    sides: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for adapter, coefficient in zip(desk.anchor_set.adapters, mix.coefficients(desk.anchors), strict=True):
-        if coefficient:
-            for module, part in adapter.parts.items():
-                side = part.a.float().cpu(), part.b.float().cpu() * (coefficient * part.scaling)
-                sides.setdefault(module, []).append(side)
-    if not sides:
-        raise InvalidValue("This mix is the base model: there is no adapter to write.", "Move a slider.")
-    return {module: (torch.cat([a for a, _ in s]), torch.cat([b for _, b in s], 1)) for module, s in sides.items()}
-
-
 @contextmanager
 def _writer(out: Path | str) -> Iterator[GGUFWriter]:
-    """A writer whose file appears at `out` once it is whole."""
+    """A writer whose file appears at `out` when it is complete."""
     gguf, out = _gguf(), Path(out)
     part = out.with_name(out.name + ".part")
     writer = gguf.GGUFWriter(part, ARCHITECTURE)
@@ -229,11 +223,11 @@ def _add_shape(writer: GGUFWriter, lm: PreTrainedModel) -> None:
 
 
 def _add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
-    """A byte-level BPE tokenizer, as llama.cpp's `gpt2` reads it; ids that no token has are filled up to `size`."""
+    """Add a byte-level BPE tokenizer, llama.cpp's `gpt2`; ids below `size` without a token get an unused one."""
     kinds = _gguf().TokenType
     backend: Any = tokenizer.backend_tokenizer  # type: ignore[attr-defined]
     record = json.loads(backend.to_str())
-    words = _words(record)
+    split = _split(record)
     tokens = [f"[PAD{index}]" for index in range(size)]
     types = [kinds.UNUSED] * size
     for token, index in record["model"]["vocab"].items():
@@ -243,10 +237,10 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, size:
         types[added["id"]] = kinds.CONTROL if added["special"] else kinds.USER_DEFINED
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in record["model"]["merges"]]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(words)
+    writer.add_tokenizer_pre(split)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges(merges or [f"{tokens[-2]} {tokens[-1]}"])  # llama.cpp asks for one at least
+    writer.add_token_merges(merges or [f"{tokens[-2]} {tokens[-1]}"])  # llama.cpp needs at least one
     for kind in ("bos", "eos", "pad", "unk"):
         index: Any = getattr(tokenizer, f"{kind}_token_id")
         if index is not None:
@@ -254,16 +248,16 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, size:
     writer.add_add_bos_token(tokenizer("a").input_ids[0] == tokenizer.bos_token_id)
 
 
-def _words(record: dict[str, Any]) -> str:
-    """llama.cpp's name for how a tokenizer cuts words."""
+def _split(record: dict[str, Any]) -> str:
+    """llama.cpp's name for how a tokenizer splits text into words; others are refused."""
     first = record["pre_tokenizer"] or {}
     steps = first.get("pretokenizers", [first])
     splits = "".join(step["pattern"].get("Regex", "?") for step in steps if step.get("type") == "Split")
     bytewise = any(step.get("type") == "ByteLevel" and not step["add_prefix_space"] for step in steps)
-    known = {step.get("type") for step in steps} <= {"Split", "ByteLevel"} and splits in WORDS
+    known = {step.get("type") for step in steps} <= {"Split", "ByteLevel"} and splits in SPLITS
     if record["model"]["type"] != "BPE" or not bytewise or not known or record["normalizer"]:
         raise Unsupported(
             "The base's tokenizer cuts words in a way that is not known here for GGUF.",
             "Convert the model with llama.cpp's own convert_hf_to_gguf.py.",
         )
-    return WORDS[splits]
+    return SPLITS[splits]

@@ -1,4 +1,4 @@
-"""Base and mix as one model that plain `transformers` loads, with a manifest of what it was made from."""
+"""Base and mix as one model that plain `transformers` loads, with a manifest of base, adapters and coefficients."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ MANIFEST = "manifest.json"
 
 @torch.no_grad()
 def export_merged(desk: Desk, mix: Mix, folder: Path | str, dtype: str | None = None, overwrite: bool = False) -> Path:
-    """Write base and mix as one model, which plain `transformers` loads with its tokenizer; returns the folder.
+    """Write base and mix as one model and its tokenizer, which plain `transformers` loads; returns the folder.
 
-    Beside them lies `manifest.json`: the base, the adapters' hashes and the coefficients. The mix of all zeros gives
-    the base itself. Anchors that adapt a head which the base shares with its embedding untie the two.
+    The folder also has `manifest.json` with the base, the adapters' hashes and the coefficients. A mix of zeros gives
+    the base itself. If an anchor adapts an output head that is tied to the embedding, the two are untied.
 
     Args:
-        dtype: of the file; None keeps that in which the desk was loaded. W0 is read from the desk too: load it in
-            float32 if the base was stored so, and the result is rounded once.
-        overwrite: replace a former export in a folder that is not empty.
+        dtype: of the file; None is the desk's own. W0 is read from the desk, too: if the base is stored in float32,
+        load
+            the desk in float32, so that the result is rounded once.
+        overwrite: replace an earlier export in a folder that is not empty.
 
     Raises:
-        Unsupported: the base is quantized, so that W0 is gone. UnknownName: the mix names an unknown anchor.
+        Unsupported: the base is quantized, so that there is no W0. UnknownName: the mix names an unknown anchor.
         InvalidValue: there is no such dtype, a number does not fit into it, or the folder is not empty.
-        BadArtifact: the folder cannot be written, or an anchor's file has gone.
+        BadArtifact: the folder cannot be written, or an anchor's file is missing.
     """
     lm, to = desk.base_model, None if dtype is None else file_dtype(dtype)
     factors = joined(desk, mix)
@@ -54,7 +55,7 @@ def export_merged(desk: Desk, mix: Mix, folder: Path | str, dtype: str | None = 
     with written(Path(folder)) as work:
         twin.save_pretrained(work)
         if lm.generation_config is not None:
-            # Written as it is: save_pretrained would refuse one with options that it does not use, as some bases have.
+            # Written as it is, since save_pretrained refuses unused options, which some bases have.
             lm.generation_config.to_json_file(work / "generation_config.json")
         desk.tokenizer.save_pretrained(str(work))
         (work / MANIFEST).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -64,7 +65,7 @@ def export_merged(desk: Desk, mix: Mix, folder: Path | str, dtype: str | None = 
 def _merged(
     lm: PreTrainedModel, name: str, weight: Tensor, factors: Mapping[str, tuple[Tensor, Tensor]], to: torch.dtype | None
 ) -> Tensor:
-    """One tensor of the merged checkpoint, on the CPU; never the resident tensor itself where it changes."""
+    """One tensor of the merged model, on the CPU; a new tensor where the mix changes it."""
     weight = weight.detach().cpu()
     to = to if to and weight.is_floating_point() else weight.dtype
     module, _, kind = name.rpartition(".")
@@ -76,7 +77,7 @@ def _merged(
 
 
 def _twin(lm: PreTrainedModel, factors: Mapping[str, tuple[Tensor, Tensor]]) -> PreTrainedModel:
-    """A model like the resident one, without storage for its weights: saving writes into a model's configuration."""
+    """An empty model of the same class, to be saved: saving changes a model's configuration."""
     config = copy.deepcopy(lm.config)
     head = lm.get_output_embeddings()
     if any(lm.get_submodule(name) is head for name in factors):
@@ -87,7 +88,7 @@ def _twin(lm: PreTrainedModel, factors: Mapping[str, tuple[Tensor, Tensor]]) -> 
 
 
 def _manifest(desk: Desk, mix: Mix, dtype: torch.dtype) -> dict:
-    """What the merged model was made from."""
+    """The contents of `manifest.json`."""
     coefficients = dict(zip(desk.anchors, mix.coefficients(desk.anchors), strict=True))
     adapters, name = {}, str(desk.base_model.name_or_path)
     for adapter in desk.anchor_set.adapters:

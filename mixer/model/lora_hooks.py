@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mixer.adapters.low_rank import LowRank, ranks_of, stacked
+from mixer.adapters.low_rank import LowRank, ranks_of, stack_adapters
 
 
 class LoRAHooks:
@@ -36,7 +36,7 @@ class LoRAHooks:
         sizes = {name: (part.a.shape[1], part.b.shape[0]) for parts in adapters for name, part in parts.items()}
         for name, (d_in, d_out) in sizes.items():
             module = model.get_submodule(name)
-            a, b = stacked(name, adapters, self.ranks, d_in, d_out)
+            a, b = stack_adapters(name, adapters, self.ranks, d_in, d_out)
             # Where accelerate spreads a model over several devices, A and B lie where their module does.
             device = next(module.parameters()).device
             module.register_forward_hook(self._hook(a.T.to(device, dtype), b.T.to(device, dtype)))

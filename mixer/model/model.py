@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mixer.adapters.peft import AnchorSet
+from mixer.adapters.anchor_set import AnchorSet
 from mixer.errors import Unsupported
 from mixer.model.backend import Backend
 from mixer.model.cpu_backend import CpuBackend, unsupported

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixer.adapters.low_rank import LowRank, side_by_side, stacked
+from mixer.adapters.low_rank import LowRank, stack_adapters, stack_pairs
 from mixer.kernels import layout
 from mixer.kernels.simd import PANEL
 
@@ -92,7 +92,7 @@ def adapters_of(lm: Any, adapters: Sequence[Mapping[str, LowRank]], ranks: Seque
 
 def heads_of(heads: Sequence[tuple[Tensor, Tensor]], size: int) -> dict[str, np.ndarray]:
     """All reward heads, `(r, D)` and `(D, r)` each, side by side in float32."""
-    down, up = side_by_side(heads, size)
+    down, up = stack_pairs(heads, size)
     return {"heads_down": as_array(down), "heads_up": panels(up)}
 
 
@@ -124,7 +124,7 @@ def _stack_module(
     used, own_ranks = (adapters, ranks) if adapted else ([], [])
     all_a, all_b = [], []
     for full_name in full_names:
-        a, b = stacked(full_name, used, own_ranks, module.in_features, module.out_features)
+        a, b = stack_adapters(full_name, used, own_ranks, module.in_features, module.out_features)
         all_a.append(as_array(a.to(dtype)))
         all_b.append(panels(b.to(dtype)))
     return np.stack(all_a), np.stack(all_b)

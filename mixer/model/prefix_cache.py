@@ -28,7 +28,7 @@ class PrefixCache:
         """How many first tokens of `ids` are known under this mix, and the snapshot that holds them; 0 if none."""
         best, length = None, SHORTEST - 1
         for key in self._snapshots:
-            if key[0] == mix_key and (known := shared(key[1], ids)) > length:
+            if key[0] == mix_key and (known := common_prefix(key[1], ids)) > length:
                 best, length = key, known
         if best is None:
             return 0, None
@@ -51,7 +51,7 @@ class PrefixCache:
             self.tokens -= len(dropped)
 
 
-def shared(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """The length of the longest common prefix."""
     for index, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:

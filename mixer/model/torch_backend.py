@@ -18,7 +18,7 @@ from torch.nn import Parameter
 from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
-from mixer.adapters.low_rank import LowRank, side_by_side
+from mixer.adapters.low_rank import LowRank, stack_pairs
 from mixer.model.gate import Gate
 from mixer.model.lora_hooks import LoRAHooks
 
@@ -57,7 +57,7 @@ class TorchBackend:
         self._hooks, self._adapters = LoRAHooks(lm, adapters, lm.dtype), adapters
         self._folded: dict[str, Parameter] = {}  # folded weights by module name
         self.gate = Gate(self._hooks.ranks, rows)
-        self._row_kv: dict[int, RowKV] = {}  # of rows that are not in the batch
+        self._row_kv: dict[int, RowKV] = {}  # of rows outside the batch
         self._batch: tuple[int, ...] = ()  # rows whose keys and values are in `_batch_kv`
         self._lengths: tuple[int, ...] = ()  # tokens that each row of the batch holds
         self._batch_kv = DynamicCache()
@@ -82,7 +82,7 @@ class TorchBackend:
         """See `Backend`."""
         self.heads: Sequence[tuple[Tensor, Tensor]] = tuple(heads)
         self.head_gate = Gate([down.shape[0] for down, _ in heads], self._rows)
-        down, up = side_by_side(heads, self._lm.config.get_text_config().hidden_size)
+        down, up = stack_pairs(heads, self._lm.config.get_text_config().hidden_size)
         self._down_up = down.T.to(self._device), up.T.to(self._device)
         self._strengths: Tensor | None = None  # `(B, R)`, set during a pass
 

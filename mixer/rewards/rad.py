@@ -31,7 +31,7 @@ from mixer.errors import BadArtifact, Unsupported
 from mixer.model.backend import Backend
 from mixer.model.base import is_quantized
 from mixer.model.cpu_backend import CpuBackend, unsupported
-from mixer.model.prefix_cache import shared
+from mixer.model.prefix_cache import common_prefix
 from mixer.model.torch_backend import TorchBackend
 from mixer.rewards.files import read_calibration
 from mixer.rewards.heads import HeadCalibration
@@ -154,7 +154,7 @@ class Rad:
         near = (row for row in reversed(self._held) if 0 <= len(text) - len(self._held[row]) <= NEAR)
         row = next((row for row in near if self._held[row] == text[: len(self._held[row])]), None)
         if row is None or not self._held[row]:
-            known = {row: shared(held, text) for row, held in self._held.items()}
+            known = {row: common_prefix(held, text) for row, held in self._held.items()}
             row = max(known, key=lambda row: (known[row], known[row] == len(self._held[row])))
             length = known[row]
         else:

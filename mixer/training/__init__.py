@@ -1,1 +1,1 @@
-"""Training of the base model, anchors and judges. Nothing here runs while text is being steered."""
+"""Training of the base model, anchors, judges, reward models and heads. Nothing here runs while text is written."""

@@ -26,8 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from mixer.adapters.anchor_set import LABELS
 from mixer.adapters.fingerprint import base_fingerprint
-from mixer.adapters.peft import CONFIG, LABELS, WEIGHTS
+from mixer.adapters.peft import CONFIG, WEIGHTS
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.training.data import ANCHORS, ATTRIBUTES, Pair, attributes_with_pairs, find_pairs, split_pairs
 from mixer.training.frozen_base import load_base, portable_name

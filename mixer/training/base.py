@@ -1,8 +1,8 @@
-"""Training of a small Llama from scratch: Muon for matrices, AdamW for the rest, bf16 weights with float32 masters.
+"""Training of a small Llama from scratch: Muon for matrices, AdamW for the rest, bfloat16 weights with float32 masters.
 
-Muon: Jordan et al. 2024, as shipped in `torch.optim`. On a CPU three things decide the speed: matrix products in bf16,
-attention as plain products that the compiler fuses (the CPU flash kernel's backward took 27 % of a step), and an
-allocator that keeps its pages (see `mixer.process`).
+Muon: Jordan et al. 2024, as in `torch.optim`. On a CPU three things make a step fast: matrix products in bfloat16,
+attention as plain products that the compiler fuses (the backward pass of the CPU's flash kernel took 27 % of a step),
+and an allocator that keeps its pages (see `mixer.process`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class BaseConfig:
             )
 
     def llama(self) -> LlamaConfig:
-        """The model's shape in `transformers` terms."""
+        """The model's shape as a `transformers` configuration."""
         return LlamaConfig(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
@@ -79,7 +79,7 @@ def learning_rate_scale(step: int, fraction: float, config: BaseConfig) -> float
 
 
 def train_base(data: Path, out: Path, work: Path, config: BaseConfig) -> dict:
-    """Train, checkpointing into `work` and resuming from it, and write the model and tokenizer to `out`.
+    """Train a base model and write it and its tokenizer to `out`; checkpoints are in `work`, where a run resumes.
 
     Returns:
         the report, which is also written to `out/training.json`: tokens, losses, held-out bits per byte.

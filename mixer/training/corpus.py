@@ -1,4 +1,4 @@
-"""From text files to rows of token ids: the base model's tokenizer and its weighted mix of sources.
+"""The base model's training data: its tokenizer, and blocks of token ids from a weighted mix of text sources.
 
 Knows nothing of models or optimizers.
 """
@@ -19,11 +19,11 @@ from mixer.errors import BadArtifact
 from mixer.training.data import is_clean, offensive_words, read_attribute, read_lines, read_pairs, split_of
 
 END_OF_TEXT = "<|endoftext|>"
-# Words with their leading space, single digits, runs of punctuation: the usual byte-level split with digits apart.
+# Words with the space before them, single digits, runs of punctuation: the split of GPT-2, but with single digits.
 PIECES = Regex(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
-# Share of each source in the training rows, chosen by what the samples read like: plain fiction carries the language,
-# the small sources give the base a first idea of what the anchors ask for.
+# Share of each source in the training tokens, chosen by reading samples. Fiction teaches plain language; the small
+# sources teach the base some of what the anchors need.
 MIX = {
     "fiction": 0.50,
     "wikipedia": 0.16,
@@ -38,7 +38,7 @@ MIX = {
 
 
 def documents(data: Path, source: str) -> Iterator[str]:
-    """The documents of one source of `MIX`. Labelled texts come from the anchors' split only."""
+    """The documents of one source of `MIX`; labelled texts are of the anchors' split alone."""
     if source in ("fiction", "wikipedia"):
         for line in read_lines(data / "pretrain" / f"{source}.jsonl.xz"):
             yield from passages(json.loads(line)["text"])
@@ -46,7 +46,7 @@ def documents(data: Path, source: str) -> Iterator[str]:
         for line in read_lines(data / "pretrain" / f"{source}.jsonl.xz"):
             yield json.loads(line)["text"]
     elif source == "sentences":
-        # One sentence is too short a document to learn from; eight make a row's worth of plain English.
+        # A single sentence is too short for a document: eight make one.
         lines = list(read_lines(data / "pretrain" / "sentences.txt.xz"))
         yield from (" ".join(lines[i : i + 8]) for i in range(0, len(lines), 8))
     elif source == "pairs":
@@ -68,34 +68,34 @@ def documents(data: Path, source: str) -> Iterator[str]:
 
 
 def passages(text: str) -> Iterator[str]:
-    """A long text as runs of whole paragraphs, 300 to 2,100 characters and more.
+    """Cut a long text into passages of whole paragraphs, of at least 300 to 2,100 characters each.
 
-    A prompt stands right after the end-of-text token. Were books left whole, that token would hardly ever precede
-    prose, and every prompt would be continued like the short texts: as verse or as a comment.
+    Each passage follows an end-of-text token, as a prompt does. With whole books, prose would hardly ever follow that
+    token, and the model would continue every prompt like the short texts: as verse or as a comment.
     """
-    held: list[str] = []
+    passage: list[str] = []
     for paragraph in text.split("\n"):
-        held.append(paragraph)
-        if sum(map(len, held)) >= 300 + zlib.crc32(held[0].encode()) % 1800:
-            yield "\n".join(held)
-            held = []
-    if held:
-        yield "\n".join(held)
+        passage.append(paragraph)
+        if sum(map(len, passage)) >= 300 + zlib.crc32(passage[0].encode()) % 1800:
+            yield "\n".join(passage)
+            passage = []
+    if passage:
+        yield "\n".join(passage)
 
 
 def is_held_out(document: str) -> bool:
-    """About one document in a hundred measures the model and never trains it."""
+    """Whether a document is for measuring the model and not for training: about one in a hundred is."""
     return zlib.crc32(document[:2000].encode()) % 97 == 0
 
 
 def train_tokenizer(data: Path, vocab_size: int, characters_a_source: int = 6_000_000) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that puts `<|endoftext|>` before every text, as the base model saw it in training."""
+    """Train a byte-level BPE tokenizer, which puts `<|endoftext|>` before every text, as in the training data."""
 
     def sample() -> Iterator[str]:
         for source in MIX:
             budget = characters_a_source
             for document in documents(data, source):
-                # One passage in nine of the long sources: many voices rather than the first dozen novels.
+                # One passage in nine of the long sources, so that it is of many books and not of the first dozen.
                 if source in ("fiction", "wikipedia") and zlib.crc32(document.encode()) % 9:
                     continue
                 budget -= len(document)
@@ -130,7 +130,7 @@ def train_tokenizer(data: Path, vocab_size: int, characters_a_source: int = 6_00
 
 @dataclass(frozen=True)
 class TokenizedSource:
-    """One source as flat token ids (uint16), each document preceded by the end-of-text token."""
+    """The token ids of one source (uint16) in one array, with an end-of-text token before each document."""
 
     train: np.ndarray
     held_out: np.ndarray
@@ -138,7 +138,11 @@ class TokenizedSource:
 
 
 def tokenize_source(data: Path, source: str, tokenizer: PreTrainedTokenizerFast, cache: Path) -> TokenizedSource:
-    """Token ids of a source, read from `cache` if a former run wrote them there."""
+    """Token ids of a source, from the folder `cache` if an earlier run wrote them there.
+
+    Raises:
+        BadArtifact: the source has no training text.
+    """
     path = cache / f"{source}.npz"
     if not path.is_file():
         train, held_out = [], []
@@ -164,9 +168,14 @@ def _flat_ids(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> np.ndarra
 
 @dataclass
 class RowSampler:
-    """An endless, resumable stream of `(rows, length + 1)` token blocks in the proportions of `shares`.
+    """An endless stream of token blocks in the proportions of `shares`, which can be resumed from `drawn`.
 
-    Each source is cut into blocks, walked through in a seeded order, and begun anew, in another order, when used up.
+    Each source is cut into blocks of `length` tokens. They are drawn in a seeded order; when all are drawn, they are
+    drawn again in another order.
+
+    Attributes:
+        drawn: how many blocks of each source were drawn.
+        orders: the order of blocks by source and epoch.
     """
 
     sources: dict[str, np.ndarray]
@@ -181,7 +190,7 @@ class RowSampler:
         return np.stack([self._next_row() for _ in range(rows)]).astype(np.int64)
 
     def _next_row(self) -> np.ndarray:
-        # The source furthest behind its share is next: exact proportions, and no random state to save.
+        # The next source is the one furthest behind its share: proportions are exact, and no random state is saved.
         total = sum(self.drawn.values()) + 1
         name = max(self.sources, key=lambda s: self.shares[s] * total - self.drawn.get(s, 0))
         ids, count = self.sources[name], self.drawn.get(name, 0)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mixer.adapters.anchor_set import AnchorSet, load_anchors
 from mixer.adapters.fingerprint import base_fingerprint
-from mixer.adapters.peft import AnchorSet, load_anchors
 from mixer.desk import Desk
 from mixer.resources import ANCHORS
 from mixer.rewards.files import FOLDER, calibration_record, save_reward

@@ -11,7 +11,7 @@ import torch
 
 
 class MasterOptimizer:
-    """Float32 masters of bf16 weights, so that updates smaller than a bf16 step are not lost."""
+    """Muon on matrices and AdamW on other weights and embeddings, on float32 masters of a model's bfloat16 weights."""
 
     def __init__(self, model: torch.nn.Module, matrix_lr: float, other_lr: float) -> None:
         self.weights = list(model.parameters())
@@ -27,7 +27,7 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def step(self, scale: float) -> None:
-        """Apply the gradients at `scale` times the peak learning rates and round into the model."""
+        """One update at `scale` times the peak learning rates; the masters are rounded into the model."""
         for master, weight in zip(self.masters, self.weights, strict=True):
             master.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
@@ -50,7 +50,7 @@ class MasterOptimizer:
 
 
 class MasterAdamW:
-    """AdamW on float32 masters of the adapter's weights, whatever dtype the model computes in."""
+    """AdamW on float32 masters of weights, in whatever dtype the model computes."""
 
     def __init__(self, weights: Sequence[torch.nn.Parameter], lr: float) -> None:
         self.weights, self.lr = list(weights), lr

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from mixer.adapters.peft import AnchorSet
+from mixer.adapters.anchor_set import AnchorSet
 from mixer.desk import Desk
 from mixer.errors import BadArtifact
 from mixer.model.gate import Gate

@@ -1,8 +1,9 @@
-"""Word vectors for the judges: what a word means, as far as its neighbors in plain text tell.
+"""Word vectors for the judges, from the words around each word in plain text.
 
-Positive pointwise mutual information with the neighbors, factored by its eigenvectors (Levy and Goldberg 2014, "Neural
-Word Embedding as Implicit Matrix Factorization"; contexts smoothed as in Levy, Goldberg and Dagan 2015). It needs no
-labels, so a judge taught with "joy" on few texts also knows "gladness". Knows nothing of attributes.
+The matrix of positive pointwise mutual information between words and context words is factored by its eigenvectors
+(Levy and Goldberg 2014, "Neural Word Embedding as Implicit Matrix Factorization"; contexts smoothed as in Levy,
+Goldberg and Dagan 2015). This needs no labels: a judge that learned "joy" from few texts also knows "gladness". Knows
+nothing of attributes.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from mixer.judges.features import WORD
 from mixer.judges.linear import FORMAT
 from mixer.training.data import read_lines
 
-REACH = 6  # words to each side that count as neighbors
-NEAR = 3  # those beyond count less
+REACH = 6  # words on each side that are contexts
+NEAR = 3  # words on each side with full weight; those further away have less
 GAP = [-1] * REACH
 
 
 def plain_texts(data: Path, characters: int = 90_000_000) -> Iterator[str]:
-    """Text of the pretraining files, at most 60,000 characters a document: many voices rather than long books."""
+    """Texts of the pretraining files, at most 60,000 characters of each document, so that they are of many books."""
     for name, share in (("fiction", 1.0), ("wikipedia", 1 / 6), ("dialogue", 1 / 6)):
         budget = characters * share
         for line in read_lines(data / "pretrain" / f"{name}.jsonl.xz"):
@@ -42,11 +43,14 @@ def train_words(
 ) -> int:
     """Write `words.json` and `words.safetensors` (int8 vectors `(V, K)` with a float32 scale a word) to `out`.
 
-    Each vector has the length `1e-3 / (1e-3 + p)` for a word of frequency p, so that common words weigh little in an
-    average (Arora et al. 2017, "A Simple but Tough-to-Beat Baseline for Sentence Embeddings").
+    The vector of a word with frequency p has the length `1e-3 / (1e-3 + p)`, so that frequent words have little weight
+    in an average (Arora et al. 2017, "A Simple but Tough-to-Beat Baseline for Sentence Embeddings").
 
     Returns:
         the number of words.
+
+    Raises:
+        InvalidValue: the texts have fewer than two words.
     """
     counts: Counter[str] = Counter()
     documents = []
@@ -61,18 +65,18 @@ def train_words(
     contexts, width = min(contexts, len(names)), min(width, len(names))
     ids = np.concatenate([np.array([index.get(word, -1) for word in words] + GAP, np.int64) for words in documents])
 
-    together = np.zeros(len(names) * contexts, dtype=np.float32)
+    counted = np.zeros(len(names) * contexts, dtype=np.float32)
     for distance in range(1, REACH + 1):
         weight = 1.0 if distance <= NEAR else 0.7
         for word, context in ((ids[:-distance], ids[distance:]), (ids[distance:], ids[:-distance])):
             both = (word >= 0) & (context >= 0) & (context < contexts)
             cells = word[both] * contexts + context[both]
-            together += weight * np.bincount(cells, minlength=len(together)).astype(np.float32)
-    together = together.reshape(len(names), contexts)
-    total = together.sum()
-    common = together.sum(0) ** 0.75
-    expected = together.sum(1, keepdims=True) * (common / common.sum())
-    information = np.log(np.maximum(together * (total / np.maximum(expected * total, 1e-9)), 1.0))
+            counted += weight * np.bincount(cells, minlength=len(counted)).astype(np.float32)
+    counted = counted.reshape(len(names), contexts)
+    total = counted.sum()
+    smoothed = counted.sum(0) ** 0.75
+    expected = counted.sum(1, keepdims=True) * (smoothed / smoothed.sum())
+    information = np.log(np.maximum(counted * (total / np.maximum(expected * total, 1e-9)), 1.0))
 
     values, axes = np.linalg.eigh(information.T @ information)
     values, axes = np.maximum(values[::-1][:width], 1e-6), axes[:, ::-1][:, :width]

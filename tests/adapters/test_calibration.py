@@ -1,4 +1,4 @@
-"""Laws of calibrated sliders, on made-up couplings and on the shipped one."""
+"""Laws of calibrated sliders, on random calibrations and on the shipped one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ asks = st.lists(st.floats(-LIMIT, LIMIT), min_size=4, max_size=4).map(np.array)
 
 @st.composite
 def calibrations(draw: st.DrawFn) -> SliderCalibration:
-    """Sliders that move their own score most, one way on either side, and all others less."""
+    """Sliders that move their own score most, up on one side and down on the other, and all others less."""
 
     def side(sign: float) -> np.ndarray:
         others = np.array(draw(st.lists(st.floats(-0.6, 0.6), min_size=16, max_size=16))).reshape(4, 4)
@@ -40,19 +40,20 @@ def calibrations(draw: st.DrawFn) -> SliderCalibration:
     return SliderCalibration(NAMES, rest, side(-1), side(1), leaving, LIMIT)
 
 
-def solved(calibration: SliderCalibration, levels: np.ndarray) -> np.ndarray:
+def positions_for(calibration: SliderCalibration, levels: np.ndarray) -> np.ndarray:
     found = calibration.positions(dict(zip(NAMES, levels.tolist(), strict=True)))
     return np.array([found.get(name, 0.0) for name in NAMES])
 
 
-def missed(calibration: SliderCalibration, positions: np.ndarray, levels: np.ndarray) -> float:
-    """Squared distance of all scores from what is asked, in logits that count as scores do near the base."""
+def squared_error(calibration: SliderCalibration, positions: np.ndarray, levels: np.ndarray) -> float:
+    """Squared distance of all scores from the asked ones, in logits that are weighted as the solver weights them."""
     base = calibration.scores(np.zeros(4))
     found, wanted = (np.log(s / (1 - s)) for s in (calibration.scores(positions), calibration.targets(levels)))
     return float(((4 * base * (1 - base) * (found - wanted)) ** 2).sum())
 
 
 def leak(calibration: SliderCalibration, positions: np.ndarray, own: int) -> float:
+    """How much all other scores move."""
     moved = calibration.scores(positions) - calibration.scores(np.zeros(len(positions)))
     return float(np.abs(np.delete(moved, own)).sum())
 
@@ -73,10 +74,10 @@ def test_nothing_asked_is_everything_at_rest(calibration: SliderCalibration):
 
 @given(calibrations(), asks)
 def test_positions_are_within_the_limit_and_the_same_every_time(calibration: SliderCalibration, levels: np.ndarray):
-    found = solved(calibration, levels)
+    found = positions_for(calibration, levels)
     assert np.abs(found).max() <= LIMIT
     again = replace(calibration)
-    assert (solved(again, levels) == found).all()
+    assert (positions_for(again, levels) == found).all()
 
 
 @given(calibrations(), asks, st.lists(share, min_size=4, max_size=4).map(np.array))
@@ -84,14 +85,15 @@ def test_a_little_more_asked_moves_positions_little(
     calibration: SliderCalibration, levels: np.ndarray, way: np.ndarray
 ):
     near = np.clip(levels + 0.005 * way, -LIMIT, LIMIT)
-    assert np.abs(solved(calibration, near) - solved(calibration, levels)).max() <= 0.15
+    assert np.abs(positions_for(calibration, near) - positions_for(calibration, levels)).max() <= 0.15
 
 
 @given(calibrations(), asks)
 def test_scores_come_closer_to_what_is_asked_than_with_the_sliders_there(
     calibration: SliderCalibration, levels: np.ndarray
 ):
-    assert missed(calibration, solved(calibration, levels), levels) <= missed(calibration, levels, levels) + 1e-3
+    found = positions_for(calibration, levels)
+    assert squared_error(calibration, found, levels) <= squared_error(calibration, levels, levels) + 1e-3
 
 
 @given(calibrations(), asks)

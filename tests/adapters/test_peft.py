@@ -1,4 +1,4 @@
-"""Adapters made by others load as peft would apply them; what cannot be mixed is refused with the reason."""
+"""Adapters of others compute what peft computes; what cannot be mixed is refused with the reason."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_plain_lora_equals_peft(tiny: Path, tmp_path: Path, options: dict)
     assert desk.anchors == ("mine.positive",)
     reference = merged_reference(tiny / "base", [(path, -0.7)])
     with torch.inference_mode():
-        ids = torch.tensor([desk.model.encode(PROMPT)])
+        ids = torch.tensor([desk.tokenizer(PROMPT).input_ids])
         expected = torch.log_softmax(reference(ids).logits[0, -1], dim=-1)
     assert torch.allclose(desk.logprobs(PROMPT, desk.mix(mine=-0.7)), expected, atol=1e-4, rtol=0)
 
@@ -60,7 +60,7 @@ def test_adapters_of_different_ranks_and_modules_share_one_gate(tiny: Path, tmp_
     mix = desk.mix_from_coefficients({"wide.positive": 0.4, "wide.negative": 1.1})
     reference = merged_reference(tiny / "base", [(wide, 0.4), (slim, 1.1)])
     with torch.inference_mode():
-        ids = torch.tensor([desk.model.encode(PROMPT)])
+        ids = torch.tensor([desk.tokenizer(PROMPT).input_ids])
         expected = torch.log_softmax(reference(ids).logits[0, -1], dim=-1)
     assert torch.allclose(desk.logprobs(PROMPT, mix), expected, atol=1e-4, rtol=0)
 

@@ -1,4 +1,4 @@
-"""What tests of exports share: uneven anchors, random mixes, and what other libraries make of the files."""
+"""What tests of exports share: anchors of different ranks, random mixes, and the files read by other libraries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = ("llama", "qwen", "gpt2")
 
 
 def uneven(root: Path, kind: str) -> Path:
-    """`root/base` and adapters of unequal ranks: with rsLoRA, with patterns, on few modules."""
+    """Make `root/base` and adapters of different ranks: with rsLoRA, with patterns, on few modules."""
     base, few = make_base(root / "base", kind), TARGETS[kind][:1]
     options = {
         "formality/negative": {"r": 2, "lora_alpha": 3},
@@ -33,7 +33,7 @@ def uneven(root: Path, kind: str) -> Path:
 
 
 def mixes(desk: Desk, count: int = 10) -> list[Mix]:
-    """Random coefficients, among them zeros, negative ones and ones above 1; of moderate size all together."""
+    """Mixes of random anchors with coefficients below 0 and above 1 among them."""
     rng = random.Random(7)
     found = []
     for _ in range(count):
@@ -56,7 +56,7 @@ def logprobs(model: torch.nn.Module, desk: Desk) -> torch.Tensor:
 
 
 def with_peft(desk: Desk, folder: Path) -> torch.Tensor:
-    """What plain `peft` makes of base and adapter."""
+    """Next-token log-probabilities of the base with an adapter, by plain `peft`."""
     base = AutoModelForCausalLM.from_pretrained(base_of(desk), dtype=torch.float32)
     return logprobs(peft.PeftModel.from_pretrained(base, str(folder)), desk)
 

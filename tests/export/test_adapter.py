@@ -1,4 +1,4 @@
-"""An exported adapter is the mix, in plain peft and on this desk; a compressed one is within its printed bound."""
+"""An exported adapter is the mix, in plain peft and in this desk; a compressed one is within the bound it reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every export keeps to: the base stays as it was, nothing is lost by accident, bad wishes are refused early."""
+"""Laws of all exports: the base does not change, no file is lost by accident, and bad requests are refused early."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def test_a_quantized_base_gives_the_same_adapter_and_no_merged_model(tmp_path: P
 @pytest.mark.parametrize(
     ("export", "foreign"), [(export_adapter, "config.json"), (export_merged, "adapter_config.json")]
 )
-def test_what_lies_in_a_folder_is_lost_only_on_demand(llama: Desk, tmp_path: Path, export, foreign: str):
+def test_a_folder_s_files_are_replaced_only_on_demand(llama: Desk, tmp_path: Path, export, foreign: str):
     (mix, other), folder = mixes(llama)[:2], tmp_path / "out"
     folder.mkdir()
-    export(llama, mix, folder)  # an empty one is fine
+    export(llama, mix, folder)  # an empty folder is accepted
     (folder / "note.txt").write_text("mine")
     before = contents(folder)
     with pytest.raises(InvalidValue, match="is not empty"):

@@ -1,4 +1,4 @@
-"""Laws of GGUF files: what llama.cpp makes of them is what the desk says, for the base and for any mix."""
+"""Laws of GGUF files: llama.cpp computes with them what the desk computes, for the base and for any mix."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROMPT = "Dear neighbor, it is 7 o'clock"
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    """Fewer heads for keys than for queries, an output of its own, biases, and anchors of different ranks."""
+    """Fewer key heads than query heads, an untied output head, biases, and anchors of different ranks."""
     root = tmp_path_factory.mktemp("gguf")
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -61,7 +61,7 @@ def files(desk: Desk, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 
 
 def adapt_head(adapter: Path) -> None:
-    """Let an adapter change the output layer too; peft itself saves the whole layer with it."""
+    """Make an adapter adapt the output head too; peft itself would save the whole head with it."""
     tensors = load_file(adapter / "adapter_model.safetensors")
     rank = next(iter(tensors.values())).shape[0]
     tensors["base_model.model.lm_head.lora_A.weight"] = torch.randn(rank, SHAPE["hidden_size"]) / 8
@@ -75,7 +75,7 @@ def logprobs(runtime, ids: list[int]) -> torch.Tensor:
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 1000))
 def test_rows_change_places_so_that_both_kinds_of_rotation_agree(heads: int, half: int, seed: int):
-    """Rotating neighbors of the reordered rows is reordering the rows whose halves were rotated."""
+    """Reordering and then rotating neighboring pairs is the same as rotating halves and then reordering."""
     x = torch.randn(heads * 2 * half, generator=torch.Generator().manual_seed(seed))
     angle = torch.linspace(0, 3, half)
     cos, sin = angle.cos(), angle.sin()
@@ -96,7 +96,7 @@ def test_llama_cpp_agrees_with_the_desk_at_any_coefficients(desk: Desk, files: d
     scales = [rng.uniform(-1.5, 1.5) if seed else 0.0 for _ in desk.anchors]
     runtime.set_scales(scales)
     mix = desk.mix_from_coefficients(dict(zip(desk.anchors, scales, strict=True)))
-    found = logprobs(runtime, desk.model.encode(PROMPT))
+    found = logprobs(runtime, desk.tokenizer(PROMPT).input_ids)
     runtime.close()
     assert torch.allclose(found, desk.logprobs(PROMPT, mix), atol=1e-3, rtol=0)
 
@@ -107,7 +107,7 @@ def test_one_file_holds_a_whole_mix(desk: Desk, files: dict[str, Path], tmp_path
 
     mix = desk.mix(formality=-0.7, humor=1.3, poetry=-0.5)
     runtime = LlamaCpp(files["base"], [export_gguf_lora(desk, mix, tmp_path / "mix.gguf")], context=64)
-    base, ids = logprobs(runtime, desk.model.encode(PROMPT)), desk.model.encode(PROMPT)
+    base, ids = logprobs(runtime, desk.tokenizer(PROMPT).input_ids), desk.tokenizer(PROMPT).input_ids
     runtime.set_scales([1.0])
     found = logprobs(runtime, ids)
     runtime.close()
@@ -121,7 +121,7 @@ def test_what_ships_agrees_and_is_tokenized_alike(tmp_path: Path):
     from bench.harness.llama_cpp import LlamaCpp
 
     desk = Desk.load(device="cpu", dtype="float32")
-    base = export_gguf_base(desk, tmp_path / "base.gguf", "bfloat16")  # as it is stored, so nothing is lost
+    base = export_gguf_base(desk, tmp_path / "base.gguf", "bfloat16")  # in which it is stored
     assert base.stat().st_size < 30 * 2**20
     adapters = []
     for name in desk.anchors:
@@ -130,7 +130,7 @@ def test_what_ships_agrees_and_is_tokenized_alike(tmp_path: Path):
     exact = LlamaCpp(export_gguf_base(desk, tmp_path / "exact.gguf"), adapters)
     rounded = LlamaCpp(base, adapters)
     for text in ("In 1999, the 12 men (who'd waited) said: don't!\n\n  They'll see — naïve café 3.14 …", PROMPT):
-        ids = desk.model.encode(text)
+        ids = desk.tokenizer(text).input_ids
         assert exact.tokenize(text) == ids
         rng = random.Random(len(text))
         scales = [rng.uniform(-1.5, 1.5) for _ in desk.anchors]
@@ -152,7 +152,7 @@ def test_llama_cpp_writes_on_greedily_as_the_desk_does(desk: Desk, files: dict[s
     runtime = LlamaCpp(files["base"], context=64)
     for knobs in (LlamaCppSettings(), LlamaCppSettings(2)):
         runtime.use(knobs)
-        first = int(runtime.prefill(desk.model.encode(PROMPT)).argmax())
+        first = int(runtime.prefill(desk.tokenizer(PROMPT).input_ids).argmax())
         steps = runtime.steps(first)
         assert [first, *(next(steps) for _ in range(19))] == expected
     runtime.close()

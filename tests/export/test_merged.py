@@ -42,14 +42,14 @@ def test_a_merged_weight_is_rounded_once(llama: Desk, tmp_path: Path):
     mix = llama.mix_from_coefficients({"formality.positive": 0.9, "humor.positive": -1.2})
     written = load_file(export_merged(llama, mix, tmp_path / "out", "bfloat16") / "model.safetensors")
     for name, weight in llama.base_model.state_dict().items():
-        if name == "lm_head.weight":  # tied, so that it is not in the file
+        if name == "lm_head.weight":  # tied, so it is not in the file
             continue
         exact = weight.double()
         for adapter, c in zip(llama.anchor_set.adapters, mix.coefficients(llama.anchors), strict=True):
             if part := adapter.parts.get(name.removesuffix(".weight")):
                 exact = exact + c * part.scaling * (part.b.double() @ part.a.double())
         same = written[name] == exact.to(torch.bfloat16)
-        # The sums are float32, which now and then decides a close call in rounding the other way.
+        # The sums are float32: in rare close cases they are rounded the other way.
         assert written[name].dtype == torch.bfloat16 and float(same.float().mean()) > 0.998, name
 
 
@@ -60,14 +60,14 @@ def test_a_head_tied_to_the_embedding_stays_tied(llama: Desk, tmp_path: Path):
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-# What peft says when it is given a head, and a Linear beside a Conv1D.
+# Warnings of peft about an adapted head, and about a Linear module besides a Conv1D.
 @pytest.mark.filterwarnings("ignore:(?s).*(tie_word_embeddings|save_embedding_layers|fan_in_fan_out):UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapted_head_is_untied_and_exported_too(tmp_path: Path, kind: str):
     base = make_base(tmp_path / "base", kind)
     make_adapter(base, tmp_path / "anchors/one", kind, target_modules=["lm_head", TARGETS[kind][0]])
     file = tmp_path / "anchors/one/adapter_model.safetensors"
-    # peft would leave the whole head out too, if it were told to (save_embedding_layers=False).
+    # As peft itself does with save_embedding_layers=False: leave out the whole head.
     save_file({name: tensor for name, tensor in load_file(file).items() if ".lora_" in name}, file)
     desk = Desk.load(base, tmp_path / "anchors", device="cpu")
     mix = desk.mix(one=-0.8)
@@ -85,7 +85,7 @@ def test_the_manifest_names_what_the_model_was_made_from(llama: Desk, tmp_path: 
     record = json.loads((export_merged(llama, mix, tmp_path / "out", "float16") / "manifest.json").read_text())
     assert record["base"] == "base" and record["base_fingerprint"] == base_fingerprint(llama.base_model)
     assert record["mix"] == "+0.25*formality.negative, +2.00*poetry.negative" and record["mix_key"] == mix.key
-    # Poetry has a positive anchor alone, whose negative stands for the other pole.
+    # Poetry has a positive anchor alone: the other pole is its negative.
     made = {name: adapter["coefficient"] for name, adapter in record["adapters"].items()}
     assert made == {"formality.negative": 0.25, "poetry.positive": -2}
     for adapter in llama.anchor_set.adapters:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from mixer.adapters.peft import load_anchors
+from mixer.adapters.anchor_set import load_anchors
 from mixer.model.backend import Backend
 from mixer.model.cpu_backend import CHUNK, CpuBackend
 from mixer.model.torch_backend import TorchBackend

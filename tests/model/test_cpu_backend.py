@@ -19,8 +19,8 @@ from transformers import (
     Qwen2Config,
 )
 
+from mixer.adapters.anchor_set import AnchorSet
 from mixer.adapters.low_rank import LowRank
-from mixer.adapters.peft import AnchorSet
 from mixer.kernels.simd import PANEL
 from mixer.model.cpu_backend import CpuBackend, unsupported
 from mixer.model.model import Model

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from mixer import Desk, Mix, SamplingParams
-from mixer.adapters.low_rank import LowRank, ranks_of, stacked
-from mixer.adapters.peft import load_anchors
+from mixer.adapters.anchor_set import load_anchors
+from mixer.adapters.low_rank import LowRank, ranks_of, stack_adapters
 from mixer.model.gate import Gate
 from mixer.model.lora_hooks import LoRAHooks
 from tests.factory import ARCHITECTURES, VOCAB, make_desk_folders, merged_reference
@@ -121,7 +121,7 @@ def test_a_stack_is_the_sum_of_its_anchors_parts(shapes: list[tuple[int, int, fl
         adapters.append(parts)
     ranks = ranks_of(adapters)
     assert ranks == [widest for widest, _, _ in shapes]
-    a, b = stacked("module", adapters, ranks, d_in=7, d_out=5)
+    a, b = stack_adapters("module", adapters, ranks, d_in=7, d_out=5)
     live = torch.tensor([gate for gate, rank in zip(gates, ranks, strict=True) for _ in range(rank)])
     assert torch.allclose(b @ (live[:, None] * a), expected, atol=1e-5)
 

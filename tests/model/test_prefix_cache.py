@@ -27,7 +27,7 @@ class PlainCache:
     entries: list[Snapshot] = field(default_factory=list)
 
     def find(self, mix: str, ids: list[int]) -> int:
-        lengths = [shared(entry.ids, ids) if entry.mix == mix else 0 for entry in self.entries]
+        lengths = [common_prefix(entry.ids, ids) if entry.mix == mix else 0 for entry in self.entries]
         longest = max(lengths, default=0)
         if longest < SHORTEST:
             return 0
@@ -40,7 +40,7 @@ class PlainCache:
             del self.entries[0]
 
 
-def shared(a: tuple[int, ...], b: list[int]) -> int:
+def common_prefix(a: tuple[int, ...], b: list[int]) -> int:
     return next((n for n in range(min(len(a), len(b)), 0, -1) if list(a[:n]) == b[:n]), 0)
 
 

@@ -15,8 +15,8 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
+from mixer.adapters.anchor_set import load_anchors
 from mixer.adapters.fingerprint import base_fingerprint
-from mixer.adapters.peft import load_anchors
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.training.anchor import AnchorConfig, train_anchor, train_anchors
 from mixer.training.frozen_base import load_base, portable_name

@@ -1,4 +1,4 @@
-"""Laws of judge training, on toy sets small enough to train in a second."""
+"""Laws of judge training, on toy sets that are small enough to train on in a second."""
 
 from __future__ import annotations
 

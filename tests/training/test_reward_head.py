@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer.adapters.peft import load_anchors
+from mixer.adapters.anchor_set import load_anchors
 from mixer.errors import BadArtifact, InvalidValue
 from mixer.rewards.files import load_reward
 from mixer.rewards.heads import RewardHead, advantage

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.steering_study.methods import BUDGET, REACH, Direction, Method, Writer, excess
-from mixer.adapters.peft import load_anchors
+from mixer.adapters.anchor_set import load_anchors
 from mixer.desk import Desk
 from mixer.model.base import load_base
 from mixer.model.model import Model
