@@ -147,7 +147,7 @@ def check_all(
             off = worker.ask("at_rest", **asked, steering=rest)
             note(f"{method.label}: at position 0 as without rewards, to the bit", off, 0.0)
         if method.label == TREE:
-            seen = worker.ask("by_model", **asked, steering=steering | {"positions": {"both": 1.0}})
+            seen = worker.ask("by_model", **asked, steering=steering | {"positions": {"compared": 1.0}})
             note(f"{method.label}: as a pass a token", seen["off"], AGREES)
             note("RAD: share of rewards at their bounds", 1 - seen["inside"], 0.99)
         elif names and method.label != SEQUENTIAL:

@@ -72,6 +72,8 @@ class Desk:
         judges: the judges that score texts; None where none are loaded.
         problems: what could not be loaded and why; empty when loaded strictly.
         model: the resident model: base, tokenizer and anchors, with the backend that computes.
+        catalog: what formulas can name here.
+        auto_fold: folds mixes into the weights where that pays.
         scheduler: runs the sessions. Another one may be put in its place while no session runs.
     """
 
@@ -86,8 +88,8 @@ class Desk:
         rewards: Mapping[str, Reward] | None = None,
     ) -> None:
         self.model, self.judges = model, judges
-        self._fold = AutoFold(model.backend, SCRATCH)
-        self.scheduler = Scheduler(model, fold=self._fold if auto_fold and not is_quantized(model.lm) else None)
+        self.auto_fold = AutoFold(model.backend, SCRATCH)
+        self.scheduler = Scheduler(model, fold=self.auto_fold if auto_fold and not is_quantized(model.lm) else None)
         self.anchor_set = anchors
         self.attributes: Mapping[str, Attribute] = MappingProxyType(dict(anchors.attributes))
         self.anchors, self.context, self.name = model.anchors, model.context, name
@@ -95,7 +97,7 @@ class Desk:
         self.problems = tuple(problems)
         controller = RewardController(rewards or {}, model.embedding)
         model.backend.put_heads([(reward.head.down, reward.head.up) for reward in controller.heads.values()])
-        self._catalog = Catalog(model, self.attributes, judges, controller)
+        self.catalog = Catalog(model, self.attributes, judges, controller)
 
     @classmethod
     def load(
@@ -213,7 +215,7 @@ class Desk:
     @property
     def vocabulary(self) -> Vocabulary:
         """The names that formulas may use."""
-        return self._catalog.vocabulary
+        return self.catalog.vocabulary
 
     def formula(self, text: str) -> CompiledFormula:
         """Read a formula, such as `base - 0.96*union(base, [rude])`; it says what it will do, and runs nothing.
@@ -225,20 +227,20 @@ class Desk:
 
     def add_model(self, name: str, source: str | Path) -> None:
         """Load another base model that formulas may use, as `[base, model=name]`; see `Catalog.add_model`."""
-        self._catalog.add_model(name, source)
+        self.catalog.add_model(name, source)
 
     def add_judge(self, name: str, source: str | Path, label: str | int | None = None) -> None:
         """Load a `transformers` sequence classifier as a judge for formulas; see `Catalog.add_judge`."""
-        self._catalog.add_judge(name, source, label)
+        self.catalog.add_judge(name, source, label)
 
     def add_reward(self, name: str, folder: str | Path) -> None:
         """Load a trained reward model for steering and for formulas; see `Catalog.add_reward`."""
-        self._catalog.add_reward(name, folder)
+        self.catalog.add_reward(name, folder)
 
     @property
     def rewards(self) -> tuple[str, ...]:
         """The rewards that may steer: heads beside the anchors, and what `add_reward` loaded."""
-        return self._catalog.controller.names
+        return self.catalog.controller.names
 
     def logprobs(
         self,
@@ -286,7 +288,7 @@ class Desk:
         guesser = BASE_ALONE if draft == "base" else bound.draft if draft == "auto" else None
         speculation = Speculation(guesser) if guesser or draft == "ngram" else None
         more = (*(guesser.branches if guesser else ()), *((BASE_ROW,) if steering.whole else ()))
-        prompted = self._catalog.prompted(bound, more, prompt)
+        prompted = self.catalog.prompted(bound, more, prompt)
         params = params or SamplingParams()
         return Session(prompted, mix or Mix(), params, on_mix_change, self.scheduler, steering, speculation)
 
@@ -303,7 +305,7 @@ class Desk:
             InvalidValue: see `Replay`. And as for `session`.
         """
         more = (BASE_ROW,) if any(segment.steering.whole for segment in segments) else ()
-        prompted = self._catalog.prompted(self._bound(formula), more, prompt)
+        prompted = self.catalog.prompted(self._bound(formula), more, prompt)
         return Replay(segments, prompted, params or SamplingParams(), self.scheduler)
 
     def _bound(self, formula: str | CompiledFormula | None) -> BoundFormula:
@@ -374,13 +376,13 @@ class Desk:
             )
         coefficients = mix.coefficients(self.anchors)
         with self.model.lock:
-            self._fold.by_hand = True
+            self.auto_fold.by_hand = True
             self.model.backend.fold(coefficients)
 
     def unfold(self) -> None:
         """Go back to the base's own weights."""
         with self.model.lock:
-            self._fold.by_hand = False
+            self.auto_fold.by_hand = False
             self.model.backend.fold((0.0,) * len(self.anchors))
 
     @property

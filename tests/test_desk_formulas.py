@@ -65,7 +65,7 @@ def terms(tiny: Path, desk: Desk) -> Terms:
 def agrees(desk: Desk, terms: Terms, formula: Formula, formality: float, humor: float) -> None:
     def score(judge: str, token: int | None) -> float:
         ending = "" if token is None else desk.tokenizer.decode([token], skip_special_tokens=True)
-        return desk._catalog._judges.score(judge, [(PROMPT + str(ending)).rstrip("\ufffd")])[0]
+        return desk.catalog._judges.score(judge, [(PROMPT + str(ending)).rstrip("\ufffd")])[0]
 
     try:
         bound = desk.formula(str(formula)).bound

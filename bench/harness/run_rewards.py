@@ -50,25 +50,25 @@ class RewardsRunner:
     def __init__(self, base: str, anchors: str, dtype: str, threads: int, teacher: str | None) -> None:
         torch.set_num_threads(threads)
         transformers.utils.logging.disable_progress_bar()
-        self._desk = Desk.load(base, anchors, device="cpu", dtype=dtype, auto_fold=False)
+        self.desk = Desk.load(base, anchors, device="cpu", dtype=dtype, auto_fold=False)
         # Every text has its full length. The end token is not barred: it may be the only token that RAD's cut leaves.
-        self._desk.model.eos_ids = frozenset()
-        self._controller = self._desk._catalog.controller
+        self.desk.model.eos_ids = frozenset()
+        self.controller = self.desk.catalog.controller
         with tempfile.TemporaryDirectory(prefix="mixer-bench-") as folder:
-            self._desk.add_reward(TREE, teacher or make_teacher(self._desk, Path(folder)))
-        rad: Any = self._controller.models[TREE]
+            self.desk.add_reward(TREE, teacher or make_teacher(self.desk, Path(folder)))
+        rad: Any = self.controller.models[TREE]
         self._compared = ComparedRad(rad)
-        self._controller.models[SEQUENTIAL], self._controller.models[COMPARED] = SequentialRad(rad), self._compared
-        self._separate_heads = SeparateHeads(self._controller.heads, self._desk.model.embedding.float())
+        self.controller.models[SEQUENTIAL], self.controller.models[COMPARED] = SequentialRad(rad), self._compared
+        self._separate_heads = SeparateHeads(self.controller.heads, self.desk.model.embedding.float())
 
     def facts(self) -> dict[str, Any]:
         """Version of torch, most tokens of a text, names of heads, size of the vocabulary and of the final state."""
-        desk = self._desk
+        desk = self.desk
         vocab, size = desk.model.embedding.shape
         return {
             "torch": torch.__version__,
             "context": desk.context,
-            "heads": list(self._controller.heads),
+            "heads": list(self.controller.heads),
             "vocab": vocab,
             "size": size,
         }
@@ -82,7 +82,7 @@ class RewardsRunner:
             steering: arguments of `Steering`. separate: steer by `SeparateHeads`.
         """
         sessions = [self._session(p, tokens, seed + row, steering, separate) for row, p in enumerate(prompts)]
-        times = [perf_counter() for _ in self._desk.lockstep(*sessions)]
+        times = [perf_counter() for _ in self.desk.lockstep(*sessions)]
         nats = sum(session.stats.nats for session in sessions) / len(sessions)
         return {"steps": [after - before for before, after in pairwise(times)], "nats": nats}
 
@@ -127,7 +127,7 @@ class RewardsRunner:
         self, prompt: str, tokens: int, seed: int, steering: Mapping[str, Any], separate: bool = False
     ) -> Session:
         params = SamplingParams(max_new_tokens=tokens, seed=seed)
-        session = self._desk.session(prompt, params=params, draft="off", steering=Steering(**steering))
+        session = self.desk.session(prompt, params=params, draft="off", steering=Steering(**steering))
         if separate:
             session.prompted = replace(session.prompted, controller=self._separate_heads)
         return session
@@ -140,13 +140,13 @@ class RewardsRunner:
 
         They follow the definitions of `mixer.rewards.heads`, in plain torch.
         """
-        model = self._desk.model
+        model = self.desk.model
         with model.lock:
             model.backend.reserve(1, len(ids))
             wanted = range(len(ids) - last, len(ids))
             logits = model.backend.forward(ids, [SCRATCH] * len(ids), range(len(ids)), wanted)
             states = model.backend.states
-        rewards = [self._controller.heads[name] for name in steering.positions]
+        rewards = [self.controller.heads[name] for name in steering.positions]
         positions = list(steering.positions.values())
         if fused or steering.fused:
             strengths = [r.fused_strength(position, SPENT) for r, position in zip(rewards, positions, strict=True)]
@@ -165,7 +165,7 @@ class RewardsRunner:
 
     @cached_property
     def _embedding(self) -> Tensor:
-        return self._desk.model.embedding.float()
+        return self.desk.model.embedding.float()
 
 
 class SeparateHeads(RewardController):

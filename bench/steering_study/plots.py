@@ -100,9 +100,9 @@ class _Place:
     def ticks(self) -> list[float]:
         """Round numbers, some five of them."""
         if self.axis.scale == "linear":
-            wish = (self.most - self.least) / 5
-            step = 10 ** math.floor(math.log10(wish))
-            step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= wish)
+            wanted = (self.most - self.least) / 5
+            step = 10 ** math.floor(math.log10(wanted))
+            step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= wanted)
             first = math.ceil(self.least / step - 1e-9)
             return [i * step for i in range(first, math.floor(self.most / step + 1e-9) + 1)]
         lowest, highest = (math.floor(math.log10(max(v, self.most / 1000))) for v in (self.least, self.most))

@@ -2,7 +2,7 @@
 
 Every method continues the same held-out prompts with the same seeds at every slider value; a judge that shares neither
 texts nor form with heads and reward models scores the texts without their prompts, and another language model says how
-fluent they are. Arms are compared where their mean divergences are equal, never at equal sliders. What was written is
+fluent they are. Methods are compared where their mean divergences are equal, never at equal sliders. Texts are
 kept, so that a run that was cut goes on. Knows nothing of how methods steer or charts are drawn.
 
 Sources: Deng and Raffel, arXiv 2310.09520 (RAD); Troshin, Niculae and Fokkens, arXiv 2407.04615 (ARM).

@@ -78,10 +78,10 @@ def test_at_rest_nothing_differs_and_steering_shows(host: RewardsRunner):
 
 
 def test_one_pass_scores_as_a_pass_a_token_and_the_rewards_tell_tokens_apart(host: RewardsRunner):
-    steering = METHODS[reward.TREE].steering | {"positions": {"both": 1.0}}
+    steering = METHODS[reward.TREE].steering | {"positions": {"compared": 1.0}}
     seen = host.by_model(**ASKED, steering=steering)
     assert seen["off"] <= reward.AGREES and seen["inside"] > 0.5
-    rewards = host._controller.models["tree"].rewards([5, 6, 7], range(20))
+    rewards = host.controller.models["tree"].rewards([5, 6, 7], range(20))
     assert len(set(rewards.tolist())) > 10
 
 
@@ -95,8 +95,8 @@ def test_texts_have_a_step_for_each_token_but_the_first(host: RewardsRunner):
 def test_a_trained_reward_model_takes_the_place_of_the_random_one(folders: Path, tmp_path: Path, host: RewardsRunner):
     teacher = make_teacher(folders / "base", tmp_path / "rad")
     own = RewardsRunner(str(folders / "base"), str(folders / "anchors"), "float32", 1, str(teacher))
-    expected = load_rad(own._desk.base_model, teacher).rewards([5, 6, 7], [1, 2])
-    assert torch.allclose(own._controller.models["sequential"].rewards([5, 6, 7], [1, 2]), expected, atol=1e-5)
+    expected = load_rad(own.desk.base_model, teacher).rewards([5, 6, 7], [1, 2])
+    assert torch.allclose(own.controller.models["sequential"].rewards([5, 6, 7], [1, 2]), expected, atol=1e-5)
 
 
 @given(st.lists(st.floats(0.001, 1), min_size=3, max_size=9), st.floats(0.5, 9))

@@ -37,7 +37,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 def test_a_reward_adds_calibrated_advantages_to_likely_tokens(desk: Desk):
     plain, rewarded = desk.logprobs(PROMPTS[0]), desk.logprobs(PROMPTS[0], None, "base + 2*reward(humor)")
-    model, reward = desk.model, desk._catalog.controller.heads["humor"]
+    model, reward = desk.model, desk.catalog.controller.heads["humor"]
     _, state = model.read(model.encode(PROMPTS[0]), (0.0,) * len(desk.anchors))
     some = likely(plain).nonzero()[:, 0]
     rewards = reward.head.rewards(state, model.embedding)

@@ -102,9 +102,9 @@ def test_fused_heads_change_all_tokens_and_leave_no_trace(desk: Desk):
     renew(desk, most_rows=1)
     plain = trace(desk.session(PROMPTS[0], None, WARM))
     steering = Steering({"humor": 0.5, "toxicity": -0.4}, fused=True)
-    model, heads = desk.model, [reward.head for reward in desk._catalog.controller.heads.values()]
+    model, heads = desk.model, [reward.head for reward in desk.catalog.controller.heads.values()]
     _, state = model.read(model.encode(PROMPTS[0]), (0.0,) * len(desk.anchors))
-    matrix = fused_matrix(heads, desk._catalog.controller.prepare(steering).strengths or ())
+    matrix = fused_matrix(heads, desk.catalog.controller.prepare(steering).strengths or ())
     expected = torch.log_softmax(model.embedding.float() @ (matrix @ state), -1)
     assert torch.allclose(desk.logprobs(PROMPTS[0], steering=steering), expected, atol=1e-3)
     session = desk.session(PROMPTS[0], None, WARM, steering=steering)

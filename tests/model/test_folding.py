@@ -146,7 +146,7 @@ def test_ten_thousand_moves_leave_the_base_as_it_was(native: Desk):
 def test_a_mix_that_all_texts_share_is_folded_where_that_pays(tiny: Path):
     desk = Desk.load(tiny / "base", tiny / "anchors", device="cpu")
     mix, params = desk.mix(formality=0.8), SamplingParams(max_new_tokens=40, min_new_tokens=40, seed=1)
-    desk._fold.costs = FoldCosts(saved=1.0, fold=1.0)
+    desk.auto_fold.costs = FoldCosts(saved=1.0, fold=1.0)
     session = desk.session(PROMPT, mix, params)
     other = desk.session(PROMPT, desk.mix(humor=1), SamplingParams(max_new_tokens=5, min_new_tokens=5, seed=1))
     folded = []
@@ -162,7 +162,7 @@ def test_a_mix_that_all_texts_share_is_folded_where_that_pays(tiny: Path):
     assert folded[12:20] == [None] * 8, "another mix is in flight"
     assert folded[22] == mix
     assert folded[-1] is None or folded[-1] == mix
-    desk._fold.costs = FoldCosts(saved=1.0, fold=1000.0)
+    desk.auto_fold.costs = FoldCosts(saved=1.0, fold=1000.0)
     desk.unfold()
     desk.generate(PROMPT, mix, params)
     assert desk.folded is None, "forty tokens do not pay for a thousand"
@@ -173,10 +173,10 @@ def test_a_mix_that_all_texts_share_is_folded_where_that_pays(tiny: Path):
 
 def test_costs_are_measured_when_a_fold_comes_into_question(tiny: Path):
     desk = Desk.load(tiny / "base", tiny / "anchors", device="cpu")
-    assert desk._fold.costs is None
+    assert desk.auto_fold.costs is None
     before = desk.logprobs(PROMPT)
     desk.generate(PROMPT, desk.mix(formality=0.8), SamplingParams(max_new_tokens=20, min_new_tokens=20, seed=1))
-    assert desk._fold.costs is not None and desk._fold.costs.fold > 0
+    assert desk.auto_fold.costs is not None and desk.auto_fold.costs.fold > 0
     desk.unfold()
     assert torch.equal(desk.logprobs(PROMPT), before)
 

@@ -114,6 +114,7 @@ def test_it_learns_and_loads(base: Path, data: Path, tmp_path: Path, lora: int):
         load_teacher(make_base(tmp_path / "other", seed=5), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was_interrupted(base: Path, data: Path, tmp_path: Path):
     checkpoint = tmp_path / CHECKPOINT
 

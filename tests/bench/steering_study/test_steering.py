@@ -23,7 +23,7 @@ from mixer.training.reward_head import HeadConfig
 from mixer.training.reward_model import TeacherConfig, train_teacher
 
 CONFIG = HeadConfig(rank=2, texts=24, a_text=4, epochs=2, rows=64)
-JUDGES = Path(__file__).resolve().parents[2] / "assets" / "judges"
+JUDGES = Path(__file__).resolve().parents[3] / "assets" / "judges"
 
 
 def unpaired(root: Path, attribute: str, pole: str, texts: list[str]) -> None:
@@ -93,8 +93,8 @@ def test_the_arms_are_those_of_the_protocol():
 def trained(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`work` with a reward model and `anchors` with a head, of the tiny base, which takes the shipped one's place."""
     anchors = shutil.copytree(tiny / "anchors", tmp_path / "anchors")
-    monkeypatch.setattr("mixer.desk.BASE", tiny / "base")
-    monkeypatch.setattr("mixer.desk.ANCHORS", anchors)
+    monkeypatch.setattr("bench.cli.BASE", tiny / "base")
+    monkeypatch.setattr("bench.cli.ANCHORS", anchors)
     bench = HeadTraining(tiny / "base", anchors, None, tmp_path / "work", CONFIG)
     train_teacher(tiny / "base", "humor", None, bench.teacher_folder("humor"), TeacherConfig(minutes=0.02))
     calibrate_teacher("humor", bench)
