@@ -1,8 +1,9 @@
 """Write by a formula: arithmetic on the next-token distributions of several mixes.
 
-    python examples/formula.py
+    python -m examples.formula
 
-Every term in brackets is a mix of its own, and all of them run in one forward pass. See docs/formulas.md.
+A formula adds and subtracts log-probabilities. `base` is the base model; `[polite]` is the base model with one anchor,
+a small trained add-on. All terms run in one forward pass. The whole language is in docs/formulas.md.
 """
 
 from mixer import Desk, MixerError, SamplingParams
@@ -13,16 +14,17 @@ prompt = "The customer said,"
 
 for text in (
     "base",  # the base model alone
-    "[polite]",  # one anchor
-    "base + 2*([polite] - [rude])",  # the base, pushed along a difference
-    "base - 0.96*union(base, [rude])",  # less of what is likely under the base or the rude anchor
-    "base + 2*judge(polite, k=20)",  # a judge is asked about the 20 likeliest tokens
+    "[polite]",  # the polite anchor at full strength
+    "base + 2*([polite] - [rude])",  # the base, pushed by the difference of two anchors
+    "base - 0.96*union(base, [rude])",  # the base without the tokens that the rude anchor makes likelier
+    "base + 2*judge(polite, k=20)",  # a classifier, the judge, is asked about the 20 likeliest next tokens
 ):
     formula = desk.formula(text)  # read and checked once; it can be handed to any number of sessions
     out = desk.generate(prompt, formula=formula, params=params)
-    print(f"{text}   (weights add up to {round(formula.report.weight or 0, 2)})\n    {prompt}{out.text}\n")
+    print(f"{text}   (weights add up to {round(formula.report.weight or 0, 2)})")
+    print(f"    {prompt} {' '.join(out.text.split())}\n")  # on one line
 
 try:
     desk.formula("base + 2*[polight]")
-except MixerError as error:  # says where and what, and the nearest names
+except MixerError as error:  # says what is wrong and where, and names that are near
     print(error)

@@ -1,14 +1,14 @@
 """Move a slider while a text is being written.
 
-    python examples/steer_while_streaming.py
+    python -m examples.steer_while_streaming
 
-A `Mix` says where the sliders stand. It is a value: to move a slider, give the running session another mix. The very
-next token is drawn under it.
+A `Mix` says where all sliders stand, such as formality at 1. It is a value that never changes: to move a slider, give
+the running session another mix. The very next token is drawn under it.
 """
 
 from mixer import Desk, SamplingParams
 
-desk = Desk.load()  # the embedded base model with its anchors
+desk = Desk.load()  # the shipped base model, and its anchors: a small trained add-on for each end of each slider
 print(f"Sliders: {', '.join(desk.attributes)}\n")
 
 session = desk.session(
@@ -24,6 +24,7 @@ for step in session:
         print(" | formality -1 | ", end="")
 
 print("\n")
-for segment in session.segments:  # the text in the end, divided where the mix changed
+for segment in session.segments:  # the finished text, divided where the mix changed
     print(f"{len(segment.token_ids):3} tokens under: {segment.mix}")
+# Judges are small classifiers: each scores a text from 0 to 1.
 print("Scores of the judges:", {name: round(score, 2) for name, score in desk.scores(session.text).items()})
