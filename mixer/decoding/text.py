@@ -96,7 +96,7 @@ def encode_prompt(model: Model, prompt: str) -> list[int]:
 def encode_branch(model: Model, branch: Branch, prompt: str) -> list[int]:
     """Token ids that a branch reads before the text.
 
-    They are the branch's own prompt, on a line of its own, and then the user's prompt; with `only`, its own prompt alone.
+    They are the branch's own prompt, on a line of its own, and then the user's; with `only`, its own prompt alone.
 
     Raises:
         InvalidValue: see `encode_prompt`; or the model has no token to begin from where nothing is to be read.

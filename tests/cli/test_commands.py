@@ -100,10 +100,8 @@ def test_rewards_steer_within_their_budget_and_are_listed(rewarded: Path, tmp_pa
         "budget": 1.0,
         "whole": False,
     }
-    assert 0 < steered["stats"]["most_nats"] <= 1 + 1e-6 and steered["stats"]["readings"].keys() == {
-        "humor",
-        "toxicity",
-    }
+    assert 0 < steered["stats"]["most_nats"] <= 1 + 1e-6
+    assert steered["stats"]["readings"].keys() == {"humor", "toxicity"}
     assert made("--reward", "humor=2", "--budget", "0.1", "--whole")["stats"]["most_nats"] <= 0.1 + 1e-6
     assert made("--reward", "humor=2", "--budget", "none")["steering"]["budget"] is None
     assert made()["steering"] == {"rewards": {}, "levels": {}, "budget": None, "whole": False}
@@ -212,14 +210,14 @@ def test_large_arrays_go_back_to_the_system():
 import os
 import numpy as np
 from mixer.process import give_back_memory
-from bench.harness.processes import held
+from bench.harness.processes import usage_of
 give_back_memory()
 np.ones(3_000_000)
 pairs = [(np.ones(2_000_000), np.ones(10_000)) for _ in range(10)]
 small = [one for _, one in pairs]
-before = held(os.getpid()).megabytes
+before = usage_of(os.getpid()).megabytes
 del pairs
-print(before - held(os.getpid()).megabytes)
+print(before - usage_of(os.getpid()).megabytes)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) > 150
