@@ -1,7 +1,8 @@
-"""The command line: `python -m mixer COMMAND`. Turns words into calls of the desk and the workflows, and nothing more.
+"""The command line: `python -m mixer COMMAND`. It turns arguments into calls of the package, and does nothing else.
 
-Text and tables go to stdout, progress to stderr. With `--json` the last line of stdout is one JSON object.
-Exit codes: 0 done, 2 bad input (one line on stderr, and the place in a formula), 1 a fault of ours.
+Text and tables go to stdout, progress to stderr. With `--json`, the last line of stdout is one JSON object.
+Exit codes: 0 done; 2 bad input (one line on stderr, and for a formula the place of the error); 130 interrupted; 1 a
+fault of the program.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from mixer.process import quiet_libraries
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command. Returns the exit code."""
     options = parser().parse_args(argv)
     quiet_libraries()
     try:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
+    """The parser of all commands and their options."""
     root = argparse.ArgumentParser("mixer", description="A mixing desk for language models.")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     for module in (page, generate, batch, export, train, evaluate, gguf, bench):

@@ -35,7 +35,11 @@ def add(commands: Any) -> None:
 
 
 def batch(options: argparse.Namespace) -> dict:
-    """Write all rows; what was finished is kept if it is interrupted."""
+    """Write a text for every row. An interrupted run still writes the rows that were finished.
+
+    Raises:
+        InvalidValue: `out` exists or has no folder, or the CSV file cannot be read.
+    """
     from mixer import Request
     from mixer.files.csv_table import read_table
     from mixer.tasks.batch import write
@@ -72,6 +76,7 @@ def batch(options: argparse.Namespace) -> dict:
 
 
 def _read(path: Path) -> str:
+    """The text of a CSV file; a byte order mark is left out."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:

@@ -1,6 +1,7 @@
-"""`python -m mixer bench WHAT`: a door to `python -m bench WHAT`, which is part of the repository alone.
+"""`python -m mixer bench WHAT`: the same as `python -m bench WHAT`, in a checkout of the repository.
 
-Forwards all words to the parser in `bench.cli`, which it imports only when the command runs. Knows no benchmark.
+All arguments go on to the parser in `bench.cli`, which is imported only when the command runs. `bench` is not part of
+the installed package. Knows no benchmark.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ def add(commands: Any) -> None:
 
 def add_door(commands: Any, name: str, words: tuple[str, ...], text: str) -> None:
     """Add a command that runs `python -m bench` with `words` and all words after its own name."""
-    # No word begins with this prefix, so that argparse forwards options, --help too, like any other word.
+    # No argument begins with this prefix. So argparse forwards options, even --help, like plain arguments.
     added = commands.add_parser(name, help=text, add_help=False, prefix_chars="\0")
     added.add_argument("words", nargs=argparse.REMAINDER)
     added.set_defaults(run=forward, first=words, json=False)
 
 
 def forward(options: argparse.Namespace) -> dict:
-    """Run a benchmark, and set `options.json` as its own options have it; its report.
+    """Run a benchmark. Returns its report, and sets `options.json` as the benchmark's own `--json` says.
 
     Raises:
         Unsupported: `bench` cannot be imported here.

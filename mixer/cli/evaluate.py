@@ -9,7 +9,7 @@ from typing import Any
 
 from mixer.cli.bench import add_door
 from mixer.cli.options import command, load_desk
-from mixer.resources import ANCHORS, BASE
+from mixer.resources import ANCHORS, BASE, JUDGES
 from mixer.values.mix import RULES
 
 
@@ -56,7 +56,7 @@ def add(commands: Any) -> None:
 
 
 def evaluate_control(options: argparse.Namespace) -> dict:
-    """Judges' mean scores along every slider."""
+    """Measure the judges' mean scores along every slider."""
     from mixer.measure.control import base_loglikelihoods, control, held_out_prompts
 
     report = control(
@@ -68,11 +68,11 @@ def evaluate_control(options: argparse.Namespace) -> dict:
         rule=options.rule,
         loglikelihoods=base_loglikelihoods(options.base or str(BASE)),
     )
-    return _told(report, options)
+    return _write_report(report, options)
 
 
 def evaluate_coupling(options: argparse.Namespace) -> dict:
-    """What every slider does to every judge, and a calibration beside the anchors."""
+    """Measure what every slider does to every judge, and write the calibration beside the anchors."""
     from mixer.adapters.anchor_set import anchors_fingerprint
     from mixer.adapters.calibration_file import write_calibration
     from mixer.adapters.fingerprint import base_fingerprint
@@ -96,7 +96,7 @@ def evaluate_coupling(options: argparse.Namespace) -> dict:
 
 
 def evaluate_formulas(options: argparse.Namespace) -> dict:
-    """Judges' mean scores with the shipped formulas and without."""
+    """Measure the judges' mean scores with the shipped formulas and without."""
     from mixer.files.presets import load_presets
     from mixer.measure.control import base_loglikelihoods, held_out_prompts
     from mixer.measure.presets import formulas
@@ -109,11 +109,11 @@ def evaluate_formulas(options: argparse.Namespace) -> dict:
         seed=options.seed,
         loglikelihoods=base_loglikelihoods(options.base or str(BASE)),
     )
-    return _told(report, options)
+    return _write_report(report, options)
 
 
-def _told(report: Any, options: argparse.Namespace) -> dict:
-    """Show a report and write it where it was asked for."""
+def _write_report(report: Any, options: argparse.Namespace) -> dict:
+    """Print a report, write it to `--out` if that is given, and return it."""
     found = json.loads(report.to_json())
     if not options.json:
         print(report.table())
@@ -123,9 +123,8 @@ def _told(report: Any, options: argparse.Namespace) -> dict:
 
 
 def evaluate_card(options: argparse.Namespace) -> dict:
-    """The model card."""
+    """Write the model card. Returns its path."""
     from mixer.measure.card import measure_card
-    from mixer.resources import ANCHORS, BASE, JUDGES
 
     path = measure_card(load_desk(options), Path(options.base or BASE), Path(options.anchors or ANCHORS), JUDGES)
     if not options.json:

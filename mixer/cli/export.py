@@ -26,12 +26,12 @@ def add(commands: Any) -> None:
         parser.add_argument("--overwrite", action="store_true", help="replace what is already there")
     steering_options(mix)
     for parser in (adapter, merged):
-        # Here it is the dtype of the files; the desk's own follows from it.
+        # For these commands `--dtype` is the dtype of the written files. The desk's dtype follows from it.
         parser.set_defaults(dtype=None)
 
 
 def export_adapter(options: argparse.Namespace) -> dict:
-    """A PEFT adapter, exact or compressed."""
+    """Write a PEFT adapter, exact or compressed."""
     from mixer import export_adapter
 
     dtype, options.dtype = options.dtype or "float32", "auto"
@@ -45,7 +45,7 @@ def export_adapter(options: argparse.Namespace) -> dict:
 
 
 def export_merged(options: argparse.Namespace) -> dict:
-    """A merged model; W0 in float32 where a dtype is asked for, so that it is rounded once."""
+    """Write a merged model. With `--dtype`, W0 is loaded in float32, so that weights are rounded only once."""
     from mixer import export_merged
 
     dtype, options.dtype = options.dtype, "auto" if options.dtype is None else "float32"
@@ -57,7 +57,11 @@ def export_merged(options: argparse.Namespace) -> dict:
 
 
 def export_mix(options: argparse.Namespace) -> dict:
-    """A mix as YAML, once the desk knows all that it names."""
+    """Write a mix as YAML, after a desk has checked every name in it.
+
+    Raises:
+        InvalidValue: the file exists already.
+    """
     from mixer import save_mix
 
     if options.out.exists() and not options.overwrite:

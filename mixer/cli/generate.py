@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
 
 
 def generate(options: argparse.Namespace) -> dict:
-    """Stream a text to stdout; its facts as the result."""
+    """Stream a text to stdout. Returns the text, its tokens, its mix, steering and figures."""
     params = read_params(options)
     preset = find_preset(options.preset) if options.preset else None
     formula = preset.formula if preset else options.formula
@@ -54,7 +54,7 @@ def generate(options: argparse.Namespace) -> dict:
     desk = load_desk(options, mix, steering)
     session = desk.session(options.prompt, mix, params, formula=formula, draft=options.draft, steering=steering)
     levels = {}
-    # What is printed cannot be taken back, and banned words are: such a text is shown when it is whole.
+    # A ban takes characters back, and what is printed cannot be taken back. So such a text is shown when it is whole.
     live = not options.json and not session.prompted.bound.bans
     for step in session:
         levels = step.levels
@@ -82,23 +82,23 @@ def generate(options: argparse.Namespace) -> dict:
             "acceptance": stats.acceptance,
             "nats": stats.nats,
             "most_nats": stats.most_nats,
-            "branch_prompts": dict(levels),
+            "readings": dict(levels),
             "seed": session.seed,
         },
     }
 
 
 def explain_formula(options: argparse.Namespace) -> dict:
-    """A formula's weight S and effective exponents."""
-    plan = load_desk(options).formula(options.formula)
-    report = plan.report
+    """Print what a formula does, and return it: the weight S, the rows, the exponent of each summand, the warnings."""
+    compiled = load_desk(options).formula(options.formula)
+    report = compiled.report
     found = {
-        "formula": str(plan),
+        "formula": str(compiled),
         "weight": report.weight,
-        "rows": len(plan.bound.branches),
+        "rows": len(compiled.bound.branches),
         "summands": [{"text": s.text, "factor": s.factor, "exponent": s.exponent} for s in report.summands],
-        "bans": list(plan.bound.bans),
-        "draft": str(plan.bound.draft.formula) if plan.bound.draft else None,
+        "bans": list(compiled.bound.bans),
+        "draft": str(compiled.bound.draft.formula) if compiled.bound.draft else None,
         "warnings": list(report.warnings),
     }
     if not options.json:
@@ -113,7 +113,7 @@ def explain_formula(options: argparse.Namespace) -> dict:
 
 
 def list_presets(options: argparse.Namespace) -> dict:
-    """Formulas for known techniques."""
+    """Print and return the shipped formulas for known techniques."""
     from mixer.files.presets import load_presets
 
     presets = load_presets()
@@ -124,10 +124,10 @@ def list_presets(options: argparse.Namespace) -> dict:
 
 
 def find_preset(name: str) -> Preset:
-    """A preset by name, in upper or lower case.
+    """A preset by its name; upper and lower case are the same.
 
     Raises:
-        UnknownName: there is none.
+        UnknownName: there is no preset of this name.
     """
     from mixer.files.presets import load_presets
 
@@ -138,7 +138,7 @@ def find_preset(name: str) -> Preset:
 
 
 def attributes(options: argparse.Namespace) -> dict:
-    """A table of what is loaded; the same facts as the result."""
+    """Print a table of what is loaded, and return the same facts."""
     desk = load_desk(options)
     listed = {
         attribute.name: {

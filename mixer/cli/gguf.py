@@ -29,14 +29,14 @@ def add(commands: Any) -> None:
 
 
 def gguf_base(options: argparse.Namespace) -> dict:
-    """Write the base."""
+    """Write the base model and its tokenizer as one GGUF file."""
     from mixer.export.gguf import export_gguf_base
 
     return _written(options, export_gguf_base(load_desk(options), options.out))
 
 
 def gguf_lora(options: argparse.Namespace) -> dict:
-    """Write a mix."""
+    """Write a mix as a LoRA adapter in GGUF."""
     from mixer.export.gguf import export_gguf_lora
 
     desk = load_desk(options)
@@ -47,6 +47,7 @@ def gguf_lora(options: argparse.Namespace) -> dict:
 
 
 def _written(options: argparse.Namespace, path: Path) -> dict:
+    """Print the path of a written file, and return it with the file's size."""
     if not options.json:
         print(path)
     return {"path": str(path), "bytes": path.stat().st_size}

@@ -1,4 +1,4 @@
-"""What every command shares: its parser, and the desk that its options ask for."""
+"""What commands share: their parser, their common options, and what these options stand for: desk, mix, steering."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mixer.values.steering import REST, Steering
 if TYPE_CHECKING:
     from mixer.desk import Desk
 
-REWARDS = OUTPUTS / "runs" / "rewards"  # reward models and caches; nothing of these ships
+REWARDS = OUTPUTS / "runs" / "rewards"  # reward models and caches; they are not shipped
 
 
 def command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], dict], text: str, desk: bool = False
 ) -> argparse.ArgumentParser:
-    """A subcommand that runs `run`; with the options of `Desk.load` if it needs a desk."""
+    """Add a subcommand that calls `run`. With `desk`, it has the options of `Desk.load`."""
     added = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     added.set_defaults(run=run)
     added.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
@@ -40,7 +40,7 @@ def command(
 
 
 def formula_sources(parser: argparse.ArgumentParser) -> None:
-    """The options that load what formulas can name besides anchors."""
+    """Add the options that load what formulas can name besides anchors: other bases, judges, reward models."""
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME=SOURCE", help="another base for formulas; may be repeated"
     )
@@ -61,10 +61,10 @@ def formula_sources(parser: argparse.ArgumentParser) -> None:
 
 
 def read_sources(options: argparse.Namespace) -> list[tuple[str, str, str, str]]:
-    """What `formula_sources` asks for, as (`model`, `judge` or `reward`, name, source, label or nothing).
+    """The values of `formula_sources`' options: (`model`, `judge` or `reward`; name; source; label or an empty string).
 
     Raises:
-        InvalidValue: an option is not of its form.
+        InvalidValue: an option is not written as it must be.
     """
     found = [("model", *_named("--model", text), "") for text in options.model]
     for text in options.judge:
@@ -75,10 +75,10 @@ def read_sources(options: argparse.Namespace) -> list[tuple[str, str, str, str]]
 
 
 def add_sources(desk: Desk, options: argparse.Namespace) -> None:
-    """Load what `formula_sources` asked for.
+    """Load into a desk what the options of `formula_sources` name.
 
     Raises:
-        MixerError: an option is not of its form, or what it names cannot be used.
+        MixerError: an option is not written as it must be, or its source cannot be used.
     """
     for kind, name, source, label in read_sources(options):
         if kind == "model":
@@ -97,10 +97,10 @@ def _named(option: str, text: str) -> tuple[str, str]:
 
 
 def load_desk(options: argparse.Namespace, mix: Mix | None = None, steering: Steering | None = None):
-    """The desk that the options ask for.
+    """Load the desk that the options describe.
 
     Raises:
-        MixerError: it cannot be loaded, or `mix` or `steering` names an attribute, anchor or reward that it lacks.
+        MixerError: the desk cannot be loaded, or it lacks an attribute, anchor or reward that `mix` or `steering` names.
     """
     from mixer import Desk
 
@@ -125,7 +125,7 @@ def load_desk(options: argparse.Namespace, mix: Mix | None = None, steering: Ste
 
 
 def field_option(parser: argparse._ActionsContainer, name: str, **options: Any) -> None:
-    """The option of a field in `FIELDS`; `options` are further arguments of `add_argument`, or replace the field's."""
+    """Add the option of a field in `FIELDS`. `options` are arguments of `add_argument` that replace the field's own."""
     field = FIELDS[name]
     known: dict[str, Any] = {"help": field.describe()}
     if field.kind is dict:
@@ -141,14 +141,14 @@ def field_option(parser: argparse._ActionsContainer, name: str, **options: Any) 
 
 
 def sampling_options(parser: argparse._ActionsContainer, names: Collection[str]) -> None:
-    """The options of these fields, all of them arguments of `SamplingParams`; `read_params` reads them."""
+    """Add the options of these fields, which are arguments of `SamplingParams`. `read_params` reads them."""
     for name in names:
         field_option(parser, name)
     parser.set_defaults(sampling=[FIELDS[name].argument for name in names])
 
 
 def read_params(options: argparse.Namespace) -> SamplingParams:
-    """The sampling parameters that the options of `sampling_options` ask for.
+    """The sampling parameters that the options of `sampling_options` give.
 
     Raises:
         InvalidValue: one of them is out of range.
@@ -157,7 +157,7 @@ def read_params(options: argparse.Namespace) -> SamplingParams:
 
 
 def mix_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which mix a command is about."""
+    """Add the options that describe a mix. `read_mix` reads them."""
     field_option(parser, "positions")
     parser.add_argument(
         "--mix", type=Path, metavar="FILE", help="a mix saved as YAML; --set and --rule replace what it says"
@@ -166,10 +166,12 @@ def mix_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_mix(options: argparse.Namespace) -> Mix:
-    """The mix that `--mix`, `--set` and `--rule` make; an attribute that is set loses the file's raw coefficients.
+    """The mix that `--mix`, `--set` and `--rule` describe.
+
+    `--set` and `--rule` replace what the file says. An attribute that is set loses the file's raw coefficients.
 
     Raises:
-        MixerError: the file holds no mix, or a setting is none.
+        MixerError: the file holds no mix, or a setting is not valid.
     """
     settings = {name: Setting.at(position) for name, position in map(setting, options.set)}
     if options.mix is None:
@@ -183,7 +185,7 @@ def read_mix(options: argparse.Namespace) -> Mix:
 
 
 def steering_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say how rewards steer."""
+    """Add the options that describe how rewards steer. `read_steering` reads them."""
     field_option(parser, "rewards")
     field_option(parser, "levels")
     budget = FIELDS["budget"].describe()
@@ -192,19 +194,21 @@ def steering_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_steering(options: argparse.Namespace) -> Steering:
-    """How `--mix`, `--reward`, `--aim`, `--budget` and `--whole` steer; what is named loses what the file says of it.
+    """The steering that `--mix`, `--reward`, `--aim`, `--budget` and `--whole` describe.
+
+    A reward that is named in an option loses what the file says of it.
 
     Raises:
-        MixerError: the file holds no mix, or an option is not of its form.
+        MixerError: the file holds no mix, or an option is not written as it must be.
     """
-    pushes = dict(setting(text, "--reward") for text in options.reward)
-    asked = Steering(pushes, dict(setting(text, "--aim") for text in options.aim))
+    named_positions = dict(setting(text, "--reward") for text in options.reward)
+    asked = Steering(named_positions, dict(setting(text, "--aim") for text in options.aim))
     saved = REST
     if options.mix is not None:
         from mixer.files.mix_file import load_steering
 
         saved = load_steering(options.mix)
-    named = pushes.keys() | asked.levels.keys()
+    named = named_positions.keys() | asked.levels.keys()
     positions = {name: x for name, x in saved.positions.items() if name not in named} | dict(asked.positions)
     levels = {name: level for name, level in saved.levels.items() if name not in named} | dict(asked.levels)
     budget, whole = saved.budget, saved.whole or options.whole
@@ -216,6 +220,7 @@ def read_steering(options: argparse.Namespace) -> Steering:
 
 
 def _nats(text: str) -> float | None:
+    """The value of `--budget`: nats, or None for no limit."""
     try:
         return None if text == "none" else float(text)
     except ValueError:
@@ -223,7 +228,11 @@ def _nats(text: str) -> float | None:
 
 
 def setting(text: str, option: str = "--set") -> tuple[str, float]:
-    """`formality=0.8` as a name and a number."""
+    """Read `formality=0.8` as a name and a number.
+
+    Raises:
+        InvalidValue: the text is not of this form; `option` is named in the message.
+    """
     name, equals, number = text.partition("=")
     try:
         if not name or not equals:

@@ -10,7 +10,14 @@ from mixer.cli.options import add_sources, command, read_sources
 from mixer.errors import BadArtifact, InvalidValue, MixerError
 from mixer.process import give_back_memory
 
-LOADED_FROM = ("base", "anchors", "device", "dtype", "quantize", "device_map")  # options that say what is loaded
+LOADED_FROM = (
+    "base",
+    "anchors",
+    "device",
+    "dtype",
+    "quantize",
+    "device_map",
+)  # arguments of Desk.load
 
 
 def add(commands: Any) -> None:
@@ -22,12 +29,13 @@ def add(commands: Any) -> None:
 
 
 def serve(options: argparse.Namespace) -> dict:
-    """Serve the page until it is interrupted.
+    """Serve the page until the process is interrupted.
 
-    What cannot be used is left out and named on the page; a folder of anchors with nothing in it is refused.
+    Anchors and judges that cannot be used are left out, and the page names them. A folder of anchors without any
+    usable anchor or reward is refused.
 
     Raises:
-        MixerError: the base cannot be loaded, an option is wrong, or the address cannot be had.
+        MixerError: the base cannot be loaded, an option is wrong, or the address and port are not free.
     """
     if options.port is not None and not 1 <= options.port <= 65535:
         raise InvalidValue(f"--port {options.port} is no port.", "Give a number from 1 to 65535.")

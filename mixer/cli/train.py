@@ -77,7 +77,7 @@ def train_base(options: argparse.Namespace) -> dict:
 
 
 def train_anchors(options: argparse.Namespace) -> dict:
-    """Train one anchor, or all."""
+    """Train one anchor, or all anchors."""
     from mixer.training import anchor
 
     changes = {name: getattr(options, name) for name in ("steps", "rank") if getattr(options, name) is not None}
@@ -91,7 +91,7 @@ def train_anchors(options: argparse.Namespace) -> dict:
 
 
 def train_judges(options: argparse.Namespace) -> dict:
-    """Train one judge, or all."""
+    """Train one judge, or all judges."""
     from mixer.training import judge
 
     if hasattr(options, "attribute"):
@@ -100,7 +100,7 @@ def train_judges(options: argparse.Namespace) -> dict:
 
 
 def train_reward(options: argparse.Namespace) -> dict:
-    """Train a reward model, or a reward head."""
+    """Train a reward model (`--kind rad`) or a reward head (`--kind arm`)."""
     from mixer.training import reward_model as rad
     from mixer.training.head_training import HeadTraining, calibrate_teacher, train_head
     from mixer.training.reward_head import HeadConfig
@@ -110,7 +110,7 @@ def train_reward(options: argparse.Namespace) -> dict:
 
     base = options.base or BASE
     if options.kind == "rad":
-        asked = given("minutes", "lora")  # where nothing is, a finished one will do
+        asked = given("minutes", "lora")  # without these options, a reward model that is already trained is used
         teacher = rad.TeacherConfig(**asked) if asked else None
         rad.train_teacher(base, options.attribute, options.data, options.work / options.attribute, teacher)
     elif options.base and not options.out:

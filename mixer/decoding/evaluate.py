@@ -2,8 +2,8 @@
 
     log P = log_softmax(sum_i f_i log Q_i / S),  S = sum_i f_i > 0
 
-Every expression becomes a `Weighted` total, a mask or a scalar, and one `match` says how. Pure, in float32. Knows no
-model and no tokenizer; what judges make of the text is asked of a `OpinionReader`.
+Every expression becomes a `Weighted` sum, a mask or a scalar; one `match` computes them all. Pure functions, in
+float32. Knows no model and no tokenizer. An `OpinionReader` answers what judges and reward heads say of the text.
 
 Source: Dekoninck et al., "Controlled Text Generation via Language Model Arithmetic", arXiv 2311.14479.
 """
@@ -30,18 +30,25 @@ from mixer.values.sampling import SamplingParams
 
 
 class OpinionReader(Protocol):
-    """What judges make of the text at one position. C is how far it shows what is asked for, above 0 and up to 1."""
+    """What judges and reward heads say of a text at one position.
+
+    C is a judge's score for what the formula asks for, in (0, 1].
+    """
 
     def candidates(self, judge: str, goal: float, tokens: list[int]) -> tuple[Tensor, float]:
-        """log C of the text with each token after it, `(k,)` float32, and log C of the text as it is."""
+        """log C of the text with each of k tokens appended, `(k,)` float32; and log C of the text itself."""
         ...
 
     def strength(self, judge: str, goal: float) -> float:
-        """C of the text as it is."""
+        """C of the text itself."""
         ...
 
     def advantages(self, head: str, goal: float, tokens: Tensor, logprobs: Tensor) -> Tensor:
-        """What a reward makes of these next tokens of the text, in nats, `(k,)`."""
+        """A reward's advantages for k possible next tokens, in nats, `(k,)`.
+
+        Args:
+            tokens, logprobs: ids and log-probabilities of these tokens, `(k,)`.
+        """
         ...
 
 
@@ -51,9 +58,9 @@ class Weighted:
 
     Attributes:
         total: the sum, `(..., V)` float32.
-        weight: the sum of the weights, one for all tokens or `(..., V)`.
-        size: at least the sum of the absolute weights; rounding in `weight` is small beside it.
-        normal: whether `total` is normalized as it is, with weight 1.
+        weight: the sum of the weights; one number for all tokens, or `(..., V)`.
+        size: an upper bound of the sum of the absolute weights. Rounding errors in `weight` are relative to it.
+        normal: whether `total` is already normalized and its weight is 1.
     """
 
     total: Tensor
@@ -62,7 +69,7 @@ class Weighted:
     normal: bool = False
 
 
-Value = Weighted | Tensor | float  # a distribution or bias; a mask, perhaps times a scalar, `(..., V)`; a scalar
+Value = Weighted | Tensor | float  # a distribution or a bias; a mask `(..., V)`, perhaps times a scalar; a scalar
 
 
 @torch.no_grad()
@@ -70,24 +77,30 @@ def evaluate(bound: BoundFormula, logprobs: Mapping[Branch, Tensor], opinions: O
     """The next-token distribution of a formula.
 
     Args:
-        logprobs: of every branch in `bound.branches`, normalized, `(V,)`, or `(n, V)` for n positions of one text.
-        opinions: for a formula that reads the text; it knows one position, and `logprobs` are `(V,)` then.
+        logprobs: normalized log-probabilities of every branch in `bound.branches`: `(V,)`, or `(n, V)` for n
+            positions of one text.
+        opinions: needed by a formula with judges or rewards. It knows one position, so `logprobs` must be `(V,)`.
 
     Returns:
-        `(V,)` or `(n, V)` float32, normalized. On a CPU a position has the same bits alone and among others.
+        Log-probabilities, `(V,)` or `(n, V)` float32, normalized. On a CPU the bits of a position do not depend on
+        the other positions.
 
     Raises:
-        FormulaError: weights add up to 0 or less for some token, no token is left, or one that was cut off would become
-            infinitely likely.
+        FormulaError: the weights add up to 0 or less for some token, no token is left, or a token that was cut off
+            would become infinitely likely.
+        ValueError: the formula reads the text, and `opinions` is missing or `logprobs` has several positions.
     """
     if bound.needs_opinions and (opinions is None or next(iter(logprobs.values())).ndim != 1):
-        raise ValueError("a formula that reads the text takes a opinions and one position at a time")
+        raise ValueError("a formula that reads the text needs opinions, and one position at a time")
     return _Evaluation(bound, logprobs, opinions).normalized(bound.formula.result)
 
 
 @torch.no_grad()
 def without_opinions(bound: BoundFormula, logprobs: Mapping[Branch, Tensor], opinions: OpinionReader | None) -> Tensor:
-    """What a formula is before its judges and rewards, `(V,)`; its first term where that is nothing."""
+    """The next-token distribution of a formula without its judges and rewards, `(V,)`.
+
+    Where the rest of the formula has no value, the result is its first branch.
+    """
     try:
         return _Evaluation(bound, logprobs, opinions, judged=False).normalized(bound.formula.result)
     except FormulaError:
@@ -95,7 +108,7 @@ def without_opinions(bound: BoundFormula, logprobs: Mapping[Branch, Tensor], opi
 
 
 class _Evaluation:
-    """One evaluation, in which equal expressions are computed once. Without `judged`, judges have nothing to say."""
+    """One evaluation. Equal expressions are computed once. Where `judged` is False, judges and rewards count as 0."""
 
     def __init__(
         self,
@@ -109,7 +122,7 @@ class _Evaluation:
         self._known: dict[int, Value] = {}
 
     def normalized(self, node: Expr) -> Tensor:
-        """The log-probabilities that an expression stands for, `(..., V)`."""
+        """The normalized log-probabilities of an expression, `(..., V)`."""
         value = self._vector(node)
         if value.normal:
             return value.total
@@ -121,7 +134,7 @@ class _Evaluation:
             hint = "It has to be more than 0: add a term, such as base, or let what is taken away weigh less."
             raise self._formula.error(f"The weights here add up to {shown}{where}.", hint, node)
         logprobs = torch.log_softmax(value.total / value.weight, dim=-1)
-        # Where every token is cut off or one is infinite, the sum of all is no number, and no token's share is one.
+        # If every token is cut off, or one is infinite, log_softmax gives NaN for all tokens. So one token is enough.
         if logprobs[..., 0].isnan().any():
             if (value.total == -torch.inf).all(dim=-1).any():
                 raise self._formula.error("No token is left here.", "Let one part keep what another cuts off.", node)
@@ -150,7 +163,7 @@ class _Evaluation:
                 return _times(-1.0, self._value(value))
             case Number(value):
                 return value
-            case Product(factors):  # the vector last
+            case Product(factors):  # _times wants the vector last
                 values = sorted(map(self._value, factors), key=lambda value: isinstance(value, Weighted))
                 return reduce(_times, values)
             case Quotient(value, divisor):
@@ -191,9 +204,9 @@ class _Evaluation:
             case fn.RewardCall():
                 return _bias(self._rewarded(node) if self._judged else torch.zeros_like(self._any))
             case fn.Strength():
-                opinion = self._bound.judge_goals[node]
+                asked = self._bound.judge_goals[node]
                 assert self._opinions is not None
-                return self._opinions.strength(opinion.judge, opinion.goal)
+                return self._opinions.strength(asked.judge, asked.goal)
             case fn.Ban():
                 return _bias(torch.zeros_like(self._any))
             case _:
@@ -205,32 +218,32 @@ class _Evaluation:
         return Weighted(best.total * best.weight, best.weight, best.size)
 
     def _judgment(self, node: fn.JudgeCall) -> Tensor:
-        """log C(x t) - log C(x) for the likeliest tokens t, 0 for all others, `(V,)` (FUDGE, arXiv 2104.05218)."""
+        """log C(text + t) - log C(text) for the likeliest tokens t; 0 for others, `(V,)` (FUDGE, arXiv 2104.05218)."""
         over = self._unjudged if node.over is None else self.normalized(node.over)
         likeliest = over.topk(min(node.k, over.numel()))
         tokens = likeliest.indices[likeliest.values > -torch.inf]
-        opinion = self._bound.judge_goals[node]
-        goal = node.goal * opinion.goal + (1 - node.goal) * (1 - opinion.goal)
+        asked = self._bound.judge_goals[node]
+        goal = node.goal * asked.goal + (1 - node.goal) * (1 - asked.goal)
         assert self._opinions is not None
-        after, before = self._opinions.candidates(opinion.judge, goal, tokens.tolist())
+        after, before = self._opinions.candidates(asked.judge, goal, tokens.tolist())
         return torch.zeros_like(over).scatter(0, tokens, after.to(over) - before)
 
     def _rewarded(self, node: fn.RewardCall) -> Tensor:
-        """The advantages of the likely tokens, 0 for all others, `(V,)`: a head knows nothing of unlikely ones."""
-        over, opinion = self._unjudged, self._bound.judge_goals[node]
+        """The advantages of likely tokens, `(V,)`; 0 for all others, on which no head was trained."""
+        over, asked = self._unjudged, self._bound.judge_goals[node]
         tokens = likely(over).nonzero()[:, 0]
         assert self._opinions is not None
-        values = self._opinions.advantages(opinion.judge, opinion.goal, tokens, over[tokens])
+        values = self._opinions.advantages(asked.judge, asked.goal, tokens, over[tokens])
         return torch.zeros_like(over).scatter(0, tokens, values.to(over))
 
     @cached_property
     def _unjudged(self) -> Tensor:
-        """See `without_opinions`."""
+        """The distribution before judges and rewards, `(V,)`; see `without_opinions`."""
         return without_opinions(self._bound, self._logprobs, self._opinions)
 
     @property
     def _any(self) -> Tensor:
-        """Some branch's log-probabilities, for their shape and device."""
+        """Log-probabilities of any one branch. Only their shape and device are used."""
         return next(iter(self._logprobs.values())).float()
 
 
@@ -250,7 +263,7 @@ def _plus(a: Value, b: Value) -> Value:
 
 
 def _times(factor: Value, value: Value) -> Value:
-    """0 times anything is 0, also where a token is cut off."""
+    """A product. 0 times anything is 0, also where the other factor is -inf (a token that was cut off)."""
     assert not isinstance(factor, Weighted), "at most one factor is a vector"
     if not isinstance(value, Weighted):
         return factor * value
@@ -263,7 +276,7 @@ def _times(factor: Value, value: Value) -> Value:
 
 
 def _pick(parts: Sequence[Weighted], largest: bool) -> Weighted:
-    """Per token the part whose total is largest (smallest), with its weight; of equal ones the first."""
+    """For each token, the part with the largest (or smallest) total, with its weight; the first one of equal parts."""
     best, *others = parts
     for other in others:
         total = (torch.maximum if largest else torch.minimum)(best.total, other.total)
@@ -275,8 +288,10 @@ def _pick(parts: Sequence[Weighted], largest: bool) -> Weighted:
 
 
 def _each_row(compute: Callable[..., Tensor], *tables: Tensor) -> Tensor:
-    """A function of rows `(V,)`, for tables `(V,)` or `(n, V)`. Sums over one row are added up in another order than
-    those over each of several, so these too are taken one by one."""
+    """Apply a function of rows `(V,)` to tables `(V,)` or `(n, V)`.
+
+    Rows are taken one by one: torch sums one row in another order than several, which would change the last bits.
+    """
     if tables[0].ndim == 1:
         return compute(*tables)
     return torch.stack([compute(*rows) for rows in zip(*tables, strict=True)])
@@ -288,7 +303,7 @@ def _options(k: int, p: float, minp: float, t: float) -> SamplingParams:
 
 
 def _changed(p: Tensor, q: Tensor) -> Tensor:
-    """By how much D = KL(p || q) changes when one token is left out of both, for each token x, `(V,)`:
+    """How much D = KL(p || q) changes when token x is left out of both distributions, for each x, `(V,)`:
 
         | p_x / (1 - p_x) (D - log(p_x / q_x)) + log(1 - q_x) - log(1 - p_x) |
 
@@ -297,22 +312,22 @@ def _changed(p: Tensor, q: Tensor) -> Tensor:
     """
     endless = (q == -torch.inf) & (p > -torch.inf)
     count = int(endless.sum())
-    if count:  # D is infinite, and stays so unless what alone makes it so is left out
+    if count:  # D is infinite. It becomes finite only if a single token makes it so, and that one is left out
         return torch.where(endless, torch.inf, 0.0) if count == 1 else torch.zeros_like(p)
     probs, ratios = p.exp(), torch.where(p > -torch.inf, p - q, 0.0)
     divergence = (probs * ratios).sum()
     p_others, q_others = _log_others(p), _log_others(q)
     change = probs / (1 - probs) * (divergence - ratios) + q_others - p_others
-    # Of the likeliest token so much may be lost in 1 - p that the others are added up instead.
+    # For the likeliest token, 1 - p may lose most of its digits. The other tokens are added up instead.
     best = int(p.argmax())
     left = torch.exp(p - p_others[best])
     left[best] = 0.0
     change[best] = (left * ratios).sum() - divergence + q_others[best] - p_others[best]
-    return change.abs().nan_to_num(nan=torch.inf)  # where no other token is left
+    return change.abs().nan_to_num(nan=torch.inf)  # NaN: no other token is left
 
 
 def _log_others(logprobs: Tensor) -> Tensor:
-    """log(1 - p) of each token, `(V,)`, exact also where p is near 1."""
+    """log(1 - p) of each token, `(V,)`. It stays precise where p is near 1."""
     best, others = int(logprobs.argmax()), logprobs.clone()
     others[best] = -torch.inf
     result = torch.log1p(-logprobs.exp())

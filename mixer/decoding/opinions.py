@@ -1,4 +1,7 @@
-"""Opinions of judges and reward heads on a text in progress, for formulas that ask for them. Knows no formulas."""
+"""Opinions: what judges and reward heads say of a text in progress, when a formula asks them. Knows no formulas.
+
+An opinion comes from one text and one position. The next token gets opinions of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ from torch import Tensor
 from mixer.judges.linear import Judges
 from mixer.rewards.controller import RewardController
 
-TAIL = 16  # tokens that are decoded again with each candidate; no character spans more
-LEAST = 1e-6  # the least score that counts: the logarithm of 0 would forbid a token for good
-BROKEN = "\ufffd"  # stands for a character of which bytes are missing
+TAIL = 16  # last tokens that are decoded again with each candidate; no character has more tokens
+LEAST = 1e-6  # smaller scores count as this one: the logarithm of 0 would forbid a token entirely
+BROKEN = "\ufffd"  # what a tokenizer writes for a character with missing bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +27,9 @@ class OpinionSource:
     """Judges and reward heads, and the prompt that they read before a text.
 
     Attributes:
-        prompt: as text, and prompt_ids: as the resident model reads it.
+        judges, controller: the judges; what knows the reward heads.
+        tokenizer: the resident model's.
+        prompt, prompt_ids: the prompt as text, and as the resident model reads it.
     """
 
     judges: Judges
@@ -34,10 +39,10 @@ class OpinionSource:
     prompt_ids: Sequence[int]
 
     def after(self, token_ids: Sequence[int], state: Tensor) -> TextOpinions:
-        """Opinions on the text that has these tokens.
+        """Opinions on the text that has these tokens, the prompt not included.
 
         Args:
-            state: the model's hidden state after the last of them, `(D,)`.
+            state: the hidden state after the last token, `(D,)`, of the branch that reward heads read.
         """
         return TextOpinions(self, token_ids, state)
 
@@ -52,7 +57,7 @@ class TextOpinions:
         self._tail = list(token_ids[-TAIL:])
 
     def candidates(self, judge: str, goal: float, tokens: list[int]) -> tuple[Tensor, float]:
-        """log C of the text with each token after it, `(k,)` float32, and log C of the text as it is."""
+        """log C of the text with each of k tokens appended, `(k,)` float32; and log C of the text itself."""
         stem = self._tokenizer.decode(self._tail, skip_special_tokens=True).rstrip(BROKEN)
         longer = self._tokenizer.decode_batch([[*self._tail, token] for token in tokens], skip_special_tokens=True)
         endings = [text.removeprefix(stem).rstrip(BROKEN) for text in longer]
@@ -60,19 +65,23 @@ class TextOpinions:
         return torch.from_numpy(logs[1:].astype(np.float32)), float(logs[0])
 
     def strength(self, judge: str, goal: float) -> float:
-        """C of the text as it is."""
+        """C of the text itself."""
         return float(np.exp(self._log(judge, goal, [""])[0]))
 
     def advantages(self, head: str, goal: float, tokens: Tensor, logprobs: Tensor) -> Tensor:
-        """What a reward makes of these next tokens, `(k,)`: see `RewardController.advantages`."""
+        """A reward's advantages for k next tokens, in nats, `(k,)`; see `RewardController.advantages`.
+
+        With goal 1 the positive pole is rewarded, with goal 0 the negative one.
+        """
         ids = [*self._prompt_ids, *self._token_ids]
         return (2 * goal - 1) * self._controller.advantages(head, self._state, ids, tokens, logprobs)
 
     @cached_property
     def _text(self) -> str:
-        """Prompt and text as characters. Reward heads do not need them, so they are decoded on demand."""
+        """Prompt and text as characters. They are decoded on demand, since reward heads do not need them."""
         return self._prompt + self._tokenizer.decode(list(self._token_ids), skip_special_tokens=True)
 
     def _log(self, judge: str, goal: float, endings: Sequence[str]) -> np.ndarray:
+        """log C of the text with each ending, `(n,)`."""
         scores = np.asarray(self._judges.scores_after(judge, self._text.rstrip(BROKEN), endings))
         return np.log(np.maximum(goal * scores + (1 - goal) * (1 - scores), LEAST))

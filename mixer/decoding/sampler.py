@@ -1,8 +1,9 @@
-"""From logits to tokens: temperature, truncation, and one draw. Pure functions; no model, no text.
+"""From logits to tokens: temperature, truncation, and one draw. Pure functions. Knows no model and no text.
 
-A draw adds Gumbel noise to the log-probabilities and takes the largest sum. The noise is a function of the text's seed,
-the step and the token alone: two rows with one seed share it, so the base and the mix differ only where the mix makes a
-difference, and a text is the same on every device and in every batch.
+A draw adds Gumbel noise to the log-probabilities and takes the token with the largest sum (the Gumbel-max trick). The
+noise depends on the text's seed, the number of tokens before, and the token id; on nothing else. So a text is the same
+on every device and in every batch. Two texts with one seed share their noise: they differ only where their
+distributions differ.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from mixer.kernels.sampling import COLD, GOLDEN, MIX_1, MIX_2, draw
 from mixer.values.sampling import SamplingParams
 
-FIRST = 512  # tokens among which top-p is looked for first
+FIRST = 512  # likeliest tokens that top-p looks at first; in most cases they are enough
 
 
 def warp(logits: Tensor, params: SamplingParams) -> Tensor:
@@ -26,7 +27,7 @@ def warp(logits: Tensor, params: SamplingParams) -> Tensor:
         logits: `(V,)` float32, unnormalized.
 
     Returns:
-        `(V,)` float32, normalized; -inf where cut off. Temperature 0 leaves the likeliest token alone.
+        `(V,)` float32, normalized; -inf for tokens that are cut off. At temperature 0 only the likeliest token is left.
     """
     if params.temperature < COLD:
         best = torch.full_like(logits, -torch.inf)
@@ -42,9 +43,9 @@ def warp(logits: Tensor, params: SamplingParams) -> Tensor:
     if params.top_p < 1:
         logprobs = torch.log_softmax(logprobs, dim=-1)
         ordered, order = logprobs.topk(min(FIRST, logprobs.numel()))
-        if ordered.exp().sum() < params.top_p:  # seldom; sorting all tokens takes long
+        if ordered.exp().sum() < params.top_p:  # rare; to sort all tokens is slow
             ordered, order = logprobs.sort(descending=True)
-        # The likeliest token always stays, and so does the one that crosses the threshold.
+        # The token that crosses the threshold stays, and the likeliest token always does.
         kept = ordered.exp().cumsum(-1) - ordered.exp() < params.top_p
         kept[0] = True
         logprobs = torch.full_like(logprobs, -torch.inf).scatter(0, order[kept], ordered[kept])
@@ -52,9 +53,12 @@ def warp(logits: Tensor, params: SamplingParams) -> Tensor:
 
 
 def noise(seeds: Sequence[int], steps: Sequence[int], ids: Tensor) -> Tensor:
-    """Gumbel noise of tokens `(B, n)` in texts with these seeds, `(B,)`, at these steps, `(B,)`; `(B, n)` float32.
+    """Gumbel noise, `(B, n)` float32: SplitMix64 (Steele, Lea and Flood, 2014) of seed, step and token id.
 
-    SplitMix64 (Steele, Lea and Flood, 2014) over the three numbers.
+    Args:
+        seeds: of each text, `(B,)`.
+        steps: number of tokens before the next one in each text, `(B,)`.
+        ids: token ids, `(B, n)`.
     """
     if ids.device.type == "mps":  # which has no float64
         return noise(seeds, steps, ids.cpu()).to(ids.device)
@@ -63,16 +67,16 @@ def noise(seeds: Sequence[int], steps: Sequence[int], ids: Tensor) -> Tensor:
     for shift, factor in ((30, MIX_1), (27, MIX_2)):
         bits = (bits ^ _shifted(bits, shift)) * _signed(factor)
     bits = bits ^ _shifted(bits, 31)
-    # 24 bits, halfway between the steps, so that neither 0 nor 1 occurs.
+    # 24 bits plus one half: neither 0 nor 1 occurs.
     uniform = (_shifted(bits, 40).double() + 0.5) * 2.0**-24
     return -torch.log(-torch.log(uniform)).float()
 
 
 class Sampler:
-    """Draws for the rows of a batch, each by its own options: the argmax of `warp` plus `noise`.
+    """Draws one token for each row, under the row's own parameters: the argmax of `warp` plus `noise`.
 
     Args:
-        params: of each row, `(B,)`.
+        params: sampling parameters of each row, `(B,)`.
         ends: token ids that end a text.
     """
 
@@ -90,12 +94,16 @@ class Sampler:
     def __call__(
         self, logits: Tensor, seeds: Sequence[int], steps: Sequence[int], may_end: Sequence[bool] | None = None
     ) -> tuple[list[int], list[float]]:
-        """One token id a row, and its log-probability at temperature 1, from logits `(B, V)` float32.
+        """Draw one token for each row.
 
         Args:
-            logits: may be written to.
-            seeds, steps: of each row, `(B,)`.
-            may_end: whether a row may draw a token that ends its text, `(B,)`, though others are left; all may if None.
+            logits: `(B, V)` float32. They may be overwritten.
+            seeds, steps: see `noise`, `(B,)`.
+            may_end: whether a row may draw a token that ends its text, `(B,)`; None: all rows may. A row that may not
+                draws such a token only if no other is left.
+
+        Returns:
+            Token ids `(B,)`, and their log-probabilities at temperature 1, before truncation, `(B,)`.
         """
         free = np.ones(len(self.params), bool) if may_end is None else np.array(may_end)
         if logits.device.type == "cpu":
@@ -115,11 +123,12 @@ class Sampler:
 
 
 def _key(seed: int, step: int) -> int:
-    """Where the noise of one step begins."""
+    """The SplitMix64 state from which the noise of one step is computed."""
     return _signed(_scramble(_scramble(seed) + step))
 
 
 def _scramble(number: int) -> int:
+    """One SplitMix64 step of an unsigned 64-bit integer."""
     number = (number + GOLDEN) % 2**64
     for shift, factor in ((30, MIX_1), (27, MIX_2)):
         number = (number ^ number >> shift) * factor % 2**64
@@ -127,11 +136,11 @@ def _scramble(number: int) -> int:
 
 
 def _signed(number: int) -> int:
-    """The 64-bit integer with the same bits."""
+    """The signed 64-bit integer with the same bits."""
     number %= 2**64
     return number - 2**64 if number >= 2**63 else number
 
 
 def _shifted(bits: Tensor, places: int) -> Tensor:
-    """A right shift that fills in zeros."""
+    """A logical right shift: zeros come in from the left."""
     return (bits >> places) & ((1 << (64 - places)) - 1)

@@ -1,6 +1,6 @@
-"""Between text and tokens: prompts as a model reads them, tokens as a stream of text, words that are banned.
+"""Between text and tokens: encoding of prompts, streaming decoding of tokens, and the search for banned words.
 
-Knows tokenizers; no sessions, no networks.
+Knows tokenizers. Knows no sessions and no networks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from mixer.model.model import Model
 
 
 class TextStream:
-    """Token ids to text, piece by piece: whole characters only, and nothing that may turn out to be a stop text."""
+    """Decodes tokens to text one by one.
+
+    It gives whole characters only. It holds back characters that may be the beginning of a stop text.
+    """
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], stops: Sequence[str]) -> None:
         self._tokenizer, self._stops = tokenizer, stops
@@ -25,7 +28,7 @@ class TextStream:
         self._held = ""
 
     def push(self, token: int) -> tuple[str, bool]:
-        """The text that is now certain, and whether a stop text has appeared (it is cut off)."""
+        """Take one token. Returns the new text that is certain, and whether a stop text appeared (it is cut off)."""
         self._held += self._decoder.step(self._tokenizer, token) or ""
         found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
         if found:
@@ -37,25 +40,31 @@ class TextStream:
         return text, False
 
     def flush(self) -> str:
-        """What was held back, once nothing can follow."""
+        """The text that was held back. Call it when no token can follow."""
         text, self._held = self._held, ""
         return text
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`."""
+    """Length of the longest suffix of `text` that is a prefix of `stop`, and shorter than `stop`."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 
 class Bans:
-    """Words that a text may not hold: whole words, in upper or lower case; a space stands for any white space."""
+    """Words that a text must not contain.
+
+    Only whole words count. Upper and lower case are the same. A space in a banned word matches any white space.
+    """
 
     def __init__(self, words: Sequence[str]) -> None:
         parts = ["\\s+".join(map(re.escape, word.split())) for word in words]
         self._pattern = re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)", re.IGNORECASE) if parts else None
 
     def find(self, text: str, ended: bool) -> int | None:
-        """Where the first banned word begins; one at the very end counts only if nothing can follow."""
+        """Index of the first character of the first banned word; None where there is none.
+
+        A word at the end of the text may still grow. It counts only if the text has `ended`.
+        """
         for match in self._pattern.finditer(text) if self._pattern else ():
             if match.end() < len(text) or ended:
                 return match.start()
@@ -66,11 +75,11 @@ def encode_prompt(model: Model, prompt: str) -> list[int]:
     """Token ids of a prompt.
 
     Raises:
-        InvalidValue: it is empty, or leaves no room in the model's context.
+        InvalidValue: the prompt is empty, or it leaves no room in the model's context.
     """
     if not isinstance(prompt, str) or not prompt.strip():
         raise InvalidValue("The prompt is empty.", "Write a few words for the model to go on from.")
-    # A huge prompt is refused before it is tokenized, which takes long and could only say the same.
+    # A huge prompt is refused before it is tokenized: that is slow, and the answer would be the same.
     if len(prompt) <= 64 * model.context:
         ids = model.encode(prompt)
         if 0 < len(ids) < model.context:
@@ -85,10 +94,12 @@ def encode_prompt(model: Model, prompt: str) -> list[int]:
 
 
 def encode_branch(model: Model, branch: Branch, prompt: str) -> list[int]:
-    """Token ids that a branch reads before the text: its own prompt, on a line of its own, and then the user's.
+    """Token ids that a branch reads before the text.
+
+    They are the branch's own prompt, on a line of its own, and then the user's; with `only`, its own prompt alone.
 
     Raises:
-        InvalidValue: as for `encode_prompt`.
+        InvalidValue: see `encode_prompt`; or the model has no token to begin from where nothing is to be read.
     """
     if branch.prompt is None:
         return encode_prompt(model, prompt)
@@ -97,7 +108,7 @@ def encode_branch(model: Model, branch: Branch, prompt: str) -> list[int]:
         return encode_prompt(model, branch.prompt + between + prompt)
     if branch.prompt.strip():
         return encode_prompt(model, branch.prompt)
-    # Nothing at all: what stands before every text, or else what stands between texts.
+    # An empty prompt: the token that begins every text, or else one that ends texts.
     ids = model.encode(branch.prompt) or sorted(model.eos_ids)[:1]
     if not ids:
         raise InvalidValue("This model cannot begin from nothing.", 'Give only("...") a few words.')

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: exit codes, one clear line for bad input, JSON as the last line."""
+"""The command line: exit codes, one clear line for bad input, JSON as the last line of stdout."""
 
 from __future__ import annotations
 
@@ -100,10 +100,8 @@ def test_rewards_steer_within_their_budget_and_are_listed(rewarded: Path, tmp_pa
         "budget": 1.0,
         "whole": False,
     }
-    assert 0 < steered["stats"]["most_nats"] <= 1 + 1e-6 and steered["stats"]["branch_prompts"].keys() == {
-        "humor",
-        "toxicity",
-    }
+    assert 0 < steered["stats"]["most_nats"] <= 1 + 1e-6
+    assert steered["stats"]["readings"].keys() == {"humor", "toxicity"}
     assert made("--reward", "humor=2", "--budget", "0.1", "--whole")["stats"]["most_nats"] <= 0.1 + 1e-6
     assert made("--reward", "humor=2", "--budget", "none")["steering"]["budget"] is None
     assert made()["steering"] == {"rewards": {}, "levels": {}, "budget": None, "whole": False}
@@ -205,9 +203,9 @@ def test_the_module_runs_as_a_program(tiny: Path):
     assert wrong.returncode == 2 and "prompt" in wrong.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc, and other systems give it back")
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has to be told to give memory back")
 def test_large_arrays_go_back_to_the_system():
-    """Also after one went, which makes glibc keep the next ones of its size."""
+    """Also after one was freed: from then on, glibc keeps freed memory of that size unless it is told not to."""
     code = """
 import os
 import numpy as np
