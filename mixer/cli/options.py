@@ -100,7 +100,7 @@ def load_desk(options: argparse.Namespace, mix: Mix | None = None, steering: Ste
     """Load the desk that the options describe.
 
     Raises:
-        MixerError: the desk cannot be loaded, or it lacks an attribute, anchor or reward that `mix` or `steering` names.
+        MixerError: the desk cannot be loaded, or it lacks a name of `mix` or `steering`.
     """
     from mixer import Desk
 

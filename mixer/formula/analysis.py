@@ -85,7 +85,7 @@ BIAS = Analysis(VECTOR, ZERO, 0.0, 1.0)
 
 
 class Analyzer:
-    """Finds the facts of a formula's expressions, and raises a `FormulaError` at what stands where it may not."""
+    """Analyzes a formula's expressions, and raises a `FormulaError` at what stands where it may not."""
 
     def __init__(self, formula: Formula) -> None:
         self.formula = formula
@@ -94,12 +94,12 @@ class Analyzer:
         self.bans = {id(node) for node in _highest(formula.result) if isinstance(node, fn.Ban)}
 
     def whole(self, what: str) -> Analysis:
-        """Look at all of the formula; the facts of its result."""
+        """Look at all of the formula; the analysis of its result."""
         for name, value in self.formula.definitions:
-            self.defined[name] = self.facts(value)
+            self.defined[name] = self.analysis_of(value)
         return self.distribution(self.formula.result, f"the {what}")
 
-    def facts(self, node: Expr) -> Analysis:
+    def analysis_of(self, node: Expr) -> Analysis:
         """Look at an expression, once."""
         if id(node) not in self.known:
             found = self.call(node) if isinstance(node, Call) else self.arithmetic(node)
@@ -188,7 +188,7 @@ class Analyzer:
             raise self.error("Nothing stands in the quotes of ban.", "Put a word there.", node)
 
     def sum(self, parts: Sequence[Expr]) -> Analysis:
-        found = [self.facts(part) for part in parts]
+        found = [self.analysis_of(part) for part in parts]
         kinds = {own.kind for own in found}
         for part, own in zip(parts, found, strict=True):
             if own.kind == MASK:
@@ -202,7 +202,7 @@ class Analyzer:
         return Analysis(found[0].kind, weight, _total(found, "size"), _total(found, "scale"), _hull(found))
 
     def product(self, factors: Sequence[Expr]) -> Analysis:
-        found = [self.facts(factor) for factor in factors]
+        found = [self.analysis_of(factor) for factor in factors]
         vectors = [factor for factor, own in zip(factors, found, strict=True) if own.kind == VECTOR]
         if len(vectors) > 1:
             hint = "Add them: a sum of log-probabilities is a product of probabilities."
@@ -218,7 +218,7 @@ class Analyzer:
         return Analysis(MASK if any(own.kind == MASK for own in found) else SCALAR, factor)
 
     def multiplied(self, factor: Interval, node: Expr) -> Analysis:
-        found = self.facts(node)
+        found = self.analysis_of(node)
         weight, cut = found.weight.times(factor), found.cut and found.cut.times(factor)
         if cut == ZERO:  # 0 times anything is 0
             cut = None
@@ -227,7 +227,7 @@ class Analyzer:
         return Analysis(found.kind, weight, found.size * factor.size, found.scale * factor.size, cut)
 
     def vector(self, node: Expr) -> Analysis:
-        found = self.facts(node)
+        found = self.analysis_of(node)
         if found.kind == SCALAR:
             hint = "Multiply it with a term, as in 2 * formal."
             raise self.error("A number stands where a term has to stand.", hint, node)
@@ -266,7 +266,7 @@ def _highest(node: Expr) -> Iterator[Expr]:
 
 
 def _chosen(found: Sequence[Analysis], every: bool) -> Analysis:
-    """The facts of a choice among parts. With `every`, a token is cut off only where every part cuts it off."""
+    """The analysis of a choice among parts. With `every`, a token is cut off only where every part cuts it off."""
     weight = reduce(Interval.hull, [own.weight for own in found])
     cut = None if every and not all(own.cut for own in found) else _hull(found)
     return Analysis(VECTOR, weight, max(own.size for own in found), max(own.scale for own in found), cut)

@@ -56,39 +56,39 @@ def check(formula: Formula) -> Report:
         FormulaError: it does not; weights add up to 0 or less wherever that is certain; an argument is out of range.
             The draft that `supersede` makes of a formula is looked at too.
     """
-    examiner = Analyzer(formula)
-    weight = examiner.whole("formula").weight.point
+    analyzer = Analyzer(formula)
+    weight = analyzer.whole("formula").weight.point
     if (draft := fn.drafted(formula)) != formula:
         Analyzer(draft).whole("draft")
     summands = tuple(
         Summand(node, factor.point, factor.point / weight if weight and factor.point is not None else None)
-        for node, factor in _summands(examiner, formula.result, ONE)
+        for node, factor in _summands(analyzer, formula.result, ONE)
     )
     return Report(weight, summands, tuple(_warnings(formula, weight, summands)))
 
 
-def _summands(examiner: Analyzer, node: Expr, factor: Interval) -> Iterator[tuple[Expr, Interval]]:
+def _summands(analyzer: Analyzer, node: Expr, factor: Interval) -> Iterator[tuple[Expr, Interval]]:
     """What a vector adds up, and each one's factor; masks stay with what they are multiplied with."""
     match node:
         case Sum(parts):
             for part in parts:
-                yield from _summands(examiner, part, factor)
+                yield from _summands(analyzer, part, factor)
         case Neg(value):
-            yield from _summands(examiner, value, factor.times(Interval(-1, -1)))
+            yield from _summands(analyzer, value, factor.times(Interval(-1, -1)))
         case Quotient(value, divisor):
-            yield from _summands(examiner, value, factor.times(Interval(1 / divisor, 1 / divisor)))
+            yield from _summands(analyzer, value, factor.times(Interval(1 / divisor, 1 / divisor)))
         case Product(factors):
-            kinds = [examiner.facts(one).kind for one in factors]
+            kinds = [analyzer.analysis_of(one).kind for one in factors]
             for one, kind in zip(factors, kinds, strict=True):
                 if kind == SCALAR:
-                    factor = factor.times(examiner.facts(one).weight)
+                    factor = factor.times(analyzer.analysis_of(one).weight)
             rest = tuple(one for one, kind in zip(factors, kinds, strict=True) if kind != SCALAR)
             if MASK in kinds:
                 yield Product(rest, span=node.span), factor
             else:
-                yield from _summands(examiner, rest[0], factor)
+                yield from _summands(analyzer, rest[0], factor)
         case fn.Supersede(_, target):
-            yield from _summands(examiner, target, factor)
+            yield from _summands(analyzer, target, factor)
         case fn.Ban():
             pass
         case _:
