@@ -100,7 +100,7 @@ def load_desk(options: argparse.Namespace, mix: Mix | None = None, steering: Ste
     """Load the desk that the options describe.
 
     Raises:
-        MixerError: the desk cannot be loaded, or it lacks an attribute, anchor or reward that `mix` or `steering` names.
+        MixerError: it cannot be loaded, or it lacks an attribute, anchor or reward that `mix` or `steering` names.
     """
     from mixer import Desk
 
