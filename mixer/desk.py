@@ -355,7 +355,7 @@ class Desk:
     def warm_up(self) -> None:
         """Write two tokens, so that nobody's first text waits for what has to be compiled.
 
-        On a machine's first start that takes some ten seconds; the result is kept on disk.
+        On a machine's first start that takes up to half a minute; the result is kept on disk.
         """
         steering = Steering(dict.fromkeys(self.rewards[:1], 1.0))
         for _ in self.session(".", params=SamplingParams(max_new_tokens=2), steering=steering):
