@@ -99,12 +99,8 @@ def _named(option: str, text: str) -> tuple[str, str]:
 def load_desk(options: argparse.Namespace, mix: Mix | None = None, steering: Steering | None = None):
     """Load the desk that the options describe.
 
-        Raises:
-    <<<<<<< HEAD
-            MixerError: the desk cannot be loaded, or it lacks a name of `mix` or `steering`.
-    =======
-            MixerError: it cannot be loaded, or it lacks an attribute, anchor or reward that `mix` or `steering` names.
-    >>>>>>> h-p3
+    Raises:
+        MixerError: the desk cannot be loaded, or it lacks a name of `mix` or `steering`.
     """
     from mixer import Desk
 
