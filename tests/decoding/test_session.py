@@ -1,4 +1,4 @@
-"""Sessions: streams that reproduce, mixes that move in mid-text, batches that leave each other alone."""
+"""Sessions: a seed gives the same text again, mixes move within a text, texts of one batch are independent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def desk(tiny: Path, request: pytest.FixtureRequest) -> Desk:
 
 
 def uncached(desk: Desk, ids: list[int], mix: Mix) -> torch.Tensor:
-    """Log-probabilities of the token after `ids`, by a forward pass over all of them."""
+    """Log-probabilities of the token after `ids`, from one forward pass over all of them."""
     return torch.log_softmax(desk.model.logits(ids, mix.coefficients(desk.anchors)), dim=-1)
 
 
@@ -94,7 +94,7 @@ def test_a_move_takes_effect_at_the_next_token(desk: Desk, mode: str):
 def test_after_a_refill_the_next_token_is_exact_and_after_keep_it_is_not(desk: Desk):
     target, gaps = desk.mix(formality=-1.5), {}
     for mode in ("keep", "refill"):
-        # Another row beside it, shorter at first: refilling must leave it and its padding alone.
+        # A second row that is shorter at first. Refilling the other one must not touch it or its padding.
         session = desk.session(PROMPT, desk.mix(humor=1), params(12), mode)
         other = desk.session("Hi", desk.mix(humor=-1), params(12))
         for tick, _ in desk.lockstep(session, other):
