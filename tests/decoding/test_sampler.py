@@ -1,4 +1,4 @@
-"""The sampler: truncation keeps the right tokens, and draws follow the distribution, in every batch and on every device."""
+"""The sampler: truncation keeps the right tokens, and draws follow the distribution, alone and in any batch."""
 
 from __future__ import annotations
 

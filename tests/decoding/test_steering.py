@@ -1,4 +1,4 @@
-"""Reward sliders on texts in flight: each acts on its own text's next token, within its budget; at 0 it does nothing."""
+"""Reward sliders on texts in flight: each acts on the next token of its own text, within its budget; 0 does nothing."""
 
 from __future__ import annotations
 
