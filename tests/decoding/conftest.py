@@ -1,4 +1,7 @@
-"""Laws of the scheduler: a text is the same whoever comes and goes beside it, nobody waits in vain, no row is lost."""
+"""Desks, sessions and helpers for tests of the scheduler.
+
+Its laws: a text is the same whatever else is in the batch; every reader gets its step; no row is lost.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from mixer.decoding.scheduler import Scheduler
 from tests.model.parts import batch_exact
 
 PROMPTS = ["Nurse Abeni unfolded", "Hi", "The harbor lay still, and no one had yet come down to the boats.", "x" * 40]
-SECONDS = 60  # that only a hang exceeds
+SECONDS = 60  # a limit that only a hang exceeds
 Trace = list[tuple[int, str, str, bool]]
 
 
@@ -27,7 +30,7 @@ def loaded(tiny: Path, request: pytest.FixtureRequest) -> Desk:
 
 @pytest.fixture
 def desk(loaded: Desk) -> Iterator[Desk]:
-    """A desk without a past, all of whose rows are free in the end."""
+    """A desk with a new scheduler. After the test, all rows must be free."""
     renew(loaded)
     yield loaded
     assert loaded.scheduler.rows_in_use == 0
@@ -42,7 +45,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture
 def together(desk: Desk) -> Callable[[], None]:
-    """From the call on, every pass waits for all readers, each of which must have a thread of its own."""
+    """After the call, every pass waits until all readers ask. Each reader needs a thread of its own."""
     return lambda: setattr(desk.scheduler, "gather_seconds", float(SECONDS))
 
 
@@ -59,7 +62,7 @@ def mixes(desk: Desk) -> list[Mix]:
 
 
 def texts(desk: Desk, count: int, n: int = 16) -> list[Session]:
-    """Sessions that all differ."""
+    """Sessions with different prompts, mixes and lengths."""
     return [
         desk.session(PROMPTS[i % 4], mixes(desk)[(i + i // 4) % 4], params(n - i % 4), "refill") for i in range(count)
     ]
@@ -74,7 +77,7 @@ def trace(stream: Iterator[Step] | Session) -> Trace:
 
 
 def same(desk: Desk, got: Trace, expected: Trace) -> bool:
-    """Bit for bit where the network promises that; otherwise but for rounding."""
+    """Whether two traces are equal: bit for bit where the backend promises that, else up to rounding."""
     if batch_exact(desk.model.backend):
         return got == expected
     return len(got) == len(expected) and all(
@@ -88,11 +91,11 @@ def uncached(desk: Desk, ids: list[int], mix: Mix) -> torch.Tensor:
 
 
 class Spy:
-    """Watches the passes of a desk's network.
+    """Records the forward passes of a desk's backend.
 
     Attributes:
-        calls: of each pass, how many tokens each row brought.
-        before: called before each pass, in the thread that computes.
+        calls: for each pass, the number of tokens of each row.
+        before: is called before each pass, in the thread that computes.
     """
 
     def __init__(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

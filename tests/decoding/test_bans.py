@@ -1,4 +1,4 @@
-"""Banned words: found wherever they come to stand, taken back to their first token, never drawn there again."""
+"""Banned words: they are found anywhere, taken back to their first token, and not drawn there again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def ban(*words: str) -> str:
 
 
 def follow(session: Session) -> list[Step]:
-    """All steps; text and tokens as a reader keeps them are the session's own at every step."""
+    """All steps of a session. At every step, text and tokens as a reader adds them up must be the session's own."""
     text, tokens, steps = "", [], []
     for step in session:
         if step.rewind:
@@ -31,7 +31,7 @@ def follow(session: Session) -> list[Step]:
 
 
 def words_of(desk: Desk) -> list[str]:
-    """Letters that a text of these random weights holds alone, between characters that are none."""
+    """Single letters that stand as words of their own in a text of this random model."""
     text = desk.generate(PROMPTS[0], None, FREE).text
     found = [c for i, c in enumerate(text) if c.isalnum() and not text[i - 1 : i].isalnum() and i + 1 < len(text)]
     return [c for c in found if not text[text.index(c) + 1].isalnum()]
@@ -55,11 +55,11 @@ def test_a_banned_word_is_taken_back_and_the_text_goes_on(desk: Desk, draft: str
 
 
 def test_up_to_the_word_the_text_is_the_free_one_and_then_the_next_best(desk: Desk):
-    """At temperature 0 the banned word's first token gives way to the second likeliest, and to nothing else."""
+    """At temperature 0, the second likeliest token takes the place of the banned word's first token."""
     greedy = params(30, temperature=0.0)
     free = desk.generate(PROMPTS[2], None, greedy)
     session = desk.session(PROMPTS[2], None, greedy)
-    session.state.bans = _Anything(free.text[5:7])  # not a whole word, so that it is there for sure
+    session.state.bans = _Anything(free.text[5:7])  # any piece of the text, whole word or not
     follow(session)
     same = next(i for i, (a, b) in enumerate(zip(free.token_ids, session.token_ids, strict=False)) if a != b)
     logits = desk.model.logits([*session.prompt_ids, *session.token_ids[:same]], (0.0,) * len(desk.anchors))
@@ -68,7 +68,7 @@ def test_up_to_the_word_the_text_is_the_free_one_and_then_the_next_best(desk: De
 
 
 class _Anything(Bans):
-    """Finds a piece of text wherever it is."""
+    """Finds a piece of text, whole word or not."""
 
     def __init__(self, piece: str) -> None:
         super().__init__([])
@@ -94,7 +94,7 @@ def test_a_word_at_the_very_end_counts(desk: Desk):
 
 def test_where_every_way_on_is_banned_the_text_ends_and_says_so(desk: Desk):
     session = desk.session(PROMPTS[0], None, FREE)
-    session.state.bans = _Anything("")  # every text holds it
+    session.state.bans = _Anything("")  # every text contains it
     steps = follow(session)
     assert session.finish_reason == "ban" and session.text == "" and steps[-1].dropped
 

@@ -1,4 +1,4 @@
-"""Laws of formulas as numbers, and agreement with a float64 reference that was written apart."""
+"""Laws of formula evaluation, and agreement with a float64 reference that was written independently."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.formula.tables import TableReader, bound, models, near, tables, value
 from tests.formula.trees import formulas
 
 BASE, POLITE, RUDE = (Term((Part(1.0, name),)) for name in ("base", "polite", "rude"))
-FORMS = [  # each function of the language but the judges', over a few terms
+FORMS = [  # every function except those of judges and rewards, over a few terms
     "base + 2*([positive] - [negative])",
     "base - 0.96*union(base, [negative])",
     "[formal] - 0.6*[informal] + 2*union([formal], 0.5*[humorous])",
@@ -36,7 +36,7 @@ FORMS = [  # each function of the language but the judges', over a few terms
 
 
 def written_out(formula: Formula) -> Expr:
-    """The result with every definition in its place."""
+    """The result of a formula, with every name replaced by its definition."""
     definitions: dict[str, Expr] = {}
 
     def visit(node: Expr) -> Expr:
@@ -55,7 +55,7 @@ plain = formulas(depth=2, ban=False, judges=False, top=False, supersede=False).m
 
 @st.composite
 def doubtful(draw: st.DrawFn) -> Formula:
-    """Formulas that may have no value: more may be taken away than there is, and what was cut off too."""
+    """Formulas that may have no value: weights may fall to 0, and tokens that were cut off may be subtracted."""
     formula = draw(formulas(depth=3))
     less = draw(st.sampled_from([formula.result, BASE, fn.Union((formula.result, BASE)), fn.Top(BASE, k=2)]))
     factor = draw(st.sampled_from([Number(0.3), Number(1.2), fn.Strength("rude") - Number(0.3)]))
@@ -101,7 +101,7 @@ def test_a_formula_is_refused_just_where_the_reference_has_no_value(formula, siz
 @settings(max_examples=60)
 @given(sizes, seeds, st.sampled_from([5.0, 20.0, 60.0]), st.sampled_from([0.01, 0.5, 20.0]), st.integers(0, 3))
 def test_klmask_holds_where_a_token_is_nearly_certain_or_impossible(size, seed, spread, divergence, cut):
-    """Against leaving each token out: probabilities down to e^-200, and some tokens that one side cuts off."""
+    """Compared with leaving out each token in turn. Probabilities reach e^-200; one side may cut off some tokens."""
     known = bound(fn.Uniform() + fn.KLMask(BASE, POLITE, divergence) * fn.Norm(BASE + fn.Uniform()))
     logprobs = tables([known], size, seed, spread)
     generator = torch.Generator().manual_seed(seed)
@@ -138,13 +138,13 @@ def test_norm_changes_no_value_and_a_second_one_nothing(tree, seed):
 @law
 @given(trees, trees, trees, seeds)
 def test_a_union_is_of_a_set(a, b, c, seed):
-    """Of parts with one weight; and `max` nests, where `union` normalizes what is inside."""
+    """For parts of equal weight. `max` may be nested; `union` may not, since it normalizes its parts."""
     a, b, c = map(fn.Norm, (a, b, c))
     for kind in (fn.Union, fn.Intersect):
         forms = [kind((a, b, c)), kind((c, a, b)), kind((b, a, c, a)), kind((a, a)), a]
         try:
             one, turned, doubled, same, alone = values(*forms, seed=seed, reader=TableReader())
-        except FormulaError:  # nothing is left of what one part cuts off and another keeps
+        except FormulaError:  # no token is left: each part cuts off what the other keeps
             continue
         assert torch.equal(one, turned) and torch.equal(one, doubled)
         assert near(same, alone)
@@ -172,7 +172,7 @@ def test_the_larger_and_the_smaller_of_two_are_both(a, b, seed):
 
 @pytest.mark.parametrize("kind", [fn.Max, fn.Min])
 def test_of_equals_the_first_counts_with_its_weight(kind):
-    heavy, light = BASE, -fn.Abs(BASE)  # equal totals, with weight 1 and 0
+    heavy, light = BASE, -fn.Abs(BASE)  # equal totals, with the weights 1 and 0
     one, same = values(BASE, kind((heavy, light)))
     assert near(one, same)
     with pytest.raises(FormulaError, match="add up to 0"):
@@ -182,7 +182,7 @@ def test_of_equals_the_first_counts_with_its_weight(kind):
 @law
 @given(trees, trees, seeds)
 def test_nothing_times_anything_is_nothing(a, b, seed):
-    """Also where a token of it is cut off, or it stands behind a minus."""
+    """Also where one of its tokens is cut off, or a minus stands before it."""
     forms = [a, a - 0 * b, a + 0 * fn.Top(b, k=1), a - 0 * fn.Top(BASE, k=1), a + (Number(1) - Number(1)) * b]
     one, *others = values(*forms, seed=seed, reader=TableReader())
     assert all(near(one, other) for other in others)
@@ -191,7 +191,7 @@ def test_nothing_times_anything_is_nothing(a, b, seed):
 def test_what_is_cut_off_may_be_taken_away_where_a_mask_leaves_it_out():
     base, polite = models("base", "polite")
     _, second, third = base.topk(3).values.tolist()
-    cut = -(second + third) / 2 / math.log(len(base))  # in units of what `uniform` has
+    cut = -(second + third) / 2 / math.log(len(base))  # in units of `uniform`'s log-probability
     (got,) = values(POLITE - 0.5 * fn.Indicator(BASE - cut * fn.Uniform()) * fn.Top(BASE, k=2))
     kept = base >= second
     top = torch.log_softmax(base.where(kept, -math.inf), -1)
@@ -228,7 +228,7 @@ def test_top_cuts_as_sampling_does(seed, k, p, minp, t):
 
 
 def test_known_techniques_are_what_their_papers_say():
-    """In float64, by hand."""
+    """Compared with float64 arithmetic written out by hand."""
 
     def softmax(logits: Tensor) -> Tensor:
         return torch.log_softmax(logits, -1)
@@ -275,7 +275,7 @@ def test_all_is_float32_and_leaves_no_trace(form):
 
 
 def test_what_is_written_twice_is_computed_once():
-    """However often definitions double what was before them: written out, this one has 2^30 terms."""
+    """Each definition uses the one before it twice. Written out, this formula has 2^30 terms."""
     reader = TableReader()
     once = "a = judge(polite, over=base); base + strength(rude) * (judge(polite, over=base) + a)"
     values(f"{once} + strength(rude) * union(base, base + a)", reader=reader)
@@ -287,7 +287,7 @@ def test_what_is_written_twice_is_computed_once():
 
 
 def toxic(least: float, most: float) -> TableReader:
-    """A reader of a text whose toxicity lies between these."""
+    """Opinions on a text whose toxicity lies between these two."""
     return next(r for r in map(TableReader, range(999)) if least < r.score("toxicity", None) < most)
 
 
@@ -329,7 +329,7 @@ def test_a_factor_above_nothing_lets_cut_tokens_pass():
     ],
 )
 def test_weights_that_come_to_nothing_are_refused_however_they_are_rounded(tree):
-    """0.1 + 0.2 - 0.3 is 5.6e-17: divided by it, one token would have it all."""
+    """0.1 + 0.2 - 0.3 is 5.6e-17 in floating point. Divided by it, one token would get all the probability."""
     for part in (tree, fn.Norm(tree), fn.Union((BASE, tree)), BASE + fn.Top(tree, k=1)):
         with pytest.raises(FormulaError, match=r"add up to (0|-0\.92)( for some tokens)?\."):
             values(part)

@@ -1,4 +1,5 @@
-"""Texts written by formulas: every branch in its row, drawn from the exact distribution, sliders where they belong."""
+"""Texts written by formulas: each branch has a row, tokens come from the exact distribution, and sliders act only on
+the branches that follow them."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def other_model(loaded: Desk, tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def uncached(session: Session) -> torch.Tensor:
-    """What its last token was drawn from, by a pass of its own for each term over all tokens before it."""
+    """The distribution of a session's last token, from one uncached pass for each term over all tokens before it."""
     before, logprobs = session.token_ids[:-1], {}
     for branch_prompt in session.prompted.branch_prompts:
         logits = branch_prompt.model.logits([*branch_prompt.prompt_ids, *before], branch_prompt.under(session.mix)[1])[
@@ -41,7 +42,7 @@ def uncached(session: Session) -> torch.Tensor:
 
 @pytest.mark.parametrize("formula", [*FORMULAS, "base + 0.5*[base, model=other]"])
 def test_every_step_is_drawn_from_the_formula_s_own_distribution(desk: Desk, formula: str):
-    """Cached, beside others, in pieces, while sliders move: as one uncached pass for each term says."""
+    """A cached text, beside others, in pieces, while sliders move, agrees with one uncached pass for each term."""
     mixes = [desk.mix(formality=1), desk.mix(humor=-1.5)]
     session = desk.session(PROMPTS[0], mixes[0], params(10), "refill", formula=formula)
     other = desk.session(PROMPTS[2], mixes[1], params(12), formula=FORMULAS[2])
@@ -60,7 +61,7 @@ def test_equal_terms_share_a_row(desk: Desk, spy: Spy):
 
 
 def test_a_move_acts_on_the_terms_that_follow_the_sliders_and_on_no_other(desk: Desk):
-    """Rows that do not follow keep their gate and what they have read; the others move at once."""
+    """Rows that do not follow the sliders keep their gate and their KV cache; the others change at the next token."""
     formula = "sliders + 0.5*[0.5*sliders + humor] - 0.3*[formality] + 0.2*base"
     session = desk.session(PROMPTS[0], desk.mix(formality=0.4), params(8), "refill", formula=formula)
     gate = desk.model.backend.gate
@@ -116,7 +117,7 @@ def test_a_formula_takes_as_many_rows_as_it_has_branches_and_gives_them_back(des
 
 
 def test_an_error_while_writing_reaches_its_own_reader_alone(desk: Desk):
-    """Two copies of a term may cancel in a union, which only the numbers tell."""
+    """Two copies of a term may cancel in a union, and only the evaluation shows it."""
     good = desk.session(PROMPTS[0], None, params(6))
     bad = desk.session(PROMPTS[0], None, params(6), formula="base - intersect(base, 2*[humor]) + 0.5*[humor]")
     steps: list[Step] = []

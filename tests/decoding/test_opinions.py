@@ -1,4 +1,4 @@
-"""A reader asks judges about the very texts that the tokens make."""
+"""Opinions are those that judges have of the decoded texts, token by token."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_candidates_score_as_the_decoded_texts_do(desk: Desk, text: str, more: l
     logs, now = reader.candidates("politeness", 1.0, candidates)
     whole = ["The waiter said:" + tokenizer.decode([*ids, *own]) for own in ([], *([c] for c in candidates))]
     if any("\ufffd" in one for one in whole):
-        return  # half a character, which the reader leaves away
+        return  # half a character, which opinions leave out
     assert desk.judges
     expected = [math.log(max(score, LEAST)) for score in desk.judges.score("politeness", whole)]
     assert now == pytest.approx(expected[0], abs=1e-5)

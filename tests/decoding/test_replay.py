@@ -1,4 +1,4 @@
-"""Laws of replays: a text gone through once more is as likely as it was, and as plain passes say."""
+"""Laws of replays: a replayed text has the log-probabilities it was written with, and those of uncached passes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PUSHED = Steering({"humor": 1.2}, {"toxicity": 0.2}, budget=0.4)
 
 @pytest.fixture(scope="module", params=["native", "torch"])
 def desk(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Desk:
-    """Two attributes, and two reward heads."""
+    """A desk with two attributes and two reward heads."""
     root = make_desk_folders(tmp_path_factory.mktemp("replay"))
     plain = Desk.load(root / "base", root / "anchors", device="cpu")
     for attribute in ("humor", "toxicity"):
@@ -42,16 +42,20 @@ def desk(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
 
 @pytest.fixture(autouse=True)
 def restless(desk: Desk) -> None:
-    """However slow the machine, no slider rests so long that a text is read anew."""
+    """No mix ever counts as resting, however slow the machine is. So `keep` never computes a text anew."""
     desk.scheduler.rest_seconds = 1e9
 
 
 def ids(desk: Desk, text: str = TEXT) -> tuple[int, ...]:
-    return tuple(desk.model.encode(text)[1:])  # without what stands before every text
+    return tuple(desk.model.encode(text)[1:])  # without the token that begins every text
 
 
 def write(session: Session, moves: dict[int, Any]) -> list[float]:
-    """The log-probabilities of a text while its sliders move: `moves` go to an attribute of the session."""
+    """Write a text while its sliders move, and return the log-probabilities of its tokens.
+
+    Args:
+        moves: after the token with this index -> session attributes to set.
+    """
     logprobs: list[float] = []
     for step in session:
         del logprobs[step.index :]

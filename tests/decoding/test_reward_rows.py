@@ -1,4 +1,4 @@
-"""Reward heads in formulas: read from the reward branch, on likely tokens alone, however a text is computed."""
+"""Reward heads in formulas: they read the reward branch and act on likely tokens, however the text is computed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_reward(folder: Path, attribute: str, fingerprint: str, trunk: Trunk | N
 def loaded(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Desk:
     root = make_desk_folders(tmp_path_factory.mktemp("rewards"))
     plain = Desk.load(root / "base", root / "anchors", device="cpu")
-    for attribute in ("humor", "toxicity"):  # the second has no anchors, and a head all the same
+    for attribute in ("humor", "toxicity"):  # the second one has a head, but no anchors
         make_reward(root / "anchors", attribute, base_fingerprint(plain.base_model))
     return Desk.load(root / "base", root / "anchors", device="cpu", native=request.param == "native", auto_fold=False)
 
@@ -58,7 +58,7 @@ def test_strength_0_is_no_head_bit_for_bit_and_poles_mirror_each_other(desk: Des
 
 
 def test_every_step_is_drawn_as_uncached_passes_say(desk: Desk):
-    """With two heads, a mix that moves, a term of its own, and others beside it."""
+    """With two heads, a mix that moves, a further term, and other texts in the batch."""
     formula = "sliders + 0.2*[humor] + 1.5*reward(humor) - reward(toxicity)"
     session = desk.session(PROMPTS[0], desk.mix(formality=1), params(10), "refill", formula=formula)
     other = desk.session(PROMPTS[1], desk.mix(humor=1), params(10), formula="base + reward(humor)")

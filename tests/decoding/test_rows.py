@@ -1,4 +1,4 @@
-"""Who has rows and who waits: texts that end in any way, caps, queues, readers in threads, passes that break off."""
+"""Rows and the queue: texts that end in any way, limits, readers in threads, passes that fail."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_hundreds_of_streams_that_are_dropped_leave_nothing(desk: Desk):
 
 
 def in_time(work: Callable[[], object]) -> bool:
-    """Whether a thread gets work done; one that hangs is left behind."""
+    """Whether a thread finishes its work in time. A thread that hangs is abandoned."""
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(SECONDS / 3)
@@ -238,7 +238,7 @@ def breaking(times: int) -> Callable[[], None]:
 
 
 def read_up(own: Trace, stream: Iterator[Step]) -> bool:
-    """Note the rest of a stream; whether it came to its end."""
+    """Read the rest of a stream into a list. Returns whether it came to its end without an error."""
     try:
         own.extend(note(step) for step in stream)
     except (MemoryError, UnicodeError):

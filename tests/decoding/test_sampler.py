@@ -1,3 +1,5 @@
+"""The sampler: truncation keeps the right tokens, and draws follow the distribution, alone and in any batch."""
+
 from __future__ import annotations
 
 import math
@@ -26,7 +28,7 @@ def test_a_warped_distribution_is_normalized_and_keeps_the_likeliest(logits, tem
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     warped = warp(torch.tensor(logits), params)
     assert math.isclose(float(warped.exp().sum()), 1, abs_tol=1e-4)
-    # Of two tokens that float32 can hardly tell apart, either may be the one that stays.
+    # float32 can hardly tell some tokens apart; then either one may stay.
     assert max(x for x, w in zip(logits, warped.tolist(), strict=True) if w > -math.inf) >= max(logits) - 1e-5
 
 
@@ -34,7 +36,7 @@ def test_a_warped_distribution_is_normalized_and_keeps_the_likeliest(logits, tem
 def test_top_k_leaves_the_k_likeliest_tokens(logits, top_k):
     kept = warp(torch.tensor(logits), SamplingParams(temperature=1, top_p=1, top_k=top_k)) > -math.inf
     assert int(kept.sum()) == min(top_k, len(logits))
-    # Of two tokens that float32 can hardly tell apart, either may be the one that stays.
+    # float32 can hardly tell some tokens apart; then either one may stay.
     most_left_out = max([x for x, k in zip(logits, kept, strict=True) if not k], default=-math.inf)
     assert min(x for x, k in zip(logits, kept, strict=True) if k) >= most_left_out - 1e-5
 
@@ -69,13 +71,13 @@ def test_a_sampler_takes_the_largest_sum_of_warped_log_probability_and_noise(par
     ids = torch.arange(700)[None]
     for own, one, token, logprob in zip(logits, params, tokens, logprobs, strict=True):
         sums = warp(own, one) + noise([seed], [step], ids)[0]
-        # Where a token stands at the edge of what is kept, rounding may keep it or not.
+        # At the edge of what is kept, rounding may keep a token or cut it off.
         assert sums[token] >= sums.max() - 1e-5 or edge(own, one)
         assert logprob == pytest.approx(float(torch.log_softmax(own, -1)[token]), abs=1e-4)
 
 
 def edge(logits: torch.Tensor, params: SamplingParams) -> bool:
-    """Whether a slightly other threshold would keep other tokens."""
+    """Whether a slightly different threshold would keep other tokens."""
     kept = []
     for nudge in (-1e-5, 1e-5):
         top_p = min(max(params.top_p + nudge, 0.0), 1.0) if 0 < params.top_p < 1 else params.top_p

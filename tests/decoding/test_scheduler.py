@@ -1,4 +1,5 @@
-"""What a text is, in whatever company: the same steps, moves at the next token, prompts in pieces and from memory."""
+"""Texts do not depend on what else is in the batch. Slider moves act on the next token. Long prompts are read in
+pieces, and known prompts come from the prefix cache."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ from tests.decoding.conftest import (
 def test_a_text_is_the_same_alone_and_among_others_that_come_and_go(desk: Desk, data: st.DataObject):
     alone = [trace(session) for session in texts(desk, 6)]
     if data.draw(st.booleans()):
-        renew(desk)  # so that no prompt is known
+        renew(desk)  # so that the prefix cache is empty
     sessions = texts(desk, 6)
     streams, got = [iter(session) for session in sessions], [[] for _ in sessions]
     for _ in range(data.draw(st.integers(5, 60))):
@@ -89,7 +90,7 @@ def test_readers_in_several_threads_share_a_pass(
     alone = [trace(session) for session in texts(desk, 3)]
     spy.calls.clear()
     sessions = texts(desk, 3)
-    # All have a row before any reads on, so that all passes but the last are shared.
+    # All texts have rows before the first one goes on. So all further passes are shared, until texts end.
     streams = [iter(session) for session in sessions]
     firsts = [note(next(stream)) for stream in streams]
     together()
@@ -105,7 +106,7 @@ def test_a_long_prompt_is_read_in_pieces_while_another_text_goes_on(
     desk: Desk, spy: Spy, together: Callable[[], None], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(desk.model.backend, "chunk", 16)
-    long = "y" * 115  # and the token that begins every text; the context is 128
+    long = "y" * 115  # 116 tokens with the one that begins every text; the context is 128
     short_alone, long_alone = trace(desk.session("Hi", None, params(30))), trace(desk.session(long, None, params(4)))
     renew(desk)
     stream = iter(desk.session("Hi", None, params(30)))
@@ -223,7 +224,7 @@ def test_a_move_while_a_prompt_is_read_waits_for_its_first_token(
     steps, ids = list(session), list(session.prompt_ids)
     assert [(step.mix_key, step.exact) for step in steps] == [(mix.key, True)] + [(target.key, False)] * 2
     assert steps[0].logprob == pytest.approx(float(uncached(desk, ids, mix)[steps[0].token_id]), abs=1e-4)
-    # What was kept of the prompt is what its mix made of it.
+    # The prefix cache holds the keys and values of the mix that the prompt was computed under.
     assert same(desk, trace(desk.session(prompt, target, params(3))), expected)
 
 

@@ -1,4 +1,4 @@
-"""Sessions: streams that reproduce, mixes that move in mid-text, batches that leave each other alone."""
+"""Sessions: a seed gives the same text again, mixes move within a text, texts of one batch are independent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def desk(tiny: Path, request: pytest.FixtureRequest) -> Desk:
 
 
 def uncached(desk: Desk, ids: list[int], mix: Mix) -> torch.Tensor:
-    """Log-probabilities of the token after `ids`, by a forward pass over all of them."""
+    """Log-probabilities of the token after `ids`, from one forward pass over all of them."""
     return torch.log_softmax(desk.model.logits(ids, mix.coefficients(desk.anchors)), dim=-1)
 
 
@@ -94,17 +94,17 @@ def test_a_move_takes_effect_at_the_next_token(desk: Desk, mode: str):
 def test_after_a_refill_the_next_token_is_exact_and_after_keep_it_is_not(desk: Desk):
     target, gaps = desk.mix(formality=-1.5), {}
     for mode in ("keep", "refill"):
-        # Another row beside it, shorter at first: refilling must leave it and its padding alone.
+        # A second row that is shorter at first. Refilling the other one must not touch it or its padding.
         session = desk.session(PROMPT, desk.mix(humor=1), params(12), mode)
         other = desk.session("Hi", desk.mix(humor=-1), params(12))
-        for tick, _ in desk.lockstep(session, other):
-            assert tick is not None
-            if tick.index == 6:
+        for step, _ in desk.lockstep(session, other):
+            assert step is not None
+            if step.index == 6:
                 session.mix = target
-            if tick.index == 7:
+            if step.index == 7:
                 ids = session.prompt_ids + session.token_ids[:-1]
-                expected = uncached(desk, ids, target)[tick.token_id]
-                gaps[mode] = abs(tick.logprob - float(expected))
+                expected = uncached(desk, ids, target)[step.token_id]
+                gaps[mode] = abs(step.logprob - float(expected))
         assert other.token_ids == list(desk.generate("Hi", desk.mix(humor=-1), params(12)).token_ids)
     assert gaps["refill"] < 1e-4 < gaps["keep"]
 
@@ -113,8 +113,8 @@ def test_a_restart_writes_what_a_fresh_start_would(desk: Desk):
     target = desk.mix(formality=-1.5)
     session = desk.session(PROMPT, None, params(12), "restart")
     longer = desk.session(PROMPT + " the note that was left", None, params(5))
-    for tick, _ in desk.lockstep(session, longer):
-        if tick is not None and tick.index == 6 and session.mix != target:
+    for step, _ in desk.lockstep(session, longer):
+        if step is not None and step.index == 6 and session.mix != target:
             session.mix = target
     assert session.token_ids == list(desk.generate(PROMPT, target, params(12)).token_ids)
     assert session.text == desk.generate(PROMPT, target, params(12)).text
@@ -159,13 +159,13 @@ def test_streams_driven_by_many_threads_do_not_mix(desk: Desk):
 
 def test_closing_ends_one_stream_and_frees_its_row(desk: Desk):
     first, second = desk.session(PROMPT, None, params(20)), desk.session(PROMPT, None, params(20))
-    ticks = []
-    for ticks_seen, tick in enumerate(desk.lockstep(first, second), start=1):
-        ticks.append(tick)
-        if ticks_seen == 5:
+    steps = []
+    for rounds, both in enumerate(desk.lockstep(first, second), start=1):
+        steps.append(both)
+        if rounds == 5:
             first.close()
     assert first.finish_reason == "closed" and len(first.token_ids) == 5
-    assert second.finish_reason == "length" and ticks[-1][0] is None
+    assert second.finish_reason == "length" and steps[-1][0] is None
 
 
 def test_leaving_the_iterator_closes_its_sessions(desk: Desk):

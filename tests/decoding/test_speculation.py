@@ -1,4 +1,4 @@
-"""Speculation changes the speed of a text and nothing else; it guesses as much as pays."""
+"""Speculation changes the speed of a text and nothing else. It makes as many guesses as pay off."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MIX = {"humor": 0.6}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of six words, so that every text of three can be enumerated."""
+    """A desk of a model with six words, so that all texts of three words can be enumerated."""
     root = tmp_path_factory.mktemp("six")
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<s>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -71,7 +71,7 @@ def options(seed: int | None = None, length: int = LENGTH, temperature: float = 
 
 
 def exact(desk: Desk, formula: str) -> dict[tuple[int, ...], float]:
-    """The probability of every text, from full passes over each of its beginnings."""
+    """The probability of every text, from uncached passes over each of its prefixes."""
     session = desk.session(PROMPT, desk.mix(MIX), options(), formula=formula)
     known: dict[tuple[int, ...], list[float]] = {}
 
@@ -96,7 +96,7 @@ def exact(desk: Desk, formula: str) -> dict[tuple[int, ...], float]:
 
 
 def distance(desk: Desk, formula: str, draft: str, batch: int, samples: int) -> tuple[float, float]:
-    """Total variation of so many texts from the exact distribution, and how large it may be by chance."""
+    """Total variation distance between sampled texts and the exact distribution, and the most that chance explains."""
     want, got = exact(desk, formula), Counter[tuple[int, ...]]()
     for start in range(0, samples, batch):
         sessions = [
@@ -107,7 +107,7 @@ def distance(desk: Desk, formula: str, draft: str, batch: int, samples: int) -> 
             pass
         got.update(tuple(session.token_ids) for session in sessions)
     total = 0.5 * sum(abs(got[ids] / samples - chance) for ids, chance in want.items())
-    # The mean of half the sum of |multinomial deviations|, and three of its own standard deviations, which are small.
+    # The expected distance of multinomial counts, plus three standard deviations of that distance.
     chance = 0.5 * sum((2 / torch.pi * p * (1 - p) / samples) ** 0.5 for p in want.values())
     return total, chance + 3 * 0.5 / samples**0.5
 
@@ -138,7 +138,7 @@ def test_a_text_is_the_same_with_and_without_guesses(desk: Desk, formula: str, t
 
 
 def test_a_refusal_behind_a_guess_that_fails_breaks_no_text_off(desk: Desk, monkeypatch: pytest.MonkeyPatch):
-    """A formula may have no value at a position that the text never comes to."""
+    """A formula may have no value after a wrong guess, at a position that the text never reaches."""
     plain = desk.generate(PROMPT, None, options(3, 30), TERMS[1])
 
     def one_by_one(bound, logprobs, reader=None):
@@ -166,7 +166,7 @@ def test_a_good_draft_is_accepted_and_a_text_in_a_batch_keeps_its_own(desk: Desk
 
 
 def test_a_move_is_not_kept_waiting_by_guesses(desk: Desk):
-    """Tokens that were guessed and verified under the former mix are forgotten when the sliders move."""
+    """When the sliders move, tokens that were verified under the former mix are dropped."""
     session = desk.session(PROMPT, None, options(5, 40), "refill", "sliders", draft="base")
     target = desk.mix(humor=2)
     keys = []
@@ -201,7 +201,7 @@ def test_costs_are_positive_and_never_fall_with_more_guesses(passes: list[tuple[
 
 
 def follow(rate: float, draft_seconds: float, verify_seconds: float) -> int:
-    """The length that speculation settles at, where guesses hold at a rate and passes take so long."""
+    """The number of guesses that speculation settles at, for a rate of accepted guesses and given costs of passes."""
     speculation = Speculation(object() if draft_seconds else None)  # type: ignore[arg-type]
     for block in range(200):
         length = speculation.length(100)

@@ -1,4 +1,4 @@
-"""Reward sliders on texts in flight: each acts on its own text's next token, within its budget, at rest not at all."""
+"""Reward sliders on texts in flight: each acts on the next token of its own text, within its budget; 0 does nothing."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ WARM = replace(params(12), temperature=1.0, top_p=1.0)
 
 
 def follow(desk: Desk, session: Session, formula: str | None = None) -> list[tuple[float, float, float]]:
-    """Of each step the log-probability and the nats, beside what uncached passes over its text say of both, as
-    differences, and the nats; where the text gives the same tokens again."""
+    """Run a session, and compare each step with uncached passes over its text.
+
+    Returns:
+        For each step: the error of its log-probability, the error of its nats, and its nats. A step is left out where
+        the decoded text does not give the same tokens again.
+    """
     found = []
     for step in session:
         ids = session.token_ids[:-1]
@@ -42,7 +46,7 @@ def test_strength_0_is_sampling_without_heads_bit_for_bit(desk: Desk, formula: s
     renew(desk)
     plain = trace(desk.session(PROMPTS[0], mix, params(16), formula=formula))
     for rest in (Steering(), Steering({"humor": 0.0, "toxicity": 0.0}, budget=0.0), Steering(fused=True)):
-        renew(desk)  # so that all read the prompt alike
+        renew(desk)  # so that no text finds its prompt in the prefix cache
         assert trace(desk.session(PROMPTS[0], mix, params(16), formula=formula, steering=rest)) == plain
     assert trace(desk.session(PROMPTS[0], mix, params(16), formula=formula, steering=STRONG)) != plain
 
@@ -138,7 +142,7 @@ def test_bans_hold_where_rewards_steer(desk: Desk):
 
 
 def test_a_reward_model_steers_as_a_head_does(desk: Desk, tmp_path: Path):
-    """In sliders, levels and formulas, step by step as from the first token on, and cut to its reach as RAD is."""
+    """In sliders, levels and formulas; cached and uncached passes agree; and `cut` leaves only the tokens in reach."""
     name = f"rad{len(desk.rewards)}"
     desk.add_reward(name, make_teacher(Path(str(desk.base_model.name_or_path)), tmp_path / "rad"))
     assert desk.rewards[-1] == name

@@ -1,4 +1,4 @@
-"""Banned words as words, and prompts as each branch reads them."""
+"""Banned words are found as whole words; each branch reads the prompt that it should."""
 
 from __future__ import annotations
 
