@@ -9,7 +9,7 @@ from typing import Any
 
 from mixer.cli.bench import add_door
 from mixer.cli.options import command, load_desk
-from mixer.resources import ANCHORS, BASE, JUDGES
+from mixer.resources import ANCHORS, BASE, JUDGES, OUTPUTS
 from mixer.values.mix import RULES
 
 
@@ -89,7 +89,8 @@ def evaluate_coupling(options: argparse.Namespace) -> dict:
         loglikelihoods=base_loglikelihoods(options.base or BASE),
     )
     fingerprint = anchors_fingerprint(base_fingerprint(desk.base_model), desk.anchor_set.adapters)
-    path = write_calibration(report.calibration, Path(options.anchors or ANCHORS), fingerprint, report.record())
+    folder = _anchors_folder(options)
+    path = write_calibration(report.calibration, folder, fingerprint, report.record())
     if not options.json:
         print(report.table(), path, sep="\n\n")
     return {"calibration": str(path), **report.record()}
@@ -126,7 +127,15 @@ def evaluate_card(options: argparse.Namespace) -> dict:
     """Write the model card. Returns its path."""
     from mixer.measure.card import measure_card
 
-    path = measure_card(load_desk(options), Path(options.base or BASE), Path(options.anchors or ANCHORS), JUDGES)
+    anchors = Path(options.anchors or ANCHORS)
+    path = measure_card(load_desk(options), Path(options.base or BASE), anchors, JUDGES, _anchors_folder(options))
     if not options.json:
         print(path)
     return {"card": str(path)}
+
+
+def _anchors_folder(options: argparse.Namespace) -> Path:
+    """Where reports about the anchors go: beside them, or into `anchors` where the shipped ones lie in the package."""
+    folder = Path(options.anchors or OUTPUTS / "anchors")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -167,8 +167,9 @@ def read_report(path: Path) -> Any:
         raise BadArtifact(f"The report {path} cannot be read: {error}.", "Train that part again.") from error
 
 
-def write_card(base: Path, anchors: Path, judges: Path) -> Path:
-    """Put `anchors/MODEL_CARD.md` together from the reports on disk."""
+def write_card(base: Path, anchors: Path, judges: Path, out: Path | None = None) -> Path:
+    """Put `MODEL_CARD.md` together in `out` (`anchors` if None), from the reports in these folders."""
+    out = out or anchors
     trained = {}
     for home in sorted(path for path in anchors.iterdir() if path.is_dir()):
         for pole in POLES:
@@ -180,17 +181,18 @@ def write_card(base: Path, anchors: Path, judges: Path) -> Path:
         read_report(base / "training.json"),
         trained,
         read_report(judges / "report.json"),
-        ControlReport.from_json(json.dumps(read_report(anchors / CONTROL))),
-        [Sample(**sample) for sample in read_report(anchors / SAMPLES)],
+        ControlReport.from_json(json.dumps(read_report(out / CONTROL))),
+        [Sample(**sample) for sample in read_report(out / SAMPLES)],
     )
-    (anchors / CARD).write_text(text, encoding="utf-8")
-    return anchors / CARD
+    (out / CARD).write_text(text, encoding="utf-8")
+    return out / CARD
 
 
-def measure_card(desk: Desk, base: Path, anchors: Path, judges: Path) -> Path:
-    """Measure control, write the samples, and put the card together from these and the trainers' reports."""
+def measure_card(desk: Desk, base: Path, anchors: Path, judges: Path, out: Path | None = None) -> Path:
+    """Measure control, write samples and the card; the results go to `out` (`anchors` if None)."""
+    out = out or anchors
     reach = control(desk, loglikelihoods=base_loglikelihoods(base))
-    (anchors / CONTROL).write_text(reach.to_json() + "\n", encoding="utf-8")
+    (out / CONTROL).write_text(reach.to_json() + "\n", encoding="utf-8")
     samples = [asdict(sample) for sample in write_samples(desk)]
-    (anchors / SAMPLES).write_text(json.dumps(samples, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return write_card(base, anchors, judges)
+    (out / SAMPLES).write_text(json.dumps(samples, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return write_card(base, anchors, judges, out)

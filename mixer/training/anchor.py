@@ -30,7 +30,8 @@ from mixer.adapters.anchor_set import LABELS
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.adapters.peft import CONFIG, WEIGHTS
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.training.data import ANCHORS, ATTRIBUTES, Pair, attributes_with_pairs, find_pairs, split_pairs
+from mixer.resources import ANCHORS, OUTPUTS
+from mixer.training.data import ATTRIBUTES, Pair, attributes_with_pairs, find_pairs, split_pairs
 from mixer.training.frozen_base import load_base, portable_name
 from mixer.training.optimizers import MasterAdamW
 from mixer.training.training_text import (
@@ -239,7 +240,7 @@ def train_anchor(
     attribute: str,
     pole: str,
     data: Path | None = None,
-    out: Path = ANCHORS,
+    out: Path = OUTPUTS / "anchors",
     config: AnchorConfig | None = None,
     overwrite: bool = False,
 ) -> dict:
@@ -250,7 +251,7 @@ def train_anchor(
 def train_anchors(
     base: Path | str,
     data: Path | None = None,
-    out: Path = ANCHORS,
+    out: Path = OUTPUTS / "anchors",
     config: AnchorConfig | None = None,
     overwrite: bool = False,
     anchors: Sequence[tuple[str, str]] | None = None,

@@ -95,3 +95,18 @@ def test_so_does_the_command(env: Path, tmp_path: Path):
 def test_and_the_page_is_built(env: Path, tmp_path: Path):
     code = "from mixer import Desk; from mixer.ui import build; print(len(build(Desk.load()).fns))"
     assert int(run(tmp_path, env / "python", "-c", code).split()[-1]) > 5
+
+
+@pytest.mark.slow
+def test_what_commands_write_lies_below_the_current_folder(env: Path, tmp_path: Path):
+    code = """
+import inspect
+from mixer.cli.evaluate import _anchors_folder
+from mixer.training.anchor import train_anchors
+
+class Options:
+    anchors = None
+
+print(inspect.signature(train_anchors).parameters["out"].default, _anchors_folder(Options()))
+"""
+    assert run(tmp_path, env / "python", "-c", code).split() == ["anchors", "anchors"]
