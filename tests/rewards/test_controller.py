@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer.rewards.controller import LEAST, SPENT, RewardController, SteeredLogits
+from mixer.rewards.controller import MIN_P, POLE_NATS, RewardController, SteeredLogits
 from mixer.rewards.heads import HeadCalibration, Reward, RewardHead, advantage, likely
 from mixer.rewards.reference import divergence, steer_logprobs
 from mixer.values.steering import REST, Steering
@@ -29,7 +29,7 @@ def numbers(seed: int, *shape: int) -> torch.Tensor:
 
 def reward(seed: int, rank: int) -> Reward:
     head = RewardHead(numbers(seed, rank, D), numbers(seed + 1, D, rank) / 5, numbers(seed + 2, D) / 9, 0.4)
-    return Reward(NAMES[seed % 3], head, HeadCalibration(0.5 + seed, 2.0, {SPENT: 1.5}, {SPENT: 1.2}))
+    return Reward(NAMES[seed % 3], head, HeadCalibration(0.5 + seed, 2.0, {POLE_NATS: 1.5}, {POLE_NATS: 1.2}))
 
 
 EMBEDDING = numbers(9, V, D)
@@ -43,12 +43,12 @@ def row(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def bias_of(logprobs: torch.Tensor, state: torch.Tensor, positions, reach: int) -> torch.Tensor:
     """What heads at these positions add, `(V,)`, by the definitions."""
-    some = likely(logprobs, reach, LEAST)
+    some = likely(logprobs, reach, MIN_P)
     probs, total = torch.where(some, logprobs.exp(), 0.0), torch.zeros(V)
     for name, position in positions.items():
         own = HELM.heads[name]
         values = advantage(own.head.rewards(state, EMBEDDING), probs, own.calibration.sigma, own.calibration.clip)
-        total += position * own.calibration.betas[SPENT] * values
+        total += position * own.calibration.betas[POLE_NATS] * values
     return torch.where(some, total, 0.0)
 
 
@@ -68,7 +68,7 @@ def test_steering_is_what_the_definitions_say(seed, positions, temperature, budg
     steering = Steering(positions, budget=budget, reach=reach, cut=cut)
     found, before = steered(logits, state, steering, temperature), warm(logits, temperature)
     bias = bias_of(before, state, steering.positions, reach)
-    expected = steer_logprobs(before, bias, budget, reach, LEAST, cut) if steering.positions else before
+    expected = steer_logprobs(before, bias, budget, reach, MIN_P, cut) if steering.positions else before
     assert found.nats <= budget + 1e-6
     assert torch.allclose(warm(found.logits, temperature).exp(), expected.exp(), atol=2e-3)
 
@@ -130,7 +130,7 @@ def test_what_steered_already_counts_toward_the_budget(seed, positions, budget, 
 class Model:
     """A reward model that likes even tokens, and remembers what it was asked."""
 
-    calibration, reach = HeadCalibration(0.5, 4.0, {SPENT: 2.0}, {}), 7
+    calibration, reach = HeadCalibration(0.5, 4.0, {POLE_NATS: 2.0}, {}), 7
 
     def __init__(self) -> None:
         self.asked: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
