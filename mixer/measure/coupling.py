@@ -1,7 +1,7 @@
 """Coupling: what each slider does to every judge's score, and a calibration fitted to these measurements.
 
 Held-out prompts are split into three sets. On the first set, the calibration is fitted to sliders moved alone and to
-random mixes. On the second set, it predicts the scores of other random mixes. On the third set, texts are generated with
+random mixes. On the second, it predicts the scores of other random mixes. On the third, texts are generated with
 plain and with calibrated sliders. All mixes continue the same prompts of a set with the same seeds. Standard errors are
 by bootstrap over prompts. This module knows nothing of how texts or judges are made.
 """
