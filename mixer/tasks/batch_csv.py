@@ -64,6 +64,7 @@ class BatchTable:
         fewest_tokens: gives a row's `min_new_tokens` from its `max_new_tokens`.
 
     Attributes:
+        desk: the desk that the columns and cells are checked against.
         jobs: one for each row. The jobs of wrong rows have an error from the start.
         notes: sentences about unknown columns.
 
@@ -80,7 +81,7 @@ class BatchTable:
         served: bool = False,
         fewest_tokens: Callable[[int], int] = lambda tokens: 0,
     ) -> None:
-        self._desk, self._table, self._default = desk, table, default
+        self.desk, self._table, self._default = desk, table, default
         self._served, self._fewest_tokens = served, fewest_tokens
         self._judges = tuple(desk.scores("."))
         self._columns = [_column(head, desk.attributes, desk.rewards) for head in table.columns]
@@ -118,7 +119,7 @@ class BatchTable:
 
     def _notes(self) -> list[str]:
         """Sentences about unknown columns: a known name that is close, or that the column is copied."""
-        known = [*SETTINGS, *self._desk.attributes, *(f"reward.{name}" for name in self._desk.rewards)]
+        known = [*SETTINGS, *self.desk.attributes, *(f"reward.{name}" for name in self.desk.rewards)]
         notes, copied = [], []
         for column in self._columns:
             if column.field or _is_result(column.head):
@@ -159,7 +160,7 @@ class BatchTable:
             case "prompt":
                 return replace(request, prompt=cell)
             case "formula":
-                self._desk.formula(cell)
+                self.desk.formula(cell)
                 return replace(request, formula=cell)
             case "tokens":
                 most = field.check(_whole(cell), self._served)
