@@ -174,34 +174,32 @@ def read_report(path: Path) -> Any:
         raise BadArtifact(f"The report {path} cannot be read: {error}.", "Train that part again.") from error
 
 
-def write_card(base: Path, anchors: Path, judges: Path) -> Path:
-    """Write `MODEL_CARD.md` into the anchors folder from the reports on disk, and return its path.
-
-    Raises:
-        BadArtifact: no anchor has a report, or another report is missing or damaged.
-    """
-    anchor_reports = {}
-    for folder in sorted(path for path in anchors.iterdir() if path.is_dir()):
+def write_card(base: Path, anchors: Path, judges: Path, out: Path | None = None) -> Path:
+    """Put `MODEL_CARD.md` together in `out` (`anchors` if None), from the reports in these folders."""
+    out = out or anchors
+    trained = {}
+    for home in sorted(path for path in anchors.iterdir() if path.is_dir()):
         for pole in POLES:
-            if (folder / pole / "training.json").is_file():
-                anchor_reports[f"{folder.name}.{pole}"] = read_report(folder / pole / "training.json")
-    if not anchor_reports:
+            if (home / pole / "training.json").is_file():
+                trained[f"{home.name}.{pole}"] = read_report(home / pole / "training.json")
+    if not trained:
         raise BadArtifact(f"{anchors} holds no anchor with a report.", "Run `python -m mixer train anchors` first.")
     text = card(
         read_report(base / "training.json"),
-        anchor_reports,
+        trained,
         read_report(judges / "report.json"),
-        ControlReport.from_json(json.dumps(read_report(anchors / CONTROL))),
-        [Sample(**sample) for sample in read_report(anchors / SAMPLES)],
+        ControlReport.from_json(json.dumps(read_report(out / CONTROL))),
+        [Sample(**sample) for sample in read_report(out / SAMPLES)],
     )
-    (anchors / CARD).write_text(text, encoding="utf-8")
-    return anchors / CARD
+    (out / CARD).write_text(text, encoding="utf-8")
+    return out / CARD
 
 
-def measure_card(desk: Desk, base: Path, anchors: Path, judges: Path) -> Path:
-    """Measure control, generate the samples, write both as JSON beside the anchors, and write the card."""
-    report = control(desk, loglikelihoods=base_loglikelihoods(base))
-    (anchors / CONTROL).write_text(report.to_json() + "\n", encoding="utf-8")
+def measure_card(desk: Desk, base: Path, anchors: Path, judges: Path, out: Path | None = None) -> Path:
+    """Measure control, write samples and the card; the results go to `out` (`anchors` if None)."""
+    out = out or anchors
+    reach = control(desk, loglikelihoods=base_loglikelihoods(base))
+    (out / CONTROL).write_text(reach.to_json() + "\n", encoding="utf-8")
     samples = [asdict(sample) for sample in write_samples(desk)]
-    (anchors / SAMPLES).write_text(json.dumps(samples, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return write_card(base, anchors, judges)
+    (out / SAMPLES).write_text(json.dumps(samples, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return write_card(base, anchors, judges, out)
