@@ -27,7 +27,7 @@ from mixer.decoding.reference import first_logprobs
 from mixer.decoding.session import Session
 from mixer.desk import Desk
 from mixer.model.model import SCRATCH
-from mixer.rewards.controller import SPENT, PreparedSteering, RewardController, SteeredLogits
+from mixer.rewards.controller import POLE_NATS, PreparedSteering, RewardController, SteeredLogits
 from mixer.rewards.files import calibration_record
 from mixer.rewards.heads import HeadCalibration, advantage, fused_matrix, likely
 from mixer.rewards.rad import REPORT, WEIGHTS, Rad
@@ -149,7 +149,7 @@ class RewardsRunner:
         rewards = [self.controller.heads[name] for name in steering.positions]
         positions = list(steering.positions.values())
         if fused or steering.fused:
-            strengths = [r.fused_strength(position, SPENT) for r, position in zip(rewards, positions, strict=True)]
+            strengths = [r.fused_strength(position, POLE_NATS) for r, position in zip(rewards, positions, strict=True)]
             matrix = fused_matrix([reward.head for reward in rewards], strengths)
             return torch.log_softmax(states @ matrix.T @ self._embedding.T, -1)
         before = torch.log_softmax(logits / temperature, -1)
@@ -158,7 +158,7 @@ class RewardsRunner:
         for reward, position in zip(rewards, positions, strict=True):
             measured = reward.calibration
             values = reward.head.rewards(states, self._embedding)
-            bias += position * measured.betas[SPENT] * advantage(values, probs, measured.sigma, measured.clip)
+            bias += position * measured.betas[POLE_NATS] * advantage(values, probs, measured.sigma, measured.clip)
         budget = math.inf if steering.budget is None else steering.budget
         after = steer_logprobs(before, bias, budget, steering.reach, cut=steering.cut)
         return torch.log_softmax(temperature * after, -1)
@@ -185,9 +185,9 @@ class SeparateHeads(RewardController):
         origin: Tensor | None = None,
     ) -> SteeredLogits:
         """As `RewardController`, without clip and budget."""
-        for name in prepared.own:
+        for name in prepared.heads:
             rewards = self.heads[name].head.rewards(state, self._embedding)
-            logits = logits + self.heads[name].fused_strength(prepared.steering.positions[name], SPENT) * rewards
+            logits = logits + self.heads[name].fused_strength(prepared.steering.positions[name], POLE_NATS) * rewards
         return SteeredLogits(logits)
 
 
@@ -239,7 +239,7 @@ def make_teacher(desk: Desk, folder: Path) -> Path:
     record = {
         "made_from": {"config": {"lora": 0}},
         "base_fingerprint": base_fingerprint(lm),
-        "calibration": calibration_record(HeadCalibration(SPREAD, 1 / SPREAD, {0.1: 0.5, SPENT: 1.0}, {})),
+        "calibration": calibration_record(HeadCalibration(SPREAD, 1 / SPREAD, {0.1: 0.5, POLE_NATS: 1.0}, {})),
     }
     (folder / REPORT).write_text(json.dumps(record), encoding="utf-8")
     return folder

@@ -1,6 +1,6 @@
 """Ways of steering a text toward an attribute, what they write, and how far each goes from the base at every token.
 
-All methods draw at temperature 1 from the `REACH` likeliest tokens of at least `LEAST` times the largest share, as RAD
+All methods draw at temperature 1 from the `REACH` likeliest tokens of at least `MIN_P` times the largest share, as RAD
 does from 20: those of the base where rewards steer, those of the changed model where its weights are changed. The
 distance is one figure for all, and exact: `KL(p' || p)` over what is drawn from, p the whole base, less the same of the
 base's own likely tokens, which everybody pays. Where the base's likely tokens are the only ones, that is the divergence
@@ -21,7 +21,7 @@ from torch import Tensor
 from mixer.desk import Desk, Output
 from mixer.model.gate import Gate
 from mixer.model.lora_hooks import LoRAHooks
-from mixer.rewards.controller import LEAST, SPENT
+from mixer.rewards.controller import MIN_P, POLE_NATS
 from mixer.rewards.heads import Reward, advantage, fused_matrix
 from mixer.rewards.reference import budget_share
 from mixer.values.mix import Mix, Setting
@@ -105,7 +105,7 @@ class Writer:
     def write(self, method: Method, slider: float, prompts: Sequence[str], tokens: int, seed: int) -> MethodTexts:
         """One text after each prompt, prompt i with seed `seed + i`."""
         mix, steering = self.settings(method, slider)
-        trim = {"top_k": REACH, "min_p": LEAST} if method.trims or not slider else {}
+        trim = {"top_k": REACH, "min_p": MIN_P} if method.trims or not slider else {}
         params = [
             SamplingParams(tokens, tokens, temperature=1.0, top_p=1.0, seed=seed + i, **trim)
             for i in range(len(prompts))
@@ -184,17 +184,17 @@ class Writer:
         """
         heads = [(self.rewards[name], position) for name, position in steering.positions.items()]
         if steering.fused:
-            strengths = [reward.fused_strength(position, SPENT) for reward, position in heads]
+            strengths = [reward.fused_strength(position, POLE_NATS) for reward, position in heads]
             states = states @ fused_matrix([reward.head for reward, _ in heads], strengths, self._embedding).T
         logits = self._logits(states)
         best, tokens = logits.topk(REACH)
-        some = best >= best[:, :1] + math.log(LEAST)
+        some = best >= best[:, :1] + math.log(MIN_P)
         after = before = best - logits.logsumexp(-1, keepdim=True)
         for reward, position in heads if not steering.fused else ():
             measured, probs = reward.calibration, torch.where(some, before.exp(), 0.0)
             rewards = reward.head.rewards(states, self._embedding[tokens])
             values = advantage(rewards, probs, measured.sigma, measured.clip)
-            after = after + position * measured.betas[SPENT] * values
+            after = after + position * measured.betas[POLE_NATS] * values
         origin = base.gather(1, tokens) if steering.whole else before
         origin, after = (torch.log_softmax(one.masked_fill(~some, -torch.inf), dim=-1) for one in (origin, after))
         if steering.budget is None:
@@ -214,6 +214,6 @@ def excess(drawn: Tensor, base: Tensor, whole: Tensor) -> Tensor:
         whole: p's of all tokens, `(n, V)`.
     """
     best = whole.topk(min(REACH, whole.shape[-1])).values
-    own = best.masked_fill(best < best[:, :1] + math.log(LEAST), -torch.inf).logsumexp(-1)
+    own = best.masked_fill(best < best[:, :1] + math.log(MIN_P), -torch.inf).logsumexp(-1)
     share = drawn.exp()
     return torch.where(share > 0, share * (drawn - base), 0.0).sum(-1) + own

@@ -1,8 +1,8 @@
-"""Tables as CSV: read with any of the usual delimiters, written so that no spreadsheet takes a text for a formula.
+"""CSV tables: read with any of the usual delimiters, and written so that no spreadsheet computes a text as a formula.
 
-A cell that a spreadsheet would compute gets an apostrophe before it, as people mark such cells as text by hand; reading
-takes one away again, so that what was written reads back as it was. Numbers stay numbers. Knows texts alone: no files,
-and not what columns mean.
+A cell that a spreadsheet would compute is written with an apostrophe in front, which marks it as text. Reading removes
+this apostrophe, so that cells read back as they were written. Numbers stay numbers. This module works on strings: it
+opens no files, and does not know what columns mean.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _NUMBER = r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?"
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns, all as text.
+    """A table; all cells are strings.
 
     Attributes:
-        rows: each at least as long as `columns`; longer where the file has more cells in it.
-        numbers: of the rows as a spreadsheet counts them, the header being row 1.
+        rows: each is at least as long as `columns`, and longer if the file has more cells in this row.
+        numbers: row numbers as in a spreadsheet, where the header is row 1.
     """
 
     columns: tuple[str, ...]
@@ -36,27 +36,30 @@ class Table:
 
 
 def read_table(text: str, column: str, most_rows: int | None = None) -> Table:
-    """The table in a file's text, with or without a byte order mark; empty rows are left out.
+    """Read a table from a file's text, with or without a byte order mark. Empty rows are left out.
 
     Args:
-        column: one that must be there, in upper or lower case; the delimiter is the one that separates it.
+        column: a required column, in upper or lower case. The delimiter is the first one with which the header has
+            this column.
+        most_rows: the most rows that are accepted; None for no limit.
 
     Raises:
-        InvalidValue: it is no CSV, lacks the column, names one twice or has too many rows.
+        InvalidValue: the text is no CSV, lacks the column, has a column twice, or has too many rows.
     """
     text = text.removeprefix("\ufeff")
     heads = {delimiter: _header(text, delimiter) for delimiter in DELIMITERS}
-    found = [one for one, head in heads.items() if column in (name.casefold() for name in head)]
-    if not found:
+    delimiters = [one for one, head in heads.items() if column in (name.casefold() for name in head)]
+    if not delimiters:
         raise InvalidValue(
             f"The file has no column {column!r}.", "Name the columns in its first row, separated by , or ; or tabs."
         )
-    columns = heads[found[0]]
+    delimiter = delimiters[0]
+    columns = heads[delimiter]
     for name in columns:
         if name and columns.count(name) > 1:
             raise InvalidValue(f"The column {name[:80]!r} is there twice.", "Leave one of them out.")
 
-    records = enumerate(_records(text, found[0]), 1)
+    records = enumerate(_records(text, delimiter), 1)
     next(records)
     rows, numbers = [], []
     for number, cells in records:
@@ -66,10 +69,11 @@ def read_table(text: str, column: str, most_rows: int | None = None) -> Table:
             raise InvalidValue(f"The file has more than {most_rows:,} rows.", "Split it.")
         rows.append((*cells, *[""] * (len(columns) - len(cells))))
         numbers.append(number)
-    return Table(columns, tuple(rows), found[0], tuple(numbers))
+    return Table(columns, tuple(rows), delimiter, tuple(numbers))
 
 
 def _header(text: str, delimiter: str) -> tuple[str, ...]:
+    """The cells of the first row; none if it cannot be read."""
     try:
         return tuple(name.strip() for name in next(_records(text, delimiter), ()))
     except InvalidValue:
@@ -77,6 +81,7 @@ def _header(text: str, delimiter: str) -> tuple[str, ...]:
 
 
 def _records(text: str, delimiter: str) -> Iterator[list[str]]:
+    """All rows, without the apostrophes that `write_table` adds."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     number = 0
     while True:
@@ -91,14 +96,14 @@ def _records(text: str, delimiter: str) -> Iterator[list[str]]:
 
 
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]], delimiter: str = ",") -> str:
-    """A file's text; `read_table` reads the same cells from it."""
+    """A table as a file's text. `read_table` reads the same cells from it."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, delimiter=delimiter)  # ends rows by \r\n, and so quotes both letters in cells
+    writer = csv.writer(text, delimiter=delimiter)  # rows end with \r\n, so cells with \r or \n are quoted
     for row in (columns, *rows):
-        writer.writerow([_plain(cell) for cell in row])
+        writer.writerow([_marked(cell) for cell in row])
     return text.getvalue()
 
 
-def _plain(cell: str) -> str:
-    """A cell that no spreadsheet computes."""
+def _marked(cell: str) -> str:
+    """The cell, with an apostrophe in front if a spreadsheet would compute it."""
     return f"'{cell}" if re.match(_COMPUTED, cell) and not re.fullmatch(_NUMBER, cell) else cell

@@ -1,19 +1,19 @@
-"""A mix as a small YAML file: what a person saves, edits by hand, and loads again to the last bit; how rewards are to
-steer beside it may stand there too.
+"""Mix files: a mix as a small YAML file that a person can edit. A saved mix loads again bit for bit. The file may also
+hold a steering.
 
     rule: offset
     settings:
       formality: 0.8                           # the slider's position, its lambda 1
       humor: {position: -0.4, lambda: 2.0}
-      poetry: {alpha: 0.1234567890123456}      # where no position gives this alpha exactly
+      poetry: {alpha: 0.1234567890123456}      # if no position gives this alpha exactly
     raw:
-      sentiment.positive: 1.3                  # an anchor's own coefficient, beside the sliders
-    rewards: {sentiment: 0.8}                  # the reward sliders; what follows may be left out
-    levels: {toxicity: 0}                      # what to aim for instead
+      sentiment.positive: 1.3                  # an anchor's coefficient, added to what the sliders give
+    rewards: {sentiment: 0.8}                  # positions of reward sliders; this key and the following are optional
+    levels: {toxicity: 0}                      # levels to aim for in place of positions
     budget: 0.5                                # null for no limit; 1 if left out
-    whole: true                                # the budget counts the mix too
+    whole: true                                # the budget counts from the base model, so it limits the mix too
 
-Knows nothing of which attributes, anchors and rewards there are: the desk that uses the mix does.
+This module does not know which attributes, anchors and rewards exist. The desk that uses the mix checks them.
 """
 
 from __future__ import annotations
@@ -31,20 +31,19 @@ from mixer.values.request import FIELDS
 from mixer.values.steering import REST, Steering
 
 MOST_BYTES = 65_536
-DEEPEST = 4  # the file, its settings, one setting, and one to spare
+DEEPEST = 4  # levels of nesting: the file, its settings, one setting, and one more
 KEYS = ("rule", FIELDS["positions"].argument, "raw", *REST.record())
 SETTING_KEYS = ("position", "alpha", "lambda")
 HINT = "A mix file is YAML with `rule:`, `settings:` and `raw:`, as `python -m mixer export mix` writes it."
 
 
 def save_mix(mix: Mix, path: Path | str, steering: Steering = REST) -> Path:
-    """Write a mix as YAML and return the path; a file that is there is replaced.
+    """Write a mix, and a steering, as YAML, and return the path. An existing file is replaced.
 
-    Settings, rule and raw coefficients all come back from `load_mix` exactly, and rewards, levels and budget from
-    `load_steering`.
+    `load_mix` returns the same settings, rule and raw coefficients. `load_steering` returns the same steering.
 
     Raises:
-        InvalidValue: the mix has more settings than a file may hold, or the steering is cut, fused or of another reach.
+        InvalidValue: the file would be larger than 64 KiB, or the steering has `cut`, `fused` or another `reach`.
         BadArtifact: the path cannot be written.
     """
     path = Path(path)
@@ -61,7 +60,7 @@ def save_mix(mix: Mix, path: Path | str, steering: Steering = REST) -> Path:
     header = (
         f"# A mix for the mixing desk: {words}\n# Key {mix.key}. Positions: -1 and 1 are the poles, 0 is at rest.\n"
     )
-    # Some line breaks and marks (such as U+0085) come back changed from PyYAML unless it writes them as escapes.
+    # PyYAML reads some characters, such as U+0085, back changed unless it writes them as escapes.
     plain = all(name.isprintable() for name in (*mix.settings, *mix.raw, *steering.heads))
     body = yaml.safe_dump(record, sort_keys=False, allow_unicode=plain, default_flow_style=False, width=10**9)
     data = (header + body).encode()
@@ -78,23 +77,24 @@ def save_mix(mix: Mix, path: Path | str, steering: Steering = REST) -> Path:
 
 
 def load_mix(path: Path | str) -> Mix:
-    """The mix in a YAML file; everything in it is checked, and an error names the file and the key.
+    """The mix in a YAML file. The whole file is checked; an error names the file and the key.
 
     Raises:
-        BadArtifact: there is no such file, it is no YAML of this form, or larger than 64 KiB.
-        UnknownName: a key or the rule is none of those known. InvalidValue: a number is none, or out of range.
+        BadArtifact: the file is missing, larger than 64 KiB, or no YAML of this form.
+        UnknownName: a key or the rule is unknown.
+        InvalidValue: a value is no number, or out of range.
     """
     return _loaded(Path(path))[0]
 
 
 def load_steering(path: Path | str) -> Steering:
-    """How rewards are to steer, as a mix file says; at rest where it says nothing of them. Raises as `load_mix`."""
+    """The steering in a mix file; at rest if the file has none. Raises the errors of `load_mix`."""
     return _loaded(Path(path))[1]
 
 
 def _loaded(path: Path) -> tuple[Mix, Steering]:
     record = _parsed(path)
-    _know_keys(path, "", record, KEYS)
+    _check_keys(path, "", record, KEYS)
     rule = record.get("rule", "offset")
     if rule not in RULES:
         raise UnknownName(f"mix rule (in {path}: rule)", str(rule), RULES)
@@ -121,13 +121,13 @@ def _steering(path: Path, record: Mapping[str, Any]) -> Steering:
 
 
 def _numbers(path: Path, key: str, record: Mapping[str, Any], bounds: tuple[float, float]) -> dict[str, float]:
-    """Names with a number each."""
-    found = _mapping(path, key, record.get(key, {}))
-    return {name: bounded(f"{path}: {key}.{_shown(name)}", value, *bounds) for name, value in found.items()}
+    """The numbers by name under a key, each within the bounds."""
+    values = _mapping(path, key, record.get(key, {}))
+    return {name: bounded(f"{path}: {key}.{_shown(name)}", value, *bounds) for name, value in values.items()}
 
 
 def _written(setting: Setting) -> float | dict[str, float]:
-    """A setting in the shortest form that gives it back exactly."""
+    """A setting in the shortest form from which it can be read back exactly."""
     alpha, lambda_, position = float(setting.alpha), float(setting.lambda_), float(setting.position)
     by_position = abs(position) <= POSITION_LIMIT and Setting.at(position).alpha == alpha
     if by_position and lambda_ == 1.0:
@@ -138,7 +138,7 @@ def _written(setting: Setting) -> float | dict[str, float]:
 def _setting(path: Path, key: str, value: object) -> Setting:
     if not isinstance(value, Mapping):
         return Setting.at(bounded(f"{path}: {key}", value, -POSITION_LIMIT, POSITION_LIMIT))
-    _know_keys(path, key, value, SETTING_KEYS)
+    _check_keys(path, key, value, SETTING_KEYS)
     if ("position" in value) == ("alpha" in value):
         raise BadArtifact(f"{path}: {key} must have either a position or an alpha.", "Give one of them.")
     lambda_ = bounded(f"{path}: {key}.lambda", value.get("lambda", 1.0), -COEFFICIENT_LIMIT, COEFFICIENT_LIMIT)
@@ -151,7 +151,7 @@ def _setting(path: Path, key: str, value: object) -> Setting:
 
 
 def _parsed(path: Path) -> Mapping[str, Any]:
-    """The file as YAML; small, without aliases (which could make a short file endless) and without double keys."""
+    """The file as YAML. Refuses large files, aliases (which can expand a short file without limit) and double keys."""
     try:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
@@ -162,15 +162,16 @@ def _parsed(path: Path) -> Mapping[str, Any]:
         raise BadArtifact(f"{path} is larger than {MOST_BYTES:,} bytes, so it is no mix file.", "Check the path.")
     try:
         text = data.decode("utf-8")
-        _refuse_knots(path, text)
-        _refuse_doubles(path, yaml.compose(text, Loader=yaml.SafeLoader))
+        _refuse_nesting(path, text)
+        _refuse_double_keys(path, yaml.compose(text, Loader=yaml.SafeLoader))
         record = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # bad bytes, dates and whole numbers are ValueErrors
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: bad bytes, bad dates, whole numbers of too many digits
         raise BadArtifact(f"{path} is no mix file: {' '.join(str(error).split())[:300]}.", HINT) from error
     return _mapping(path, "", record)
 
 
-def _refuse_knots(path: Path, text: str) -> None:
+def _refuse_nesting(path: Path, text: str) -> None:
+    """Raise BadArtifact if the text is nested too deeply or has an alias or an anchor."""
     depth = 0
     for token in yaml.scan(text, Loader=yaml.SafeLoader):
         name = type(token).__name__
@@ -182,18 +183,19 @@ def _refuse_knots(path: Path, text: str) -> None:
             raise BadArtifact(f"{path} {what} (line {line}), which no mix needs.", HINT)
 
 
-def _refuse_doubles(path: Path, node: yaml.Node | None) -> None:
+def _refuse_double_keys(path: Path, node: yaml.Node | None) -> None:
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):  # other keys are refused by safe_load
+            if isinstance(key, yaml.ScalarNode):  # safe_load refuses other keys
                 if key.value in seen:
                     raise BadArtifact(f"{path}: {_shown(key.value)} stands there twice.", "Leave out one of them.")
                 seen.add(key.value)
-            _refuse_doubles(path, value)
+            _refuse_double_keys(path, value)
 
 
 def _mapping(path: Path, key: str, value: object) -> Mapping[str, Any]:
+    """The value under a key, or the whole file if the key is empty; it must be a mapping whose keys are strings."""
     where = f"{path}: {key}" if key else str(path)
     if not isinstance(value, Mapping):
         raise BadArtifact(f"{where} must hold names with values, not {str(value)[:40]!r}.", HINT)
@@ -203,7 +205,7 @@ def _mapping(path: Path, key: str, value: object) -> Mapping[str, Any]:
     return value
 
 
-def _know_keys(path: Path, key: str, record: Mapping[str, Any], known: tuple[str, ...]) -> None:
+def _check_keys(path: Path, key: str, record: Mapping[str, Any], known: tuple[str, ...]) -> None:
     _mapping(path, key, record)
     for name in record:
         if name not in known:
@@ -211,5 +213,5 @@ def _know_keys(path: Path, key: str, record: Mapping[str, Any], known: tuple[str
 
 
 def _shown(name: str) -> str:
-    """A name from the file, on one line."""
+    """A name from the file, on one line and at most 60 characters long."""
     return " ".join(name.split())[:60]

@@ -1,6 +1,6 @@
-"""Presets: known techniques as ready-made formulas, with a prompt and slider positions that show them at work.
+"""Presets: formulas for known techniques, each with a prompt and slider positions that show its effect.
 
-Reads and checks the file. Knows nothing of what its formulas mean, nor of which sliders there are.
+This module reads and checks the file. It does not know what the formulas mean or which sliders exist.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Preset:
         formula: as text.
         about: what it does, in a sentence.
         credit: the paper that it comes from.
-        prompt: a text that it continues well; None leaves the user's.
+        prompt: a prompt that shows its effect; None keeps the user's prompt.
         settings: attribute -> slider position.
     """
 
@@ -45,7 +45,7 @@ def load_presets(path: Path | str | None = None) -> tuple[Preset, ...]:
     """The presets of a file, in its order; the shipped ones if None.
 
     Raises:
-        BadArtifact: the file cannot be read, or holds something else than presets with names of their own.
+        BadArtifact: the file cannot be read, an entry is no preset, or two presets have the same name.
     """
     path = Path(path or PRESETS)
     try:
@@ -63,6 +63,7 @@ def load_presets(path: Path | str | None = None) -> tuple[Preset, ...]:
 
 
 def _preset(record: Any, where: str) -> Preset:
+    """One entry of the file as a preset; `where` begins the error."""
     known = [f.name for f in fields(Preset)]
     needed = [f.name for f in fields(Preset) if f.default is MISSING and f.default_factory is MISSING]
     if not isinstance(record, dict):

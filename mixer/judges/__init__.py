@@ -1,1 +1,1 @@
-"""Judges: what scores a finished or growing text in [0, 1]."""
+"""Judges: classifiers that score a finished or growing text in [0, 1]."""

@@ -1,8 +1,9 @@
-"""What a linear judge sees of a text: hashed words and word pairs, hashed character n-grams (Weinberger et al., arXiv
-0902.2206), an average of distributional word vectors, and a few measures of the surface such as the length of lines.
+"""Features of texts for linear judges: hashed words and word pairs, hashed character n-grams (Weinberger et al., arXiv
+0902.2206), averaged word vectors, and surface measures such as the length of lines.
 
-All of it is made of counts, and counts add up. Texts that begin alike, as the candidates for a next token do, are read
-once up to the last word that they share; only what follows is read for each. Numpy only. Knows nothing of judges.
+All features are computed from counts, and counts can be added. So if texts begin alike, as candidates for the next
+token do, their common beginning is counted once, and only the rest is counted for each text. Numpy only. This module
+knows nothing of judges.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from itertools import pairwise
 
 import numpy as np
 
-BUCKETS = 1 << 15  # of each of the two hashed groups
-LONGEST, STEP = 4000, 500  # characters
-RUNS = range(2, 6)  # bytes in a character n-gram
+BUCKETS = 1 << 15  # for each of the two groups: words with word pairs, and character n-grams
+LONGEST, STEP = 4000, 500  # characters; see `reading_start`
+NGRAM_SIZES = range(2, 6)  # bytes in a character n-gram
 
 WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 TOKEN = re.compile(WORD.pattern + r"|[0-9]|\n|[^\sa-z0-9]")
 SENTENCE_END = re.compile(r"[.!?]+[\"')]*(?:\s|$)")
 LONG_SUFFIX = re.compile(r"(?:tion|ment|ity|ness|ance|ence|ous|ive)s?$")
 PERSON = frozenset(["i", "me", "my", "mine", "we", "us", "our", "you", "your", "yours"])
-# The last place that nothing counted reaches across: between a space and a letter. Lower case does not either, though
-# that of a Greek sigma depends on the letters beside it.
+# The last border of a text: between white space and a letter. A text can be counted in two parts there: only word pairs
+# and character n-grams extend across a border, and `_Beginning` keeps what they need. Lower case does not extend across
+# it either; that of a Greek sigma, for example, depends on the letters beside it.
 LAST_BORDER = re.compile(r"(?s:.*)\s(?=\w)")
 SURFACE = (
     "word length", "share of words of 7 letters and more", "share of words of 10 letters and more",
@@ -38,7 +40,7 @@ SURFACE = (
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """Distributional word vectors `(V, K)`, each already weighted by how telling the word is, and their index."""
+    """Word vectors `(V, K)`, each already multiplied by its word's weight, and the word's row in them."""
 
     index: Mapping[str, int]
     vectors: np.ndarray
@@ -46,18 +48,19 @@ class Words:
 
 @dataclass(frozen=True)
 class Features:
-    """What a judge sees of N texts that begin alike.
+    """Features of N texts that begin alike.
 
-    The value of an n-gram that occurs c times among the m of its group is sqrt(c / m). The buckets of the second group,
-    the character n-grams, begin at `BUCKETS`.
+    The value of an n-gram that occurs c times among the m n-grams of its group is sqrt(c / m). The buckets of the
+    second group, the character n-grams, begin at `BUCKETS`.
 
     Attributes:
-        shared, roots: `(B,)` the buckets of the common beginning, and the square roots of their counts there.
-        scales: `(N, 2)` 1 / sqrt(m) of each text and group.
-        rows, buckets, values: `(M,)` a text, a bucket of what follows in it, and by how much that raises its value. A
-            text with nothing in common has all its buckets and values here.
+        shared: `(B,)`, buckets of the common beginning.
+        roots: `(B,)`, square roots of their counts in the common beginning.
+        scales: `(N, 2)`, 1 / sqrt(m) of each text and group.
+        rows, buckets, values: `(M,)`, a text, a bucket that occurs in the rest of this text, and how much the rest
+            raises the bucket's value. Without a common beginning, these are all buckets and values of the texts.
         surface: `(N, S)`, in the order of `SURFACE`.
-        words: `(N, K)` averages of word vectors.
+        words: `(N, K)`, averaged word vectors.
     """
 
     shared: np.ndarray
@@ -70,21 +73,25 @@ class Features:
     words: np.ndarray
 
     def weigh(self, ngrams: np.ndarray) -> np.ndarray:
-        """`(N,)` sums of the n-grams' values times their weights, `(2 * BUCKETS,)`."""
+        """Sums of the n-grams' values times their weights, `(N,)`.
+
+        Args:
+            ngrams: the weights, `(2 * BUCKETS,)`.
+        """
         shared = np.bincount(self.shared // BUCKETS, ngrams[self.shared] * self.roots, minlength=2)
         return self.scales @ shared + np.bincount(self.rows, ngrams[self.buckets] * self.values, len(self.scales))
 
 
 @dataclass(frozen=True)
 class _Counts:
-    """What N pieces of text hold.
+    """Counts of N pieces of text.
 
     Attributes:
-        rows, buckets: `(M,)` piece and bucket of every n-gram, as often as it occurs.
-        tally: `(N, T)` by `_of_text` and `_of_word`.
-        known: `(N,)` how many words have a vector.
-        vectors: `(N, K)` the sum of these.
-        tokens, words: of each piece in order, lower case.
+        rows, buckets: `(M,)`, piece and bucket of every occurrence of an n-gram.
+        tally: `(N, T)`, sums of `_text_counts` and `_word_counts`.
+        known: `(N,)`, number of words that have a vector.
+        vectors: `(N, K)`, sum of these vectors.
+        tokens, words: of each piece in order, in lower case.
     """
 
     rows: np.ndarray
@@ -98,25 +105,36 @@ class _Counts:
 
 @dataclass(frozen=True)
 class _Beginning:
-    """What the text up to a border holds, and what is needed to read on from there."""
+    """Counts of a text up to a border, and what counting needs to continue there.
 
-    counts: np.ndarray  # (2 * BUCKETS,)
-    buckets: np.ndarray  # (B,), those that are counted
-    tally: np.ndarray  # (T,)
+    Attributes:
+        counts: `(2 * BUCKETS,)`.
+        buckets: `(B,)`, buckets whose count is not 0.
+        tally: `(T,)`, as in `_Counts`; known and vectors too, `(K,)`.
+        words: the distinct words.
+        token: the last token; empty if there is none.
+        lines: `_line_counts` of all lines but the last.
+        line: the last line.
+        end: the last bytes, which a character n-gram after the border may begin with.
+    """
+
+    counts: np.ndarray
+    buckets: np.ndarray
+    tally: np.ndarray
     known: int
-    vectors: np.ndarray  # (K,)
+    vectors: np.ndarray
     words: frozenset[str]
-    token: str  # the last one, if any
-    lines: tuple[int, int]  # but for the last one
-    line: str  # the last one
-    end: bytes  # as far as a character n-gram reaches back
+    token: str
+    lines: tuple[int, int]
+    line: str
+    end: bytes
 
 
 def reading_start(length: int) -> int:
-    """Where reading begins in a text of so many characters.
+    """The character at which reading starts in a text of `length` characters.
 
-    Of a text longer than `LONGEST` the end counts, since that is what is being written. The place moves in steps, so
-    that candidates of different lengths still begin alike.
+    Only the end of a text longer than `LONGEST` is read, because that is what is being written. The start moves in
+    steps of `STEP` characters, so that candidates of different lengths still begin alike.
     """
     return STEP * max(0, -(-(length - LONGEST) // STEP))
 
@@ -126,112 +144,121 @@ def features(text: str, vocabulary: Words) -> Features:
     return features_after("", (text[reading_start(len(text)) :],), vocabulary)
 
 
-@lru_cache(maxsize=2)  # several judges look at the same texts
+@lru_cache(maxsize=2)  # several judges score the same texts
 def features_after(text: str, endings: tuple[str, ...], vocabulary: Words) -> Features:
-    """The features of `text + ending` for each of N endings; all of it is read, however long."""
-    text = _plain(text)
+    """The features of `text + ending` for each of N endings. The whole text is read, however long."""
+    text = _plain_quotes(text)
     border = LAST_BORDER.match(text)
     cut = border.end() if border else 0
-    before = _begin(text[:cut], vocabulary)
-    pieces = [text[cut:] + _plain(ending) for ending in endings]
-    own = _count(pieces, vocabulary, before.token, before.end, b" ")
+    beginning = _beginning(text[:cut], vocabulary)
+    pieces = [text[cut:] + _plain_quotes(ending) for ending in endings]
+    rest = _count(pieces, vocabulary, beginning.token, beginning.end, b" ")
 
-    keys, counts = np.unique(own.rows * (2 * BUCKETS) + own.buckets, return_counts=True)
+    keys, counts = np.unique(rest.rows * (2 * BUCKETS) + rest.buckets, return_counts=True)
     rows, buckets = np.divmod(keys, 2 * BUCKETS)
     groups = buckets // BUCKETS
     sizes = np.bincount(rows * 2 + groups, counts, 2 * len(pieces)).reshape(-1, 2)
-    scales = 1 / np.sqrt(np.maximum(1, sizes + before.counts.reshape(2, BUCKETS).sum(1)))
-    former = before.counts[buckets]
-    distinct = [len(before.words) + len(set(words) - before.words) for words in own.words]
-    lines = [_lines(before.line + piece) for piece in pieces]
+    scales = 1 / np.sqrt(np.maximum(1, sizes + beginning.counts.reshape(2, BUCKETS).sum(1)))
+    counts_before = beginning.counts[buckets]
+    distinct = [len(beginning.words) + len(set(words) - beginning.words) for words in rest.words]
+    lines = [_line_counts(beginning.line + piece) for piece in pieces]
     return Features(
-        shared=before.buckets,
-        roots=np.sqrt(before.counts[before.buckets]),
+        shared=beginning.buckets,
+        roots=np.sqrt(beginning.counts[beginning.buckets]),
         scales=scales,
         rows=rows,
         buckets=buckets,
-        values=(np.sqrt(former + counts) - np.sqrt(former)) * scales[rows, groups],
-        surface=_surface(before.tally + own.tally, np.array(distinct), np.array(before.lines) + lines),
-        words=(before.vectors + own.vectors) / np.sqrt(np.maximum(1, before.known + own.known))[:, None],
+        values=(np.sqrt(counts_before + counts) - np.sqrt(counts_before)) * scales[rows, groups],
+        surface=_surface(beginning.tally + rest.tally, np.array(distinct), np.array(beginning.lines) + lines),
+        words=(beginning.vectors + rest.vectors) / np.sqrt(np.maximum(1, beginning.known + rest.known))[:, None],
     )
 
 
-@lru_cache(maxsize=32)  # the tokens of a word share it, and several texts may grow in turn
-def _begin(text: str, vocabulary: Words) -> _Beginning:
-    own = _count([text], vocabulary, "", b" ", b"")
+@lru_cache(maxsize=32)  # all tokens of a word have the same beginning, and several texts may grow at the same time
+def _beginning(text: str, vocabulary: Words) -> _Beginning:
+    counts = _count([text], vocabulary, "", b" ", b"")
     last_line = text.rfind("\n") + 1
     return _Beginning(
-        np.bincount(own.buckets, minlength=2 * BUCKETS),
-        np.unique(own.buckets),
-        own.tally[0],
-        own.known[0],
-        own.vectors[0],
-        frozenset(own.words[0]),
-        own.tokens[0][-1] if own.tokens[0] else "",
-        _lines(text[:last_line]),
+        np.bincount(counts.buckets, minlength=2 * BUCKETS),
+        np.unique(counts.buckets),
+        counts.tally[0],
+        counts.known[0],
+        counts.vectors[0],
+        frozenset(counts.words[0]),
+        counts.tokens[0][-1] if counts.tokens[0] else "",
+        _line_counts(text[:last_line]),
         text[last_line:],
-        (b" " + _bytes(text))[1 - RUNS[-1] :],
+        (b" " + _bytes(text))[1 - NGRAM_SIZES[-1] :],
     )
 
 
 def _count(pieces: list[str], vocabulary: Words, token: str, before: bytes, after: bytes) -> _Counts:
-    """What is in pieces of text that all follow `before`, whose last token is `token`, and end with `after`."""
+    """Counts of N pieces of text.
+
+    Args:
+        token: the last token before all pieces; empty if there is none.
+        before: the last bytes before all pieces.
+        after: appended to each piece for character n-grams.
+    """
     tokens = [TOKEN.findall(piece.lower()) for piece in pieces]
-    words = [[one for one in own if WORD.match(one)] for own in tokens]
+    words = [[one for one in piece if WORD.match(one)] for piece in tokens]
     hashes = [
-        [*map(_hash, own), *(_hash(f"{a} {b}") for a, b in pairwise([token, *own] if token else own))] for own in tokens
+        [*map(_hash, piece), *(_hash(f"{a} {b}") for a, b in pairwise([token, *piece] if token else piece))]
+        for piece in tokens
     ]
-    of_hash, of_word = _owners(hashes), _owners(words)
-    of_run, runs = _character_runs([_bytes(piece) + after for piece in pieces], before)
-    flat = [word for own in words for word in own]
-    tally = np.array([_of_text(piece) for piece in pieces], dtype=np.int64)
-    shapes = np.array([_of_word(word) for word in flat], dtype=np.int64).reshape(-1, len(_of_word("")))
-    index = np.array([vocabulary.index.get(word, -1) for word in flat], dtype=np.int64)
-    of_known, index = of_word[index >= 0], index[index >= 0]
+    hash_rows, word_rows = _list_numbers(hashes), _list_numbers(words)
+    ngram_rows, ngram_buckets = _character_ngrams([_bytes(piece) + after for piece in pieces], before)
+    all_words = [word for piece in words for word in piece]
+    text_counts = np.array([_text_counts(piece) for piece in pieces], dtype=np.int64)
+    word_counts = np.array([_word_counts(word) for word in all_words], dtype=np.int64)
+    word_counts = word_counts.reshape(-1, len(_word_counts("")))
+    index = np.array([vocabulary.index.get(word, -1) for word in all_words], dtype=np.int64)
+    known_rows, index = word_rows[index >= 0], index[index >= 0]
+    word_buckets = np.array([bucket for piece in hashes for bucket in piece], dtype=np.int64)
     return _Counts(
-        np.concatenate([of_hash, of_run]),
-        np.concatenate([np.array([one for own in hashes for one in own], dtype=np.int64), runs + BUCKETS]),
-        np.concatenate([tally, _sums(shapes, of_word, len(pieces))], axis=1),
-        np.bincount(of_known, minlength=len(pieces)),
-        _sums(vocabulary.vectors[index], of_known, len(pieces)),
+        np.concatenate([hash_rows, ngram_rows]),
+        np.concatenate([word_buckets, ngram_buckets + BUCKETS]),
+        np.concatenate([text_counts, _sums(word_counts, word_rows, len(pieces))], axis=1),
+        np.bincount(known_rows, minlength=len(pieces)),
+        _sums(vocabulary.vectors[index], known_rows, len(pieces)),
         tokens,
         words,
     )
 
 
-def _owners(lists: Sequence[Sequence]) -> np.ndarray:
-    """For each item of all lists in turn, the number of its list."""
-    return np.repeat(np.arange(len(lists)), [len(own) for own in lists])
+def _list_numbers(lists: Sequence[Sequence]) -> np.ndarray:
+    """For each item of all lists in order, the number of its list."""
+    return np.repeat(np.arange(len(lists)), [len(items) for items in lists])
 
 
-def _sums(values: np.ndarray, owners: np.ndarray, n: int) -> np.ndarray:
-    """`(n, ...)` float64 sums of the values `(M, ...)` of each owner; owners `(M,)` ascend."""
+def _sums(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
+    """Sums of values `(M, ...)` by their row, `(n, ...)` float64; rows `(M,)` ascend."""
     sums = np.zeros((n, values.shape[1]))
-    rows, starts = np.unique(owners, return_index=True)
-    if len(rows):
-        sums[rows] = np.add.reduceat(values, starts, axis=0, dtype=np.float64)
+    occurring, starts = np.unique(rows, return_index=True)
+    if len(occurring):
+        sums[occurring] = np.add.reduceat(values, starts, axis=0, dtype=np.float64)
     return sums
 
 
-def _character_runs(pieces: list[bytes], before: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Piece and bucket, both `(M,)`, of all runs of bytes that end in a piece; they may begin in `before`.
+def _character_ngrams(pieces: list[bytes], before: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Piece and bucket, both `(M,)`, of all n-grams of bytes that end in a piece; they may begin in `before`.
 
-    The hashes are FNV-like, in array arithmetic modulo 2^32: the same on every machine.
+    The hashes are FNV-like, in array arithmetic modulo 2^32, so they are the same on every machine.
     """
-    owner = np.repeat(np.arange(len(pieces)), [len(before) + len(piece) for piece in pieces])
+    piece_numbers = np.repeat(np.arange(len(pieces)), [len(before) + len(piece) for piece in pieces])
     data = np.frombuffer(b"".join(before + piece for piece in pieces), dtype=np.uint8).astype(np.uint32)
-    ends = np.concatenate([np.arange(len(before) + len(piece)) >= len(before) for piece in pieces])
-    owners, buckets = [], []
-    for length in RUNS:
-        value = np.full(max(0, len(data) - length + 1), length * 40503, dtype=np.uint32)
-        for offset in range(length):
+    in_piece = np.concatenate([np.arange(len(before) + len(piece)) >= len(before) for piece in pieces])
+    rows, buckets = [], []
+    for size in NGRAM_SIZES:
+        value = np.full(max(0, len(data) - size + 1), size * 40503, dtype=np.uint32)
+        for offset in range(size):
             value = (value ^ data[offset : offset + len(value)]) * np.uint32(16777619)
             value ^= value >> np.uint32(15)
-        first, last = owner[: len(value)], owner[length - 1 :]
-        whole = (first == last) & ends[length - 1 :]
-        owners.append(first[whole])
-        buckets.append(value[whole] % np.uint32(BUCKETS))
-    return np.concatenate(owners), np.concatenate(buckets).astype(np.int64)
+        first, last = piece_numbers[: len(value)], piece_numbers[size - 1 :]
+        kept = (first == last) & in_piece[size - 1 :]
+        rows.append(first[kept])
+        buckets.append(value[kept] % np.uint32(BUCKETS))
+    return np.concatenate(rows), np.concatenate(buckets).astype(np.int64)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -243,11 +270,12 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "ignore")
 
 
-def _plain(text: str) -> str:
+def _plain_quotes(text: str) -> str:
     return text.replace("’", "'").replace("“", '"').replace("”", '"')
 
 
-def _of_text(text: str) -> tuple[int, ...]:
+def _text_counts(text: str) -> tuple[int, ...]:
+    """Counts over a text, in the order in which `_surface` reads them."""
     return (
         len(text),
         len(SENTENCE_END.findall(text)),
@@ -263,7 +291,8 @@ def _of_text(text: str) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=1 << 14)
-def _of_word(word: str) -> tuple[int, ...]:
+def _word_counts(word: str) -> tuple[int, ...]:
+    """Counts over one word, in the order in which `_surface` reads them."""
     length = len(word)
     return (
         1,
@@ -277,21 +306,27 @@ def _of_word(word: str) -> tuple[int, ...]:
     )
 
 
-def _lines(text: str) -> tuple[int, int]:
-    """How many lines are not empty, and how many of these begin with a capital."""
+def _line_counts(text: str) -> tuple[int, int]:
+    """The number of lines that are not empty, and the number of these that begin with a capital."""
     lines = [line for line in text.split("\n") if line.strip()]
     return len(lines), sum(line[0].isupper() for line in lines)
 
 
 def _surface(tally: np.ndarray, distinct: np.ndarray, lines: np.ndarray) -> np.ndarray:
-    """`(N, S)` from `(N, T)` counts, `(N,)` numbers of distinct words, and `(N, 2)` by `_lines`."""
-    letters, sentences, exclamations, questions, commas, colons, quotes, dashes, digits, capitals = tally.T[:10]
-    words, word_letters, long, longest, contractions, person, inflected, suffixes = tally.T[10:]
-    count, characters, (full, capital_lines) = np.maximum(1, words), np.maximum(1, letters), lines.T
+    """The surface measures, `(N, S)`.
+
+    Args:
+        tally: `(N, T)`; see `_Counts`.
+        distinct: numbers of distinct words, `(N,)`.
+        lines: `_line_counts` of each text, `(N, 2)`.
+    """
+    length, sentences, exclamations, questions, commas, colons, quotes, dashes, digits, capitals = tally.T[:10]
+    words, word_letters, long, very_long, contractions, person, inflected, suffixes = tally.T[10:]
+    count, characters, (full, capital_lines) = np.maximum(1, words), np.maximum(1, length), lines.T
     columns = (
         word_letters / count,
         long / count,
-        longest / count,
+        very_long / count,
         np.log(count / np.maximum(1, sentences)),
         10 * np.maximum(0, full - 1) / count,
         np.log1p(count / np.maximum(1, full)),

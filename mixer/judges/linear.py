@@ -1,7 +1,8 @@
-"""Judges: whatever scores a text in [0, 1]; those that ship, one for each attribute and one for toxicity, are linear.
+"""Judges score a text in [0, 1]. The shipped ones, one for each attribute and one for toxicity, are linear.
 
-A linear judge is a calibrated classifier over the counts of `mixer.judges.features`. It shares neither form nor
-training texts with the anchors that it measures. Knows nothing of language models, sliders or training.
+A linear judge is a calibrated linear classifier over the features of `mixer.judges.features`. It is another kind of
+model than the anchors that it measures, and was trained on other texts. This module knows nothing of language models,
+sliders or training.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from mixer.judges.features import BUCKETS, SURFACE, Features, Words, features_af
 
 FORMAT = "1"
 HINT = "Fetch assets/judges again, or make it with `python -m mixer train judges`."
-# Names for the poles of judges that are no attribute's: label -> judge, and the score that stands for the label.
+# Labels for the poles of judges that belong to no attribute: label -> judge, and the score that the label stands for.
 LABELS = {"toxic": ("toxicity", 1.0), "nontoxic": ("toxicity", 0.0)}
 
 
 class Scorer(Protocol):
-    """Whatever has an opinion of texts."""
+    """Anything that scores texts."""
 
     def scores_after(self, text: str, endings: Sequence[str]) -> np.ndarray:
         """Scores of `text + ending` for each ending, `(N,)` float64 in [0, 1]."""
@@ -34,29 +35,37 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Judge:
-    """The weights of one linear classifier; the calibrated logit is `slope * raw + offset`."""
+    """The weights of one linear classifier.
 
-    ngrams: np.ndarray  # (2 * BUCKETS,)
-    surface: np.ndarray  # (S,)
-    center: np.ndarray  # (S,)
-    scale: np.ndarray  # (S,)
-    words: np.ndarray  # (K,)
+    Attributes:
+        ngrams: `(2 * BUCKETS,)`, weights of the hashed n-grams.
+        surface: `(S,)`, weights of the surface measures, which are first standardized by center and scale, `(S,)`.
+        words: `(K,)`, weights of the averaged word vector.
+        bias: added to the raw logit.
+        slope, offset: of the calibration; the calibrated logit is `slope * raw + offset`.
+    """
+
+    ngrams: np.ndarray
+    surface: np.ndarray
+    center: np.ndarray
+    scale: np.ndarray
+    words: np.ndarray
     bias: float
     slope: float
     offset: float
 
-    def logits(self, seen: Features) -> np.ndarray:
-        """`(N,)`, of N texts."""
-        surface = np.clip((seen.surface - self.center) / self.scale, -3, 3)
-        raw = seen.weigh(self.ngrams) + surface @ self.surface + seen.words @ self.words + self.bias
+    def logits(self, texts: Features) -> np.ndarray:
+        """Calibrated logits of N texts, `(N,)`."""
+        surface = np.clip((texts.surface - self.center) / self.scale, -3, 3)
+        raw = texts.weigh(self.ngrams) + surface @ self.surface + texts.words @ self.words + self.bias
         return self.slope * raw + self.offset
 
 
 class Judges:
-    """The linear judges of a folder, and whatever other scorers were added.
+    """The linear judges of a folder, and other scorers that were added.
 
-    Scores lie in [0, 1], 1 at the positive pole; for toxicity 1 is toxic. To a linear judge a text without a single
-    letter, digit or mark says nothing, and scores 0.5.
+    Scores lie in [0, 1]; 1 is the positive pole, and for toxicity 1 is toxic. A linear judge scores a text of
+    whitespace 0.5.
     """
 
     def __init__(self, judges: Mapping[str, Judge], vocabulary: Words) -> None:
@@ -66,25 +75,26 @@ class Judges:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the linear judges and of the scorers that were added."""
         return (*self.judges, *self._added)
 
     @property
     def labels(self) -> dict[str, tuple[str, float]]:
-        """Further names for the poles of judges that are here: label -> judge and goal."""
+        """Labels for the poles of these judges that belong to no attribute: label -> judge and goal."""
         return {label: (judge, goal) for label, (judge, goal) in LABELS.items() if judge in self.judges}
 
     def add(self, name: str, scorer: Scorer) -> None:
-        """From now on `scores_after` knows this scorer too.
+        """Add a scorer, which `scores_after` can then use by its name.
 
         Raises:
-            InvalidValue: the name is empty, or taken by another.
+            InvalidValue: the name is empty, or a judge or a label has it already.
         """
         if not name or name in self.names or name in self.labels:
             raise InvalidValue(f"A judge cannot be called {name!r}.", "Choose a name that no judge and no label has.")
         self._added[name] = scorer
 
     def scores(self, text: str) -> dict[str, float]:
-        """Every linear judge's score of one text; about a millisecond for a hundred words."""
+        """Every linear judge's score of one text, by name; takes about a millisecond for a hundred words."""
         return {name: float(self.scores_after(name, "", (text,))[0]) for name in self.judges}
 
     def score(self, name: str, texts: Sequence[str]) -> list[float]:
@@ -94,7 +104,11 @@ class Judges:
     def scores_after(self, name: str, text: str, endings: Sequence[str]) -> np.ndarray:
         """One judge's scores of `text + ending` for each ending, `(N,)` float64.
 
-        What the texts have in common is read once: 50 candidates for the next token cost little more than one.
+        The common beginning of the texts is read once, so 50 candidates for the next token cost little more than one.
+
+        Raises:
+            UnknownName: there is no such judge.
+            InvalidValue: `text` or an ending is no string.
         """
         for one in (text, *endings):
             if not isinstance(one, str):
@@ -104,26 +118,30 @@ class Judges:
         if name not in self.judges:
             raise UnknownName("judge", name, self.names)
         scores = np.full(len(endings), 0.5)
-        for rows, seen in self._read(text, endings):
-            scores[rows] = 1 / (1 + np.exp(-np.clip(self.judges[name].logits(seen), -30, 30)))
+        for rows, texts in self._features(text, endings):
+            scores[rows] = 1 / (1 + np.exp(-np.clip(self.judges[name].logits(texts), -30, 30)))
         return scores
 
-    def _read(self, text: str, endings: Sequence[str]) -> Iterator[tuple[list[int], Features]]:
-        """The texts that say anything, together with those that are read from the same place on."""
+    def _features(self, text: str, endings: Sequence[str]) -> Iterator[tuple[list[int], Features]]:
+        """Features of all texts but those of whitespace: one group for each place at which reading starts.
+
+        Yields:
+            the numbers of the group's endings, and the features of their texts.
+        """
         groups: dict[int, list[int]] = {}
         for row, ending in enumerate(endings):
             if text.strip() or ending.strip():
                 groups.setdefault(reading_start(len(text) + len(ending)), []).append(row)
         for start, rows in groups.items():
-            own = tuple(endings[row][max(0, start - len(text)) :] for row in rows)
-            yield rows, features_after(text[start:], own, self.vocabulary)
+            group_endings = tuple(endings[row][max(0, start - len(text)) :] for row in rows)
+            yield rows, features_after(text[start:], group_endings, self.vocabulary)
 
 
 def load_judges(folder: Path | str) -> Judges:
-    """The judges of a folder: `words.json`, `words.safetensors` and one `NAME.safetensors` for each judge.
+    """Load the judges of a folder: `words.json`, `words.safetensors` and one `NAME.safetensors` for each judge.
 
     Raises:
-        BadArtifact: if the folder, a file or a tensor of it is missing, damaged, or of another shape.
+        BadArtifact: the folder, a file or a tensor is missing or damaged, or a tensor has the wrong shape.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -145,7 +163,11 @@ def load_judges(folder: Path | str) -> Judges:
 
 
 def load_words(folder: Path) -> Words:
-    """The word vectors that all judges of a folder share, int8 on disk."""
+    """Load the word vectors that all judges of a folder share; on disk they are int8.
+
+    Raises:
+        BadArtifact: a file is missing or damaged, or a tensor has the wrong shape.
+    """
     path = folder / "words.json"
     try:
         words = json.loads(path.read_text(encoding="utf-8"))
@@ -158,12 +180,12 @@ def load_words(folder: Path) -> Words:
 
 
 def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The named tensors as float32; -1 in a shape stands for any size."""
+    """The tensors that `shapes` names, as float32; -1 in a shape stands for any size."""
     try:
         with safe_open(path, framework="numpy") as file:
-            found = (file.metadata() or {}).get("format")
-            if found != FORMAT:
-                raise BadArtifact(f"{path} has the format {found!r} where {FORMAT!r} is read.", HINT)
+            version = (file.metadata() or {}).get("format")
+            if version != FORMAT:
+                raise BadArtifact(f"{path} has the format {version!r} where {FORMAT!r} is read.", HINT)
             tensors = {name: file.get_tensor(name).astype(np.float32) for name in shapes}
     except (SafetensorError, OSError) as error:
         raise BadArtifact(f"{path} cannot be read: {error}.", HINT) from error

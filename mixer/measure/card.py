@@ -1,7 +1,8 @@
-"""The model card: what ships, what it was made from, what it measures, and twenty texts as they came.
+"""The model card: which weights ship, how they were trained, what was measured, and twenty unselected texts.
 
-`python -m mixer evaluate card` measures control, writes the samples, and puts the card together from the reports that
-the trainers left beside their weights. Every figure in the card comes from such a report. Knows nothing of training.
+`python -m mixer evaluate card` measures control, generates the sample texts, and fills the card with figures from the
+reports that training wrote beside the weights. Every figure in the card comes from such a report. This module knows
+nothing of training.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 CONTROL, SAMPLES, CARD = "control.json", "samples.json", "MODEL_CARD.md"
 SAMPLE_TOKENS = 80
-# Both ends of every slider, the base itself, and sliders together.
+# Both poles of every slider, the base alone, and several sliders together.
 SAMPLE_MIXES: tuple[dict[str, float], ...] = (
     *({attribute: position} for attribute in ("sentiment", "formality", "politeness") for position in (-1.0, 1.0)),
     *({attribute: position} for attribute in ("simplicity", "humor", "poetry") for position in (-1.0, 1.0)),
@@ -40,7 +41,7 @@ SAMPLE_MIXES: tuple[dict[str, float], ...] = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One text as it came; the seed is its number in the list, so none was chosen."""
+    """One generated text. Its seed is its number in the list, so no text was selected."""
 
     prompt: str
     mix: dict[str, float]
@@ -54,7 +55,7 @@ def write_samples(
     mixes: Sequence[dict[str, float]] = SAMPLE_MIXES,
     tokens: int = SAMPLE_TOKENS,
 ) -> tuple[Sample, ...]:
-    """One text for each mix, on held-out prompts unless others are given."""
+    """Generate one text for each mix; the prompts are held-out ones if None."""
     from mixer.values.request import Request
 
     prompts = held_out_prompts(count=len(mixes)) if prompts is None else prompts
@@ -73,10 +74,16 @@ def card(
     base: Mapping[str, Any],
     anchors: Mapping[str, Mapping[str, Any]],
     judges: Mapping[str, Mapping[str, Any]],
-    reach: ControlReport,
+    control_report: ControlReport,
     samples: Sequence[Sample],
 ) -> str:
-    """The card's markdown: the prose of `card.md` with figures from the reports as they lie on disk."""
+    """The card as markdown: the text of `card.md` with figures from the reports.
+
+    Args:
+        base: the report of the base's training, as its JSON has it.
+        anchors: the reports of the anchors' training, by `ATTRIBUTE.POLE`.
+        judges: the reports of the judges' training, by judge.
+    """
     shape, recipe = base["config"], next(iter(anchors.values()))["made_from"]["config"]
     steps, toxic = recipe["steps"], judges.get("toxicity", {}).get("pairs", {"n": 0, "share_called_toxic": 0.0})
     return Template((Path(__file__).parent / "card.md").read_text(encoding="utf-8")).substitute(
@@ -95,13 +102,13 @@ def card(
         toxic_n=toxic["n"],
         toxic_share=f"{100 * toxic['share_called_toxic']:.1f} %",
         judges=_judge_table(judges),
-        prompts=reach.prompts,
-        control_tokens=reach.tokens,
-        temperature=f"{reach.temperature:g}",
-        top_p=f"{reach.top_p:g}",
-        control=reach.table(),
+        prompts=control_report.prompts,
+        control_tokens=control_report.tokens,
+        temperature=f"{control_report.temperature:g}",
+        top_p=f"{control_report.top_p:g}",
+        control=control_report.table(),
         sample_tokens=SAMPLE_TOKENS,
-        samples="\n\n".join(_shown(sample) for sample in samples),
+        samples="\n\n".join(_sample_markdown(sample) for sample in samples),
     )
 
 
@@ -142,24 +149,24 @@ def _judge_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
     for name, report in reports.items():
         figures = []
         for part, key in columns.values():
-            known = "accuracy" in report.get(part, {})
-            value = report[part][key] if known else "–"
+            measured = "accuracy" in report.get(part, {})
+            value = report[part][key] if measured else "–"
             figures.append(f"{value:.3f}" if isinstance(value, float) else value)
         rows.append((name, *figures))
     return _table(("judge", *columns), rows)
 
 
-def _shown(sample: Sample) -> str:
+def _sample_markdown(sample: Sample) -> str:
     mix = ", ".join(f"{name} {position:+g}" for name, position in sample.mix.items()) or "base"
     text = (sample.prompt + sample.text).strip().replace("\n", "  \n> ")
     return f"**{sample.seed}. {mix}**; prompt: {sample.prompt}\n> {text}"
 
 
 def read_report(path: Path) -> Any:
-    """A JSON report.
+    """Read a JSON report.
 
     Raises:
-        BadArtifact: there is none, or it is damaged.
+        BadArtifact: the file is missing or damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -1,8 +1,9 @@
-"""How far each slider moves what is written, by the judges' scores, and what that costs in likelihood and variety.
+"""Control: how much each slider changes the judge's score of the texts, their perplexity, and their variety.
 
-The same prompts are continued with the same seeds at every position of one slider, all others at rest, and the texts
-are scored without their prompts. Prompts are openings of test pairs: no anchor and no judge saw them, and since both
-texts of a pair begin with its opening, they lean to neither pole. Knows nothing of how texts or judges are made.
+The same prompts are continued with the same seeds at every position of one slider, while all others rest. The texts are
+scored without their prompts. Prompts are openings of test pairs, so no anchor and no judge was trained on them. Both
+texts of a pair begin with its opening, so an opening favors neither pole. This module knows nothing of how texts or
+judges are made.
 """
 
 from __future__ import annotations
@@ -26,26 +27,35 @@ from mixer.values.sampling import SamplingParams
 if TYPE_CHECKING:
     from mixer.desk import Desk
 
-PASS = 0.3  # least difference between the judge's means at the poles
-# Mean log-likelihoods a token of texts after their prompts, under the base model.
+PASS_DIFFERENCE = 0.3  # least difference between the judge's mean scores at the poles
+# Takes prompts and texts. Gives each text's mean log-likelihood per token after its prompt, under the base model, (N,).
 LogLikelihoods = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One attribute at one position: the judge's mean score with its standard error over prompts."""
+class PositionScore:
+    """The judge's mean score for one attribute at one slider position.
+
+    Attributes:
+        error: standard error of the score over prompts.
+        perplexity: of the texts under the base model; None if it was not measured.
+        distinct: distinct word pairs divided by all word pairs, averaged over texts.
+    """
 
     attribute: str
     position: float
     score: float
     error: float
     perplexity: float | None
-    distinct: float  # distinct word pairs among all word pairs, averaged over texts
+    distinct: float
 
 
 @dataclass(frozen=True)
-class Reach:
-    """One attribute between the lowest and the highest position, text by text on the same prompt and seed."""
+class PoleDifference:
+    """Mean difference of an attribute's scores at the highest and the lowest position, with its standard error.
+
+    Each difference is between two texts of the same prompt and seed.
+    """
 
     attribute: str
     difference: float
@@ -53,28 +63,34 @@ class Reach:
 
     @property
     def passed(self) -> bool:
-        return self.difference >= PASS
+        """Whether the difference is at least `PASS_DIFFERENCE`."""
+        return self.difference >= PASS_DIFFERENCE
 
 
 @dataclass(frozen=True)
 class ControlReport:
-    """Scores of all attributes at all positions, and how they were measured."""
+    """Scores of all attributes at all positions, and the settings of the measurement.
+
+    Attributes:
+        prompts: number of prompts.
+        tokens: most tokens of a text.
+    """
 
     prompts: int
     tokens: int
     seed: int
     temperature: float
     top_p: float
-    measures: tuple[Measure, ...]
-    reaches: tuple[Reach, ...]
+    measures: tuple[PositionScore, ...]
+    reaches: tuple[PoleDifference, ...]
     rule: MixRule = "offset"
 
     def table(self) -> str:
-        """A markdown table, one attribute a row: score (perplexity under the base) at each position."""
+        """A markdown table with a row for each attribute: score (perplexity under the base) at each position."""
         positions = sorted({m.position for m in self.measures})
         head = [f"at {position:+g}" if position else "at 0" for position in positions]
         lines = [
-            f"| attribute | {' | '.join(head)} | difference | reaches {PASS} |",
+            f"| attribute | {' | '.join(head)} | difference | reaches {PASS_DIFFERENCE} |",
             "|---" * (len(head) + 3) + "|",
         ]
         for reach in self.reaches:
@@ -86,31 +102,37 @@ class ControlReport:
         return "\n".join(lines)
 
     def to_json(self) -> str:
+        """The report as JSON, with `passed`: whether all attributes passed."""
         return json.dumps(asdict(self) | {"passed": all(r.passed for r in self.reaches)}, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> ControlReport:
+        """The report that `to_json` wrote."""
         record = json.loads(text)
         record.pop("passed", None)
-        record["measures"] = tuple(Measure(**m) for m in record["measures"])
-        record["reaches"] = tuple(Reach(**r) for r in record["reaches"])
+        record["measures"] = tuple(PositionScore(**m) for m in record["measures"])
+        record["reaches"] = tuple(PoleDifference(**r) for r in record["reaches"])
         return cls(**record)
 
 
-def _cell(measure: Measure) -> str:
-    score = f"{measure.score:.2f} ± {measure.error:.2f}"
-    return score if measure.perplexity is None else f"{score} ({measure.perplexity:.0f})"
+def _cell(measured: PositionScore) -> str:
+    score = f"{measured.score:.2f} ± {measured.error:.2f}"
+    return score if measured.perplexity is None else f"{score} ({measured.perplexity:.0f})"
 
 
 def held_out_prompts(data: Path | None = None, count: int = 50) -> tuple[str, ...]:
-    """Openings of test pairs, one attribute after the other in turn, in file order."""
+    """At most `count` different openings of test pairs: the first of every attribute, then the second, and so on.
+
+    Args:
+        data: folder of the pairs; the shipped ones if None.
+    """
     openings = [[p.opening for p in split_pairs(find_pairs(data, a), "test")] for a in ATTRIBUTES]
-    turns = [o for turn in range(max(map(len, openings))) for column in openings for o in column[turn : turn + 1]]
-    return tuple(dict.fromkeys(turns))[:count]
+    in_turn = [o for turn in range(max(map(len, openings))) for column in openings for o in column[turn : turn + 1]]
+    return tuple(dict.fromkeys(in_turn))[:count]
 
 
 def base_loglikelihoods(base: Path | str) -> LogLikelihoods:
-    """Mean log-likelihood a token of texts after their prompts, under a base model without anchors."""
+    """A function for the mean log-likelihood per token of texts after their prompts, under a base without anchors."""
     from mixer.training.frozen_base import load_base
     from mixer.training.training_text import score_texts, training_text
 
@@ -136,16 +158,17 @@ def control(
     rule: MixRule = "offset",
     loglikelihoods: LogLikelihoods | None = None,
 ) -> ControlReport:
-    """Measure every attribute's reach.
+    """Measure every attribute's scores at every position.
 
     Args:
         prompts: `held_out_prompts()` if None.
-        attributes: all of the desk's that have a judge, if None.
+        attributes: all attributes of the desk that have a judge, if None.
         seed: prompt i is continued with seed `seed + i` at every position.
-        loglikelihoods: `base_loglikelihoods(base)` for perplexities, which cost a second pass over the texts.
+        loglikelihoods: `base_loglikelihoods(base)` for perplexities, which need a second pass over the texts.
 
     Raises:
-        UnknownName: the desk has no such attribute. InvalidValue: nothing to measure.
+        UnknownName: the desk has no such attribute, or no judge for it.
+        InvalidValue: there are no prompts, no attributes, or fewer than two positions.
     """
     from mixer.values.request import Request
 
@@ -174,7 +197,7 @@ def control(
                     texts = [output.text for output in desk.generate_batch(requests)]
                     at_rest = at_rest if position else texts
                 else:
-                    texts = at_rest  # under this rule every slider at rest is the same model
+                    texts = at_rest  # under the offset rule all sliders at rest give the same model
                 scores[position] = np.array([desk.scores(text)[attribute] for text in texts])
                 perplexity = None
                 if loglikelihoods is not None:
@@ -183,7 +206,7 @@ def control(
                     perplexity = round(float(np.exp(-np.mean(means))), 2)
                 error = scores[position].std(ddof=1) / len(prompts) ** 0.5 if len(prompts) > 1 else 0.0
                 measures.append(
-                    Measure(
+                    PositionScore(
                         attribute,
                         float(position),
                         round(float(scores[position].mean()), 4),
@@ -195,11 +218,12 @@ def control(
                 bar.update()
             change = scores[max(scores)] - scores[min(scores)]
             error = change.std(ddof=1) / len(change) ** 0.5 if len(change) > 1 else 0.0
-            reaches.append(Reach(attribute, round(float(change.mean()), 4), round(float(error), 4)))
+            reaches.append(PoleDifference(attribute, round(float(change.mean()), 4), round(float(error), 4)))
     return ControlReport(len(prompts), tokens, seed, temperature, top_p, tuple(measures), tuple(reaches), rule)
 
 
 def _distinct(text: str) -> float:
+    """Distinct word pairs divided by all word pairs."""
     words = text.lower().split()
     pairs = list(pairwise(words))
     return len(set(pairs)) / len(pairs) if pairs else 1.0

@@ -1,9 +1,9 @@
-"""What each slider does to every judge, a calibration fitted to it, and whether that holds for other prompts.
+"""Coupling: what each slider does to every judge's score, and a calibration fitted to these measurements.
 
-Three sets of held-out prompts: on one the calibration is fitted to sliders moved alone and to random mixes; on the
-second it predicts other random mixes; on the third texts are written with plain and with calibrated sliders. All mixes
-continue the same prompts of a set with the same seeds. Errors are over prompts drawn anew (bootstrap). Knows nothing of
-how texts or judges are made.
+Held-out prompts are split into three sets. On the first set, the calibration is fitted to sliders moved alone and to
+random mixes. On the second, it predicts the scores of other random mixes. On the third, texts are generated with
+plain and with calibrated sliders. All mixes continue the same prompts of a set with the same seeds. Standard errors are
+by bootstrap over prompts. This module knows nothing of how texts or judges are made.
 """
 
 from __future__ import annotations
@@ -18,19 +18,28 @@ from mixer.adapters.calibration import SliderCalibration, fit
 from mixer.adapters.calibration_file import PARTS
 from mixer.errors import InvalidValue
 from mixer.measure.control import LogLikelihoods, held_out_prompts
-from mixer.measure.leak import DRAWS, NOISE, OVER, WAYS, LevelAsked, MixWriter, WaySummary, check
+from mixer.measure.leak import (
+    MEAN_ABS_NORMAL,
+    RESAMPLES,
+    SUMMARY_FIGURES,
+    WAYS,
+    LevelAsked,
+    MixWriter,
+    WaySummary,
+    measure_leak,
+)
 from mixer.values.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
 
-ALONE = (-1.5, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 1.5)  # positions of one slider, the others at rest
-LEVELS = (-1.0, -0.5, 0.5, 1.0)  # that are asked for to check
+SINGLE_POSITIONS = (-1.5, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 1.5)  # of one slider, while the others rest
+CHECKED_LEVELS = (-1.0, -0.5, 0.5, 1.0)  # the levels that are asked for on the third set of prompts
 
 
 @dataclass(frozen=True)
-class Moved:
-    """One slider alone at one position: every attribute's mean score, and its standard error."""
+class SingleSliderScores:
+    """Every attribute's mean score, with its standard error, while one slider is moved and the others rest."""
 
     attribute: str
     position: float
@@ -39,9 +48,14 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """Scores of random mixes on other prompts against what the calibration predicts: by attribute the share of their
-    variance that it explains, the mean size of its errors, and how large they would be if it were true."""
+class PredictionQuality:
+    """How well the calibration predicts scores of random mixes on the second set of prompts.
+
+    Attributes:
+        explained: by attribute, the share of the variance that it explains (R²).
+        error: mean absolute error.
+        noise: the mean absolute error that a perfect prediction would have, because the scores are noisy.
+    """
 
     explained: dict[str, float]
     error: float
@@ -50,32 +64,43 @@ class Forecast:
 
 @dataclass(frozen=True)
 class CouplingReport:
-    """A calibration, and all that was measured for it."""
+    """A calibration and the measurements behind it.
+
+    Attributes:
+        errors: standard errors of the calibration's numbers, by part.
+        how: the settings of the measurement.
+        moved: scores of sliders moved alone.
+        forecast: how well the calibration predicts other mixes.
+        asks: every level of every attribute, asked for in both ways.
+        wholes: each way, averaged over all levels.
+    """
 
     calibration: SliderCalibration
     errors: dict[str, list[Any]]
     how: dict[str, Any]
-    moved: tuple[Moved, ...]
-    forecast: Forecast
+    moved: tuple[SingleSliderScores, ...]
+    forecast: PredictionQuality
     asks: tuple[LevelAsked, ...]
     wholes: tuple[WaySummary, ...]
 
     def record(self) -> dict[str, Any]:
-        """What is measured, as JSON has it."""
+        """The measurements as a JSON object, without the calibration."""
         rest = {key: value for key, value in asdict(self).items() if key not in ("calibration", "errors")}
         return {"errors": self.errors, **rest}
 
     def table(self) -> str:
-        """What was asked and what came, as two markdown tables."""
+        """Changes asked for and measured, and the summaries, as two markdown tables."""
         lines = ["| attribute | asked | plain: own | leak | decoupled: own | leak |", "|---|---|---|---|---|---|"]
-        for plain, calm in zip(*([a for a in self.asks if a.way == way] for way in WAYS), strict=True):
-            cells = [f"{a.own:+.2f} ± {a.own_error:.2f} | {a.leak:.3f} ± {a.leak_error:.3f}" for a in (plain, calm)]
+        for plain, decoupled in zip(*([a for a in self.asks if a.way == way] for way in WAYS), strict=True):
+            pair = (plain, decoupled)
+            cells = [f"{a.own:+.2f} ± {a.own_error:.2f} | {a.leak:.3f} ± {a.leak_error:.3f}" for a in pair]
             lines.append(f"| {plain.attribute} {plain.level:+g} | {plain.wanted:+.2f} | {cells[0]} | {cells[1]} |")
         lines += ["", "| over all | own | miss | leak | leak / own | perplexity |", "|---|---|---|---|---|---|"]
-        for one in self.wholes:
-            pairs = [(getattr(one, part), getattr(one, f"{part}_error")) for part in OVER]
-            cells = [f"{value:.3f} ± {error:.3f}" for value, error in pairs]
-            lines.append(f"| {one.way} | {' | '.join(cells)} | {'–' if one.perplexity is None else one.perplexity} |")
+        for summary in self.wholes:
+            figures = [(getattr(summary, name), getattr(summary, f"{name}_error")) for name in SUMMARY_FIGURES]
+            cells = [f"{value:.3f} ± {error:.3f}" for value, error in figures]
+            perplexity = "–" if summary.perplexity is None else summary.perplexity
+            lines.append(f"| {summary.way} | {' | '.join(cells)} | {perplexity} |")
         forecast, values = self.forecast, list(self.forecast.explained.values())
         lines += [
             "",
@@ -93,20 +118,22 @@ def coupling(
     *,
     each: tuple[int, int, int] = (48, 48, 96),
     mixes: tuple[int, int] = (64, 32),
-    alone: Sequence[float] = ALONE,
-    levels: Sequence[float] = LEVELS,
+    alone: Sequence[float] = SINGLE_POSITIONS,
+    levels: Sequence[float] = CHECKED_LEVELS,
     tokens: int = 60,
     seed: int = 7,
     temperature: float = 0.8,
     top_p: float = 0.95,
     loglikelihoods: LogLikelihoods | None = None,
 ) -> CouplingReport:
-    """Measure, fit and check.
+    """Measure the sliders, fit a calibration, and check it on other prompts.
 
     Args:
-        prompts: `held_out_prompts` if None; those beyond the sum of `each` are left.
-        each: prompts to fit on, to predict on, to check on.
-        mixes: random mixes to fit on, and to predict.
+        prompts: `held_out_prompts` if None. Prompts beyond the sum of `each` are not used.
+        each: number of prompts to fit on, to predict on, and to measure leak on; at least two each.
+        mixes: number of random mixes to fit on, and to predict.
+        alone: positions at which each slider is moved alone.
+        levels: see `mixer.measure.leak.measure_leak`.
         seed: of the random mixes; prompt i is continued with seed `seed + i`.
         loglikelihoods: `base_loglikelihoods(base)` for perplexities.
 
@@ -123,18 +150,18 @@ def coupling(
     write = MixWriter(desk, names, prompts, params)
 
     single = np.array([position * axis for axis in np.eye(len(names)) for position in alone])
-    spots = np.concatenate([np.zeros((1, len(names))), single, _random(rng, mixes[0], len(names))])
-    seen, _ = write(spots, fitting, "fitting")
-    calibration = fit(names, spots, seen.mean(1), limit)
-    draws = [fit(names, spots, seen[:, _drawn(rng, each[0])].mean(1), limit) for _ in range(DRAWS)]
+    positions = np.concatenate([np.zeros((1, len(names))), single, _random_mixes(rng, mixes[0], len(names))])
+    scores, _ = write(positions, fitting, "fitting")
+    calibration = fit(names, positions, scores.mean(1), limit)
+    resampled = [fit(names, positions, scores[:, _resample(rng, each[0])].mean(1), limit) for _ in range(RESAMPLES)]
 
-    others = _random(rng, mixes[1], len(names))
-    found, _ = write(others, predicting, "predicting")
-    asks, wholes = check(write, calibration, checking, levels, rng, loglikelihoods)
-    moved = zip(spots[1 : 1 + len(single)], seen[1 : 1 + len(single)], strict=True)
+    other_positions = _random_mixes(rng, mixes[1], len(names))
+    other_scores, _ = write(other_positions, predicting, "predicting")
+    levels_asked, summaries = measure_leak(write, calibration, checking, levels, rng, loglikelihoods)
+    moved = zip(single, scores[1 : 1 + len(single)], strict=True)
     return CouplingReport(
         calibration,
-        {part: np.std([getattr(d, part) for d in draws], 0).round(3).tolist() for part in PARTS},
+        {part: np.std([getattr(one, part) for one in resampled], 0).round(3).tolist() for part in PARTS},
         {
             "prompts": list(each),
             "mixes": list(mixes),
@@ -143,37 +170,41 @@ def coupling(
             "temperature": temperature,
             "top_p": top_p,
         },
-        tuple(_moved(names, spot, scores) for spot, scores in moved),
-        _forecast(names, calibration.scores(others), found),
-        asks,
-        wholes,
+        tuple(_single_slider_scores(names, mix, mix_scores) for mix, mix_scores in moved),
+        _prediction_quality(names, calibration.scores(other_positions), other_scores),
+        levels_asked,
+        summaries,
     )
 
 
-def _random(rng: np.random.Generator, many: int, sliders: int) -> np.ndarray:
-    """Mixes of two sliders or more, `(many, sliders)`, each within its poles."""
-    spots = rng.uniform(-1, 1, (many, sliders)).round(2)
-    ranks = rng.permuted(np.tile(np.arange(sliders), (many, 1)), axis=1)
-    return np.where(ranks < rng.integers(2, sliders + 1, (many, 1)), spots, 0.0)
+def _random_mixes(rng: np.random.Generator, count: int, sliders: int) -> np.ndarray:
+    """Positions of random mixes, `(count, sliders)`, in [-1, 1]; two sliders or more are off rest in each mix."""
+    positions = rng.uniform(-1, 1, (count, sliders)).round(2)
+    ranks = rng.permuted(np.tile(np.arange(sliders), (count, 1)), axis=1)
+    return np.where(ranks < rng.integers(2, sliders + 1, (count, 1)), positions, 0.0)
 
 
-def _drawn(rng: np.random.Generator, many: int) -> np.ndarray:
-    return rng.integers(0, many, many)
+def _resample(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Numbers of prompts drawn with replacement, `(count,)`."""
+    return rng.integers(0, count, count)
 
 
-def _moved(names: Sequence[str], spot: np.ndarray, scores: np.ndarray) -> Moved:
-    at = int(np.flatnonzero(spot)[0])
+def _single_slider_scores(names: Sequence[str], positions: np.ndarray, scores: np.ndarray) -> SingleSliderScores:
+    """From positions `(A,)`, of which one is off rest, and scores `(n, A)` of n texts."""
+    moved = int(np.flatnonzero(positions)[0])
     errors = scores.std(0, ddof=1) / len(scores) ** 0.5
-    return Moved(names[at], float(spot[at]), _named(names, scores.mean(0)), _named(names, errors))
+    position = float(positions[moved])
+    return SingleSliderScores(names[moved], position, _by_name(names, scores.mean(0)), _by_name(names, errors))
 
 
-def _named(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
+def _by_name(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
     return dict(zip(names, values.round(4).tolist(), strict=True))
 
 
-def _forecast(names: Sequence[str], predicted: np.ndarray, found: np.ndarray) -> Forecast:
-    means, noise = found.mean(1), found.std(1, ddof=1) / found.shape[1] ** 0.5
-    wrong = predicted - means
-    explained = 1 - (wrong**2).sum(0) / ((means - means.mean(0)) ** 2).sum(0)
-    chance = float(noise.mean() * NOISE)
-    return Forecast(_named(names, explained), round(float(np.abs(wrong).mean()), 4), round(chance, 4))
+def _prediction_quality(names: Sequence[str], predicted: np.ndarray, scores: np.ndarray) -> PredictionQuality:
+    """From predicted scores `(M, A)` of M mixes and measured scores `(M, n, A)` of their texts."""
+    means, noise = scores.mean(1), scores.std(1, ddof=1) / scores.shape[1] ** 0.5
+    errors = predicted - means
+    explained = 1 - (errors**2).sum(0) / ((means - means.mean(0)) ** 2).sum(0)
+    expected = float(noise.mean() * MEAN_ABS_NORMAL)
+    return PredictionQuality(_by_name(names, explained), round(float(np.abs(errors).mean()), 4), round(expected, 4))

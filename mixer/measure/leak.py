@@ -1,13 +1,14 @@
-"""What leaks: texts asked to be of one level of one attribute, by plain and by calibrated sliders, against the base.
+"""Leak: how much the other scores move when one attribute is set to a level, by plain and by calibrated sliders.
 
-Leak is what the scores of the other attributes change. All texts of a prompt have one seed, and errors are over prompts
-drawn anew (bootstrap). Knows nothing of how a calibration is made.
+Each level of each attribute is asked for once with the slider alone (`plain`) and once with the positions that the
+calibration gives (`decoupled`). Changes of scores are against the base. All texts of one prompt have the same seed.
+Standard errors are by bootstrap over prompts. This module knows nothing of how a calibration is fitted.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +23,21 @@ if TYPE_CHECKING:
     from mixer.desk import Desk
 
 WAYS = ("plain", "decoupled")
-OVER = ("reach", "miss", "leaks", "share")  # figures over all that was asked
-DRAWS = 300
-NOISE = (2 / np.pi) ** 0.5  # mean size of a normal number, in standard deviations
+SUMMARY_FIGURES = ("reach", "miss", "leaks", "share")  # see `WaySummary`
+RESAMPLES = 300  # of the bootstrap
+MEAN_ABS_NORMAL = (2 / np.pi) ** 0.5  # mean absolute value of a standard normal variable
 
 
 @dataclass(frozen=True)
 class LevelAsked:
-    """One attribute asked to one level in one way; changes are against the base, in score.
+    """One level of one attribute, asked for in one way. All changes are mean changes of scores against the base.
 
     Attributes:
-        wanted, own: change of its own score, asked and found. leak: mean size of the other scores' changes.
-        perplexity: of the texts under the base.
+        way: `plain` or `decoupled`.
+        wanted: the change of the attribute's own score that was asked for.
+        own: the change that was measured, with its standard error.
+        leak: mean absolute change of the other scores, with its standard error.
+        perplexity: of the texts under the base; None if it was not measured.
     """
 
     attribute: str
@@ -49,11 +53,15 @@ class LevelAsked:
 
 @dataclass(frozen=True)
 class WaySummary:
-    """One way over all that was asked.
+    """One way, averaged over all levels of all attributes that were asked for.
 
     Attributes:
-        reach: mean size of the own score's change; miss: of its distance from what was asked. leaks: of all others'
-            changes, and share: in proportion to `reach`. floor: the leaks that would be found where there are none.
+        reach: mean absolute change of the own score.
+        miss: mean absolute difference between the own score's change and the change that was asked for.
+        leaks: mean absolute change of all other scores.
+        share: `leaks / reach`.
+        floor: the leaks that noise alone would show.
+        perplexity: geometric mean.
     """
 
     way: str
@@ -70,98 +78,121 @@ class WaySummary:
 
 
 class MixWriter:
-    """Continues prompts under mixes, prompt i with the i-th seed from that of `params` on, and has the texts judged."""
+    """Continues prompts under mixes and scores the texts.
+
+    Args:
+        names: the A attributes that are scored.
+        params: prompt i is continued with the seed `params.seed + i`.
+    """
 
     def __init__(self, desk: Desk, names: tuple[str, ...], prompts: tuple[str, ...], params: SamplingParams) -> None:
         self._desk, self.names, self.prompts = desk, names, prompts
         seeds = range(params.seed or 0, (params.seed or 0) + len(prompts))
         self._params = [replace(params, seed=seed) for seed in seeds]
 
-    def __call__(self, spots: np.ndarray, some: np.ndarray, what: str) -> tuple[np.ndarray, list[list[str]]]:
-        """Scores `(M, n, A)` and texts of M mixes, `(M, A)` positions, on n prompts by number."""
+    def __call__(
+        self, positions: np.ndarray, prompt_numbers: np.ndarray, title: str
+    ) -> tuple[np.ndarray, list[list[str]]]:
+        """Scores `(M, n, A)` and texts of M mixes on n prompts.
+
+        Args:
+            positions: of the sliders, `(M, A)`.
+            prompt_numbers: `(n,)`.
+            title: of the progress bar.
+        """
         from mixer.values.request import Request
 
         scores, texts = [], []
-        for spot in tqdm(spots, what, unit="mix", file=sys.stderr):
-            mix = self._desk.mix(dict(zip(self.names, map(float, spot), strict=True)))
-            outputs = self._desk.generate_batch([Request(self.prompts[i], mix, self._params[i]) for i in some])
+        for row in tqdm(positions, title, unit="mix", file=sys.stderr):
+            mix = self._desk.mix(dict(zip(self.names, map(float, row), strict=True)))
+            requests = [Request(self.prompts[i], mix, self._params[i]) for i in prompt_numbers]
+            outputs = self._desk.generate_batch(requests)
             judged = [self._desk.scores(output.text) for output in outputs]
             scores.append([[one[name] for name in self.names] for one in judged])
             texts.append([output.text for output in outputs])
         return np.array(scores), texts
 
 
-def check(
+def measure_leak(
     write: MixWriter,
     calibration: SliderCalibration,
-    some: np.ndarray,
+    prompt_numbers: np.ndarray,
     levels: Sequence[float],
     rng: np.random.Generator,
     loglikelihoods: LogLikelihoods | None,
 ) -> tuple[tuple[LevelAsked, ...], tuple[WaySummary, ...]]:
-    """Every attribute asked to every level, in both ways."""
+    """Ask for every level of every attribute, in both ways.
+
+    Args:
+        prompt_numbers: the prompts of `write` to continue, `(n,)`.
+        levels: level 1 asks for the score that the slider alone has at its positive pole, -1 at the negative one.
+    """
     names = calibration.attributes
-    asked = [(i, float(level)) for i in range(len(names)) for level in levels]
-    base, _ = write(np.zeros((1, len(names))), some, "the base")
-    chosen = rng.integers(0, len(some), (DRAWS, len(some)))
+    asked = [(i, float(level)) for i in range(len(names)) for level in levels]  # Q pairs
+    base, _ = write(np.zeros((1, len(names))), prompt_numbers, "the base")
+    resamples = rng.integers(0, len(prompt_numbers), (RESAMPLES, len(prompt_numbers)))
     own = np.array([i for i, _ in asked])
     others = np.arange(len(names)) != own[:, None]  # (Q, A)
     wanted = [calibration.targets(level * np.eye(len(names))[i])[i] for i, level in asked]
     wanted = np.array(wanted) - calibration.scores(np.zeros(len(names)))[own]
-    asks, wholes = [], []
+    levels_asked, summaries = [], []
     for way in WAYS:
-        places = [{names[i]: level} for i, level in asked]
-        spots = [calibration.positions(place) if way == "decoupled" else place for place in places]
-        scores, texts = write(np.array([[spot.get(name, 0.0) for name in names] for spot in spots]), some, way)
+        settings = [{names[i]: level} for i, level in asked]
+        if way == "decoupled":
+            settings = [calibration.positions(setting) for setting in settings]
+        positions = np.array([[setting.get(name, 0.0) for name in names] for setting in settings])
+        scores, texts = write(positions, prompt_numbers, way)
         changes = scores - base  # (Q, n, A)
-        parts = _parts(changes.mean(1), own, others, wanted)
-        spread = {
-            k: np.array(v) for k, v in _collected(_parts(changes[:, c].mean(1), own, others, wanted) for c in chosen)
-        }
-        perplexities = [_perplexity(write, some, one, loglikelihoods) for one in texts]
+        figures = _figures(changes.mean(1), own, others, wanted)
+        resampled = _stacked([_figures(changes[:, drawn].mean(1), own, others, wanted) for drawn in resamples])
+        perplexities = [_perplexity(write, prompt_numbers, one, loglikelihoods) for one in texts]
         for q, (i, level) in enumerate(asked):
-            asks.append(
+            levels_asked.append(
                 LevelAsked(
                     names[i],
                     level,
                     way,
-                    _short(wanted[q]),
-                    _short(parts["own"][q]),
-                    _short(spread["own"][:, q].std()),
-                    _short(parts["leak"][q]),
-                    _short(spread["leak"][:, q].std()),
+                    _rounded(wanted[q]),
+                    _rounded(figures["own"][q]),
+                    _rounded(resampled["own"][:, q].std()),
+                    _rounded(figures["leak"][q]),
+                    _rounded(resampled["leak"][:, q].std()),
                     perplexities[q],
                 )
             )
         noise = changes.std(1, ddof=1) / changes.shape[1] ** 0.5
-        known = [p for p in perplexities if p is not None]
-        over = {f"{k}_error": _short(spread[k].std()) for k in OVER} | {k: _short(parts[k]) for k in OVER}
+        known = [perplexity for perplexity in perplexities if perplexity is not None]
+        summary = {name: _rounded(figures[name]) for name in SUMMARY_FIGURES}
+        summary |= {f"{name}_error": _rounded(resampled[name].std()) for name in SUMMARY_FIGURES}
+        floor = _rounded(noise[others].mean() * MEAN_ABS_NORMAL)
         perplexity = round(float(np.exp(np.log(known).mean())), 2) if known else None
-        wholes.append(WaySummary(way, **over, floor=_short(noise[others].mean() * NOISE), perplexity=perplexity))
-    return tuple(asks), tuple(wholes)
+        summaries.append(WaySummary(way, **summary, floor=floor, perplexity=perplexity))
+    return tuple(levels_asked), tuple(summaries)
 
 
-def _parts(means: np.ndarray, own: np.ndarray, others: np.ndarray, wanted: np.ndarray) -> Mapping[str, Any]:
-    """Figures of mean changes `(Q, A)`: of every ask, `(Q,)`, and over all."""
-    mine = means[np.arange(len(own)), own]
-    leak = np.where(others, np.abs(means), 0).sum(1) / others.sum(1)
-    size, miss = np.abs(mine).mean(), np.abs(mine - wanted).mean()
-    return {"own": mine, "leak": leak, **dict(zip(OVER, (size, miss, leak.mean(), leak.mean() / size), strict=True))}
+def _figures(changes: np.ndarray, own: np.ndarray, others: np.ndarray, wanted: np.ndarray) -> Mapping[str, Any]:
+    """`own` and `leak` of every level asked for, `(Q,)`, and the summary figures, from mean changes `(Q, A)`."""
+    own_changes = changes[np.arange(len(own)), own]
+    leak = np.where(others, np.abs(changes), 0).sum(1) / others.sum(1)
+    reach, miss = np.abs(own_changes).mean(), np.abs(own_changes - wanted).mean()
+    summary = (reach, miss, leak.mean(), leak.mean() / reach)
+    return {"own": own_changes, "leak": leak, **dict(zip(SUMMARY_FIGURES, summary, strict=True))}
 
 
-def _collected(all_parts: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
-    found = list(all_parts)
-    return [(key, [one[key] for one in found]) for key in found[0]]
+def _stacked(figures: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Each figure of all resamples as one array."""
+    return {name: np.array([one[name] for one in figures]) for name in figures[0]}
 
 
 def _perplexity(
-    write: MixWriter, some: np.ndarray, texts: Sequence[str], loglikelihoods: LogLikelihoods | None
+    write: MixWriter, prompt_numbers: np.ndarray, texts: Sequence[str], loglikelihoods: LogLikelihoods | None
 ) -> float | None:
-    written = [(write.prompts[i], text) for i, text in zip(some, texts, strict=True) if text.strip()]
+    """Of all texts together; None without `loglikelihoods`, or if all texts are empty."""
+    written = [(write.prompts[i], text) for i, text in zip(prompt_numbers, texts, strict=True) if text.strip()]
     if loglikelihoods is None or not written:
         return None
     return round(float(np.exp(-np.mean(loglikelihoods([p for p, _ in written], [t for _, t in written])))), 2)
 
 
-def _short(value: float) -> float:
+def _rounded(value: float) -> float:
     return round(float(value), 4)

@@ -1,11 +1,12 @@
-"""Steering a text by reward heads: from the logits of its next token to others, at most a budget away.
+"""The controller: it applies reward heads and reward models to the logits of the next token, within a budget.
 
     z'(v) / T = z(v) / T + kappa sum_a s_a beta_a clip((r_a(v) - E_p[r_a]) / sigma_a)      for the likely tokens v
 
-kappa is 1 unless that would move the distribution by more than the budget. All heads of a model are stacked, and their
-products with the embeddings kept, so that six cost about as much as one. Knows tensors and names; no text, no files.
+kappa is 1 if the distribution then moves by at most the budget, otherwise the largest factor that the budget admits.
+The matrices of all heads are packed into one, and their products with the embeddings are computed once. So six heads
+cost about as much as one. This module knows tensors and names, and neither texts nor files.
 
-Sources: arXiv 2407.04615 (the heads), arXiv 2310.09520 (the steering); calibration and budget are this project's.
+Sources: arXiv 2407.04615 (the heads), arXiv 2310.09520 (the steering). Calibration and budget are this project's.
 """
 
 from __future__ import annotations
@@ -28,36 +29,34 @@ from mixer.kernels.steering import GAIN, add_advantages, find_likely, limit_to_b
 from mixer.rewards.heads import HeadCalibration, Reward, advantage
 from mixer.values.steering import Steering
 
-SPENT = 0.5  # nats that a slider at its pole spends on the average
-LEAST = 1e-3  # share of the likeliest token's probability that a token needs to be steered
-PIECE = 8192  # rows of the embedding that are widened at once
-
-NONE = np.zeros(0)
+POLE_NATS = 0.5  # mean KL(p' || p) of a slider at its pole
+MIN_P = 1e-3  # only tokens of at least this share of the largest probability are steered
+EMBEDDING_CHUNK = 8192  # rows of the embedding that are converted to float32 at once
 
 
 class TextReward(Protocol):
     """A reward model that reads the text itself, such as RAD's.
 
     Attributes:
-        reach: how many of the likeliest tokens it is asked about.
+        reach: how many of the likeliest tokens it scores.
     """
 
     calibration: HeadCalibration
     reach: int
 
     def rewards(self, ids: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        """Of the text with each of these tokens after it, `(k,)` float32."""
+        """Rewards of the text with each of these tokens appended, `(k,)` float32."""
         ...
 
 
 @dataclass(frozen=True)
 class SteeredLogits:
-    """What steering made of a row.
+    """The steered logits of one row.
 
     Attributes:
         logits: `(V,)`.
         nats: `KL(p' || p)` at the sampling temperature.
-        levels: each head's reading of the text so far.
+        levels: each reward's reading of the text so far, by name.
     """
 
     logits: Tensor
@@ -66,7 +65,7 @@ class SteeredLogits:
 
 
 class PackedHeads(NamedTuple):
-    """All heads in the layout that `mixer.kernels.steering.add_advantages` takes."""
+    """All heads as the arrays that `mixer.kernels.steering.add_advantages` takes; shapes are given there."""
 
     down: np.ndarray
     products: np.ndarray
@@ -77,78 +76,83 @@ class PackedHeads(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PreparedSteering:
-    """A steering, made ready for one controller.
+    """A steering that one controller has checked and turned into arrays.
 
     Attributes:
-        own: the heads that steer, and their numbers, `(h,)`; positions: `(h,)`; aims: `(h,)`, a level or NaN.
-        models: the reward models that steer.
-        strengths: of every head where all are fused, `(H,)`; None where they are not.
-        moves: whether rewards change any logits outside the network.
+        heads: names of the heads that steer after the forward pass; none if all heads are fused.
+        numbers: `(h,)` int64, the places of these heads in the controller.
+        positions: `(h,)`, their positions.
+        target_levels: `(h,)`, the level to aim for in place of a position, or NaN.
+        models: names of the reward models that steer.
+        strengths: `(H,)`, the strength of every head if heads are fused; None if they are not.
     """
 
     steering: Steering
-    own: tuple[str, ...]
+    heads: tuple[str, ...]
     numbers: np.ndarray
     positions: np.ndarray
-    aims: np.ndarray
+    target_levels: np.ndarray
     models: tuple[str, ...]
     strengths: tuple[float, ...] | None = None
 
     @property
     def moves(self) -> bool:
-        return bool(self.own or self.models)
+        """Whether rewards change logits after the forward pass; fused heads act inside of it."""
+        return bool(self.heads or self.models)
 
 
-class Likely(NamedTuple):
-    """Tokens that may be steered, `(n,)` int64, and their log-probabilities at the sampling temperature, `(n,)`."""
+class LikelyTokens(NamedTuple):
+    """The tokens that may be steered, `(n,)` int64, and their log-probabilities at the sampling temperature, `(n,)`."""
 
     tokens: np.ndarray
     logprobs: np.ndarray
 
 
 class RewardController:
-    """The reward heads of one model, and reward models beside them.
+    """Applies steerings with the reward heads of one base model, and with reward models.
 
     Args:
-        heads: by name; each reads the model's final state.
-        embedding: the model's output embedding, `(V, D)`.
+        heads: by name; each reads the base model's final hidden state.
+        embedding: the base model's output embedding, `(V, D)`.
 
     Attributes:
-        models: reward models by name, other names than the heads'.
+        models: reward models by name. No reward model has the name of a head.
     """
 
     def __init__(self, heads: Mapping[str, Reward], embedding: Tensor) -> None:
         self.heads, self.models = dict(heads), dict[str, TextReward]()
-        self._places = {name: place for place, name in enumerate(self.heads)}
+        self._head_numbers = {name: number for number, name in enumerate(self.heads)}
         self._embedding = embedding
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All that a `Steering` may name."""
+        """The names that a `Steering` may use."""
         return (*self.heads, *self.models)
 
     def prepare(self, steering: Steering) -> PreparedSteering:
-        """Make a steering ready.
+        """Check a steering and turn it into arrays.
 
         Raises:
-            UnknownName: it names a reward that is not here. Unsupported: a reward model is to be fused.
+            UnknownName: it names a reward that the controller does not have.
+            Unsupported: it asks to fuse a reward model.
         """
         for name in steering.heads:
             if name not in self.names:
                 raise UnknownName("reward", name, self.names)
         if steering.fused:
-            if odd := [name for name in steering.heads if name in self.models]:
-                raise Unsupported(f"{odd[0]} is a model of its own, which cannot be fused.", "Fuse heads alone.")
-            places = [(reward, steering.positions.get(name, 0.0)) for name, reward in self.heads.items()]
-            strengths = tuple(reward.fused_strength(position, SPENT) for reward, position in places)
-            return PreparedSteering(steering, (), NONE, NONE, NONE, (), strengths)
-        own = tuple(name for name in steering.heads if name in self.heads)
+            if models := [name for name in steering.heads if name in self.models]:
+                raise Unsupported(f"{models[0]} is a model of its own, which cannot be fused.", "Fuse heads alone.")
+            positions = [(reward, steering.positions.get(name, 0.0)) for name, reward in self.heads.items()]
+            strengths = tuple(reward.fused_strength(position, POLE_NATS) for reward, position in positions)
+            empty = np.zeros(0)
+            return PreparedSteering(steering, (), empty, empty, empty, (), strengths)
+        heads = tuple(name for name in steering.heads if name in self.heads)
         return PreparedSteering(
             steering,
-            own,
-            np.array([self._places[name] for name in own], np.int64),
-            np.array([steering.positions.get(name, 0.0) for name in own]),
-            np.array([steering.levels.get(name, math.nan) for name in own]),
+            heads,
+            np.array([self._head_numbers[name] for name in heads], np.int64),
+            np.array([steering.positions.get(name, 0.0) for name in heads]),
+            np.array([steering.levels.get(name, math.nan) for name in heads]),
             tuple(name for name in steering.heads if name in self.models),
         )
 
@@ -162,16 +166,16 @@ class RewardController:
         plain: Tensor | None = None,
         origin: Tensor | None = None,
     ) -> SteeredLogits:
-        """Steer one row; where nothing steers, the very same logits come back.
+        """Steer one row. If nothing steers, the same tensor of logits comes back.
 
         Args:
-            logits: `(V,)` float32, need not be normalized.
-            state: the model's final state at the text's end, `(D,)`.
-            temperature: that tokens will be drawn at; the budget counts there, and at 1 for 0.
-            ids: the text's tokens, for reward models.
-            plain: the same before judges and rewards of a formula, `(V,)`, whose likely tokens are steered; `logits` if
-                there are none.
-            origin: where the budget counts from, `(V,)`; `plain` if None.
+            logits: `(V,)` float32; they need not be normalized.
+            state: the base model's final hidden state at the text's last token, `(D,)`.
+            temperature: the sampling temperature. The budget counts at this temperature, and at 1 if it is 0.
+            ids: the tokens of prompt and text, which only reward models read.
+            plain: the logits before a formula's judges and rewards, `(V,)`. They decide which tokens are likely.
+                `logits` if None.
+            origin: the logits that the budget counts from, `(V,)`; `plain` if None.
         """
         steering = prepared.steering
         plain = logits if plain is None else plain
@@ -180,83 +184,89 @@ class RewardController:
             return SteeredLogits(logits)
         temperature = 1.0 if temperature < COLD else temperature
         budget = math.inf if steering.budget is None else steering.budget
-        after, before, begun = (tensor.float().cpu().numpy() for tensor in (logits, plain, origin))
-        most, apart, cut = min(steering.reach, after.size), origin is not logits, steering.cut and prepared.moves
-        if prepared.own and not prepared.models:
-            levels = np.zeros(len(prepared.own))
-            own = (
+        current, before, start = (tensor.float().cpu().numpy() for tensor in (logits, plain, origin))
+        most_tokens = min(steering.reach, current.size)
+        # A budget with another origin also pays for the way from there to `logits`.
+        apart, cut = origin is not logits, steering.cut and prepared.moves
+        if prepared.heads and not prepared.models:
+            levels = np.zeros(len(prepared.heads))
+            head_arguments = (
                 self._padded(state).numpy(),
-                *self._stack,
+                *self._packed_heads,
                 prepared.numbers,
                 prepared.positions,
-                prepared.aims,
+                prepared.target_levels,
                 levels,
             )
-            values, nats = steer_row(after, before, begun, apart, temperature, most, LEAST, budget, cut, *own)
-            read = dict(zip(prepared.own, levels.tolist(), strict=True))
+            values, nats = steer_row(
+                current, before, start, apart, temperature, most_tokens, MIN_P, budget, cut, *head_arguments
+            )
+            readings = dict(zip(prepared.heads, levels.tolist(), strict=True))
         else:
-            some = Likely(np.empty(most, np.int64), np.empty(most, np.float32))
-            count = find_likely(before, temperature, most, LEAST, *some)
-            some = Likely(some.tokens[:count], some.logprobs[:count])
-            bias, read = self._pressed(prepared, state, ids, some)
-            values, nats = limit_to_budget(after, begun, apart, temperature, *some, bias, budget, cut)
-        return SteeredLogits(torch.from_numpy(values).to(logits.device, logits.dtype), nats, read)
+            room = LikelyTokens(np.empty(most_tokens, np.int64), np.empty(most_tokens, np.float32))
+            count = find_likely(before, temperature, most_tokens, MIN_P, *room)
+            likely = LikelyTokens(room.tokens[:count], room.logprobs[:count])
+            bias, readings = self._bias(prepared, state, ids, likely)
+            values, nats = limit_to_budget(current, start, apart, temperature, *likely, bias, budget, cut)
+        return SteeredLogits(torch.from_numpy(values).to(logits.device, logits.dtype), nats, readings)
 
     def advantages(self, name: str, state: Tensor, ids: Sequence[int], tokens: Tensor, logprobs: Tensor) -> Tensor:
         """What one reward adds to these tokens at position 1, in nats, `(k,)`; see `mixer.rewards.heads.advantage`."""
-        some = Likely(tokens.cpu().numpy(), logprobs.cpu().numpy())
-        bias, _ = self._pressed(self.prepare(Steering({name: 1.0})), state, ids, some)
+        likely = LikelyTokens(tokens.cpu().numpy(), logprobs.cpu().numpy())
+        bias, _ = self._bias(self.prepare(Steering({name: 1.0})), state, ids, likely)
         return torch.from_numpy(bias)
 
-    def _pressed(
-        self, prepared: PreparedSteering, state: Tensor, ids: Sequence[int], some: Likely
+    def _bias(
+        self, prepared: PreparedSteering, state: Tensor, ids: Sequence[int], likely: LikelyTokens
     ) -> tuple[np.ndarray, dict[str, float]]:
-        """What is added to the likely tokens, `(n,)` in nats before any budget, and every reward's reading."""
-        bias, levels = np.zeros(some.tokens.size, np.float32), np.zeros(len(prepared.own))
-        if prepared.own:
-            own = (prepared.numbers, prepared.positions, prepared.aims)
-            add_advantages(self._padded(state).numpy(), *self._stack, *own, *some, bias, levels)
-        read = dict(zip(prepared.own, levels.tolist(), strict=True))
+        """The bias on the likely tokens before any budget, `(n,)` in nats, and every reward's reading by name."""
+        bias, levels = np.zeros(likely.tokens.size, np.float32), np.zeros(len(prepared.heads))
+        if prepared.heads:
+            sliders = (prepared.numbers, prepared.positions, prepared.target_levels)
+            add_advantages(self._padded(state).numpy(), *self._packed_heads, *sliders, *likely, bias, levels)
+        readings = dict(zip(prepared.heads, levels.tolist(), strict=True))
         for name in prepared.models:
-            read[name] = self._press_model(name, prepared.steering, ids, some, bias)
-        return bias, read
+            readings[name] = self._add_model_bias(name, prepared.steering, ids, likely, bias)
+        return bias, readings
 
     def _padded(self, state: Tensor) -> Tensor:
-        """A state on the host, its size a multiple of 16."""
-        lacking = self._stack.down.shape[1] - state.numel()
-        return pad(state, (0, lacking)).float().cpu() if lacking or state.device.type != "cpu" else state
+        """A state in host memory, padded with zeros to a multiple of 16."""
+        missing = self._packed_heads.down.shape[1] - state.numel()
+        return pad(state, (0, missing)).float().cpu() if missing or state.device.type != "cpu" else state
 
-    def _press_model(self, name: str, steering: Steering, ids: Sequence[int], some: Likely, bias: np.ndarray) -> float:
-        """Add a reward model's part; what it expects of the text, as its reading."""
+    def _add_model_bias(
+        self, name: str, steering: Steering, ids: Sequence[int], likely: LikelyTokens, bias: np.ndarray
+    ) -> float:
+        """Add a reward model's advantages to `bias`. Returns its reading: the mean reward of the likely tokens."""
         model = self.models[name]
-        best = np.argsort(-some.logprobs, kind="stable")[: model.reach]
-        rewards = model.rewards(ids, some.tokens[best].tolist())
-        probs = torch.from_numpy(some.logprobs[best]).exp()
+        best = np.argsort(-likely.logprobs, kind="stable")[: model.reach]
+        rewards = model.rewards(ids, likely.tokens[best].tolist())
+        probs = torch.from_numpy(likely.logprobs[best]).exp()
         level = float((rewards * probs).sum() / probs.sum())
         position = steering.positions.get(name)
         if position is None:
             position = min(1.0, max(-1.0, GAIN * (steering.levels[name] - level)))
-        measured = model.calibration
-        values = advantage(rewards, probs, measured.sigma, measured.clip)
-        bias[best] += position * measured.betas[SPENT] * values.numpy()
+        calibration = model.calibration
+        values = advantage(rewards, probs, calibration.sigma, calibration.clip)
+        bias[best] += position * calibration.betas[POLE_NATS] * values.numpy()
         return level
 
     @cached_property
-    def _stack(self) -> PackedHeads:
-        """All heads, each one's rank and the hidden size padded with zeros to multiples of 16."""
+    def _packed_heads(self) -> PackedHeads:
+        """All heads. The hidden size and each head's rank are padded with zeros to multiples of 16."""
         size = -(-self._embedding.shape[1] // LANES) * LANES
-        down, products, weights, spans, scales, at = [], [], [], [], [], 0
+        down, products, weights, spans, scales, start = [], [], [], [], [], 0
         for reward in self.heads.values():
-            head, measured = reward.head, reward.calibration
+            head, calibration = reward.head, reward.calibration
             rank = -(-head.rank // LANES) * LANES
             up = head.up.to(self._embedding.device)
-            parts = [piece.float() @ up for piece in self._embedding.split(PIECE)]
+            chunks = [chunk.float() @ up for chunk in self._embedding.split(EMBEDDING_CHUNK)]
             down.append(pad(head.down, (0, size - head.down.shape[1], 0, rank - head.rank)))
-            products.append(pad(torch.cat(parts).cpu(), (0, rank - head.rank)))
+            products.append(pad(torch.cat(chunks).cpu(), (0, rank - head.rank)))
             weights.append(pad(head.weight, (0, size - head.weight.shape[0])))
-            spans.append((at, at + rank))
-            scales.append((head.bias, measured.sigma, measured.clip, measured.betas[SPENT]))
-            at += rank
+            spans.append((start, start + rank))
+            scales.append((head.bias, calibration.sigma, calibration.clip, calibration.betas[POLE_NATS]))
+            start += rank
         return PackedHeads(
             torch.cat(down).numpy(),
             torch.cat(products, 1).contiguous().numpy(),

@@ -1,9 +1,9 @@
-"""A reward head on disk, beside its attribute's anchors.
+"""Reward heads on disk, beside the anchors of their attribute.
 
-    anchors/ATTRIBUTE/reward/reward.json         what it is, which base it was trained for, its calibration
-    anchors/ATTRIBUTE/reward/head.safetensors    down, up, weight, bias; of a trunk mix, inner and outer
+    anchors/ATTRIBUTE/reward/reward.json         attribute, rank, fingerprint of the base, calibration
+    anchors/ATTRIBUTE/reward/head.safetensors    down, up, weight, bias; for a trunk also mix, inner and outer
 
-Only safetensors are read. Knows nothing of training or decoding.
+Weights are read from safetensors only. This module knows nothing of training or decoding.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ HINT = "Train it again with `python -m mixer train reward ATTRIBUTE`."
 
 
 def save_reward(reward: Reward, folder: Path, fingerprint: str, facts: Mapping[str, Any]) -> None:
-    """Write a head with its calibration; what is there is replaced.
+    """Write a head with its calibration. Files of an older head are replaced.
 
     Args:
-        fingerprint: of the base, as `mixer.adapters.fingerprint.base_fingerprint` gives it.
-        facts: what else `reward.json` tells people: how the head was trained, and held-out figures.
+        fingerprint: of the base; see `mixer.adapters.fingerprint.base_fingerprint`.
+        facts: further entries of `reward.json`, such as how the head was trained, and held-out figures.
     """
     head, calibration = reward.head, reward.calibration
     tensors = {"down": head.down, "up": head.up, "weight": head.weight, "bias": torch.tensor([head.bias])}
@@ -48,7 +48,7 @@ def save_reward(reward: Reward, folder: Path, fingerprint: str, facts: Mapping[s
         "calibration": calibration_record(calibration),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    # The few numbers of a baseline keep float32; the matrices lose nothing that shows.
+    # The baseline and the mix are small and stay float32. For the matrices float16 is precise enough.
     wide = ("weight", "bias", "mix")
     stored = {n: t.float().contiguous() if n in wide else t.to(torch.float16).contiguous() for n, t in tensors.items()}
     save_file(stored, folder / WEIGHTS, {"format": "pt", "base_fingerprint": fingerprint})
@@ -56,13 +56,13 @@ def save_reward(reward: Reward, folder: Path, fingerprint: str, facts: Mapping[s
 
 
 def load_reward(folder: Path, fingerprint: str | None = None) -> Reward:
-    """A head and its calibration, float32.
+    """Read a head, in float32, and its calibration.
 
     Args:
-        fingerprint: of the base at hand; None admits a head of any base.
+        fingerprint: of the loaded base; None accepts a head for any base.
 
     Raises:
-        BadArtifact: the files are missing, damaged, of a later format, or of a head for another base.
+        BadArtifact: the files are missing, damaged, or of a later format, or the head was trained for another base.
     """
     record, tensors = _read(folder)
     if record.get("format") != FORMAT:
@@ -83,7 +83,7 @@ def load_reward(folder: Path, fingerprint: str | None = None) -> Reward:
 
 
 def calibration_record(calibration: HeadCalibration) -> dict[str, Any]:
-    """A calibration as JSON has it."""
+    """A calibration as a JSON object."""
     return {
         "sigma": calibration.sigma,
         "clip": calibration.clip,
@@ -93,7 +93,11 @@ def calibration_record(calibration: HeadCalibration) -> dict[str, Any]:
 
 
 def read_calibration(record: Mapping[str, Any]) -> HeadCalibration:
-    """The calibration of a record; what is wrong with it raises KeyError, TypeError, ValueError or AttributeError."""
+    """The calibration in a JSON object.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: the object does not describe a calibration.
+    """
     betas = {name: {float(b): float(v) for b, v in record[name].items()} for name in ("betas", "fused_betas")}
     return HeadCalibration(float(record["sigma"]), float(record["clip"]), **betas)
 
@@ -106,7 +110,7 @@ def find_rewards(anchors: Path) -> dict[str, Path]:
 def load_rewards(
     anchors: Path, hidden_size: int, fingerprint: str | None
 ) -> tuple[dict[str, Reward], list[MixerError]]:
-    """All reward heads under an anchors folder that fit a base, by attribute; and what is wrong with the others.
+    """All reward heads under an anchors folder that fit a base, by attribute, and the errors of all others.
 
     Args:
         hidden_size: of the base.

@@ -1,13 +1,14 @@
-"""Reward heads: what each next token is worth for an attribute, from one hidden state, in one product for all tokens.
+"""Reward heads: one hidden state gives the rewards of all next tokens for an attribute.
 
     r(v | x) = <h, w> + b + <W h, e(v)>        W = up @ down, of rank r; e(v) the model's frozen output embedding
 
-The first part is the same for all tokens: a thermometer that cannot change a softmax. The second one steers. Since the
-base's logits are <h, e(v)> too, the heads of many sliders become one matrix: <(I + sum_a beta_a W_a) h, e(v)>. Pure
-functions of tensors. Knows nothing of models, files, sessions or how a head is trained.
+The first part, the baseline, is the same for all tokens. It cannot change a softmax. It says how much of the attribute
+the text shows. The second part steers. The base's logits are <h, e(v)> too, so many heads can be fused into one matrix:
+<(I + sum_a beta_a W_a) h, e(v)>. This module has pure functions of tensors. It knows nothing of models, files, sessions
+or training.
 
 Source: Troshin, Niculae and Fokkens, "On the Low-Rank Parametrization of Reward Models for Controlled Language
-Generation", arXiv 2407.04615; the steering follows Deng and Raffel, "Reward-Augmented Decoding", arXiv 2310.09520.
+Generation", arXiv 2407.04615. The steering follows Deng and Raffel, "Reward-Augmented Decoding", arXiv 2310.09520.
 """
 
 from __future__ import annotations
@@ -18,16 +19,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-HALVINGS = 40  # of kappa's interval, which is 1 wide
-
 
 @dataclass(frozen=True)
 class Trunk:
-    """A small network that makes a head's state out of those of all layers.
+    """A small network that computes a head's state from the states of all layers.
 
     Attributes:
-        mix: share of each layer's state, `(S,)`: the embedding, the output of every layer, and the final state.
-        inner: `(M, D)`, and outer: `(D, M)`: one hidden layer on top, which is added; None for the mix alone.
+        mix: weight of each state, `(S,)`: the embedding, the output of every layer, and the final state.
+        inner: `(M, D)`, and outer: `(D, M)`, one hidden layer whose output is added; None for the mix alone.
     """
 
     mix: Tensor
@@ -35,9 +34,9 @@ class Trunk:
     outer: Tensor | None = None
 
     def __call__(self, states: Tensor) -> Tensor:
-        """The head's state, `(..., D)`, from all states of one position, `(..., S, D)`.
+        """The head's state, `(..., D)`, from all states of one token, `(..., S, D)`.
 
-        States of different layers differ in length by orders of magnitude: each is brought to length sqrt(D) first.
+        States of different layers differ in length by orders of magnitude, so each is scaled to length sqrt(D) first.
         """
         normed = states * states.square().mean(-1, keepdim=True).clamp(min=1e-12).rsqrt()
         mixed = (normed * self.mix[:, None]).sum(-2)
@@ -54,7 +53,7 @@ class RewardHead:
         down: `(r, D)`, and up: `(D, r)`.
         weight: of the baseline, `(D,)`.
         bias: of the baseline.
-        trunk: for a head that does not read the model's own final state; such a head cannot be fused.
+        trunk: computes the head's state if the head does not read the model's final state. Such a head cannot be fused.
     """
 
     down: Tensor
@@ -68,7 +67,7 @@ class RewardHead:
         return self.down.shape[0]
 
     def state(self, states: Tensor) -> Tensor:
-        """What the head reads, `(..., D)`, of all states, `(..., S, D)`: the final one, or what its trunk makes."""
+        """The state that the head reads, `(..., D)`, from all states, `(..., S, D)`: the final one or the trunk's."""
         return states[..., -1, :] if self.trunk is None else self.trunk(states)
 
     def baseline(self, h: Tensor) -> Tensor:
@@ -76,7 +75,7 @@ class RewardHead:
         return h @ self.weight + self.bias
 
     def shift(self, h: Tensor) -> Tensor:
-        """`W h`, `(..., D)`: added to the final state, it adds `<W h, e(v)>` to the logits."""
+        """`W h`, `(..., D)`. Added to the final state, it adds `<W h, e(v)>` to the logits."""
         return (h @ self.down.T) @ self.up.T
 
     def rewards(self, h: Tensor, embedding: Tensor) -> Tensor:
@@ -84,7 +83,7 @@ class RewardHead:
 
         Args:
             h: states, `(..., D)`.
-            embedding: of all tokens or some, the same for all states, `(V, D)`, or each state's own, `(..., k, D)`.
+            embedding: `(V, D)`, the same tokens for all states, or `(..., k, D)`, other tokens for each state.
 
         Returns:
             `(..., V)` or `(..., k)`.
@@ -94,14 +93,14 @@ class RewardHead:
 
 @dataclass(frozen=True)
 class HeadCalibration:
-    """What makes heads comparable, measured on held-out prefixes.
+    """The scales that make heads comparable, measured on held-out prefixes.
 
     Attributes:
         sigma: root mean square of `r - E_p[r]` over likely tokens.
-        clip: of advantages, in units of sigma.
-        betas: by budget: nats for an advantage of 1 at which the mean of `KL(p' || p)` over prefixes and both
-            directions reaches the budget, on likely tokens, with the clip.
-        fused_betas: the same for a head that is fused: on all tokens, without a clip.
+        clip: largest size of an advantage, in units of sigma.
+        betas: by budget, in nats: the bias for an advantage of 1. With this bias on likely tokens, the mean of
+            `KL(p' || p)` over prefixes and both directions equals the budget.
+        fused_betas: the same for a fused head, which acts on all tokens and without a clip.
     """
 
     sigma: float
@@ -119,16 +118,19 @@ class Reward:
     calibration: HeadCalibration
 
     def fused_strength(self, position: float, budget: float) -> float:
-        """What `fused_matrix` takes for a slider at `position`, -1 to 1, where 1 spends a calibrated budget."""
+        """The strength that `fused_matrix` takes for a slider at `position`; at 1 the mean divergence is `budget`."""
         return position * self.calibration.fused_betas[budget] / self.calibration.sigma
 
 
 def fused_matrix(heads: Sequence[RewardHead], strengths: Sequence[float], like: Tensor | None = None) -> Tensor:
-    """`I + sum_a beta_a W_a`, `(D, D)`: logits of this matrix times h are the base's plus every head's rewards.
+    """`I + sum_a beta_a W_a`, `(D, D)`. This matrix times h has the base's logits plus every head's scaled rewards.
 
     Args:
-        strengths: nats for one unit of reward, `(N,)`; heads at 0 are left out, whatever their numbers.
-        like: its size, dtype and device are the result's; the first head's `weight` if None.
+        strengths: nats for one unit of reward, `(N,)`. Heads of strength 0 are left out, even if they hold NaN.
+        like: a tensor with the size, dtype and device of the result; the first head's `weight` if None.
+
+    Raises:
+        ValueError: a head with a trunk has a strength other than 0.
     """
     like = heads[0].weight if like is None else like
     matrix = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
@@ -141,13 +143,13 @@ def fused_matrix(heads: Sequence[RewardHead], strengths: Sequence[float], like: 
 
 
 def advantage(rewards: Tensor, probs: Tensor, sigma: float = 1.0, clip: float | None = None) -> Tensor:
-    """How much better than the model's own choice each token is: `clip((D - E_p[D]) / sigma, -clip, clip)`, `(..., k)`.
+    """How much each reward exceeds the mean reward: `clip((r - E_p[r]) / sigma, -clip, clip)`, `(..., k)`.
 
     Args:
-        rewards: `(..., k)`; a constant added to all of a row changes nothing.
-        probs: of the same tokens, `(..., k)`; they need not add up to 1.
-        sigma: a deviation of rewards that makes heads comparable, from calibration.
-        clip: None leaves the mean under `probs` at 0.
+        rewards: `(..., k)`. A constant added to a whole row changes nothing.
+        probs: probabilities of the same tokens, `(..., k)`; they need not add up to 1.
+        sigma: the calibrated deviation of rewards, which makes heads comparable.
+        clip: None for no clip; the mean under `probs` is then 0.
     """
     mean = (rewards * probs).sum(-1, keepdim=True) / probs.sum(-1, keepdim=True)
     values = (rewards - mean) / sigma
@@ -155,9 +157,10 @@ def advantage(rewards: Tensor, probs: Tensor, sigma: float = 1.0, clip: float | 
 
 
 def likely(logprobs: Tensor, top_k: int = 100, min_p: float = 1e-3) -> Tensor:
-    """Which tokens may be steered, `(..., V)` bool: the `top_k` likeliest of at least `min_p` times the largest share.
+    """Which tokens may be steered, `(..., V)` bool: the `top_k` likeliest of at least `min_p` times the largest
+    probability.
 
-    To be asked before anything steers: a head knows nothing of tokens that the model would not write.
+    Call it on log-probabilities before steering: a head was not trained on tokens that the model would not write.
     """
     most = logprobs.topk(min(top_k, logprobs.shape[-1])).indices
     kept = torch.zeros_like(logprobs, dtype=torch.bool).scatter(-1, most, True)

@@ -1,1 +1,1 @@
-"""Work with whole texts on top of the desk: batches, CSV files, effects of sliders on a text."""
+"""Tasks on whole texts: batches, CSV files, effects of sliders on a text."""

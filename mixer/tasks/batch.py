@@ -1,7 +1,7 @@
-"""Many texts in as few passes as there are rows: jobs that are looked at while they grow, and left at any token.
+"""Batches of texts that can be watched while they grow, and stopped at any token.
 
-`Desk.generate_batch` gives whole texts or raises; here an error is one job's own. Knows the desk's public names, and
-neither files nor pages.
+`Desk.generate_batch` returns whole texts or raises. Here an error ends only the text that it belongs to. This module
+uses the desk's public names. It knows neither files nor pages.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from mixer.values.request import Request
 
 @dataclass(eq=False)
 class BatchText:
-    """One text to write, and how far it is.
+    """One text of a batch, called a job, and its progress.
 
     Attributes:
-        name: begins the sentence of its error, such as `Row 3`.
-        error: why it cannot be written, in a sentence; nothing where it can.
-        scores: what the judges make of the text when it is whole.
-        session: what writes it, once it has begun.
+        name: the job's error begins with it, such as `Row 3`.
+        error: why the text cannot be written, in a sentence; empty if it can.
+        scores: the judges' scores of the finished text, by name.
+        session: writes the text; None before the job has begun.
     """
 
     request: Request
@@ -35,58 +35,61 @@ class BatchText:
 
     @property
     def rows_needed(self) -> int:
-        """Rows of the batch that it takes."""
+        """Rows of the forward pass that the job takes."""
         return self.session.rows_needed if self.session else 0
 
     @property
     def text(self) -> str:
-        """What is written so far, without the prompt."""
+        """The text so far, without the prompt."""
         return self.session.text if self.session else ""
 
     @property
     def written(self) -> bool:
-        """Whether the text is whole."""
+        """Whether the text is finished."""
         return self.session is not None and self.session.finish_reason not in (None, "closed") and not self.error
 
     @property
     def done(self) -> bool:
+        """Whether the text is finished or cannot be written."""
         return self.written or bool(self.error)
 
     @property
     def share(self) -> float:
-        """How much of the work is done, 0 to 1."""
+        """The share of the job's tokens that are written, 0 to 1."""
         if self.done or self.session is None:
             return float(self.done)
         return len(self.session.token_ids) / self.request.params.max_new_tokens
 
     def begin(self, desk: Desk) -> None:
-        """Make the session anew."""
-        asked = self.request
+        """Create a new session for the request. If that fails, the job gets an error."""
+        request = self.request
         try:
             self.session = desk.session(
-                asked.prompt, asked.mix, asked.params, formula=asked.formula, steering=asked.steering
+                request.prompt, request.mix, request.params, formula=request.formula, steering=request.steering
             )
         except MixerError as error:
             self.fail(error)
 
     def fail(self, error: MixerError) -> None:
+        """Set the job's error."""
         self.error = f"{self.name}: {error}" if self.name else str(error)
 
 
 def write(desk: Desk, jobs: Sequence[BatchText], rows: int = BATCH_ROWS) -> Generator[None, None, None]:
-    """Write all jobs that have no error yet, in their order, as many together as fit into so many rows.
+    """Write all jobs that have no error, in their order. As many jobs run together as fit into `rows` rows.
 
-    Yields after every token; closing the iterator leaves the texts as they are and gives the rows back.
+    Yields after every step, which gives each running job one token. If the iterator is closed, the texts stay as they
+    are and the rows are given back.
 
     Raises:
         Busy: the desk's queue is full.
     """
     for batch in in_batches(_begun(desk, jobs), rows):
-        yield from _together(desk, batch)
+        yield from _write_together(desk, batch)
 
 
 def _begun(desk: Desk, jobs: Sequence[BatchText]) -> Iterator[BatchText]:
-    """Those that can be written."""
+    """Begin the jobs that have no error, and yield those that could begin."""
     for job in jobs:
         if not job.error:
             job.begin(desk)
@@ -94,28 +97,33 @@ def _begun(desk: Desk, jobs: Sequence[BatchText]) -> Iterator[BatchText]:
             yield job
 
 
-def _together(desk: Desk, batch: Sequence[BatchText]) -> Generator[None, None, None]:
-    """One batch. An error ends all its sessions: the rest is written again by halves, until the error is alone."""
+def _write_together(desk: Desk, batch: Sequence[BatchText]) -> Generator[None, None, None]:
+    """Write one batch in lockstep.
+
+    An error ends all sessions of a lockstep. The unfinished jobs are then begun again in two halves, and so on, until
+    the job that raises is alone.
+    """
     sessions = [job.session for job in batch if job.session]
     try:
         for _ in desk.lockstep(*sessions):
-            _measure(desk, batch)
+            _score_finished(desk, batch)
             yield
     except Busy:
         raise
     except MixerError as error:
-        rest = [job for job in batch if not job.written]
-        if len(rest) == 1:
-            rest[0].fail(error)
+        unfinished = [job for job in batch if not job.written]
+        if len(unfinished) == 1:
+            unfinished[0].fail(error)
             return
-        for half in (rest[: len(rest) // 2], rest[len(rest) // 2 :]):
+        middle = len(unfinished) // 2
+        for half in (unfinished[:middle], unfinished[middle:]):
             for job in half:
                 job.begin(desk)
-            yield from _together(desk, half)
-    _measure(desk, batch)
+            yield from _write_together(desk, half)
+    _score_finished(desk, batch)
 
 
-def _measure(desk: Desk, batch: Sequence[BatchText]) -> None:
+def _score_finished(desk: Desk, batch: Sequence[BatchText]) -> None:
     for job in batch:
         if job.written and not job.scores:
             job.scores = desk.scores(job.text)

@@ -1,9 +1,10 @@
-"""A CSV of prompts as a batch: what its columns mean, the job that a row asks for, and the file that answers it.
+"""A CSV table of prompts as a batch: the meaning of its columns, a job for each row, and a table of the results.
 
     prompt,formality,reward.sentiment,aim.toxicity,formula,seed,tokens,temperature
 
-Only `prompt` must be there; what a row leaves empty is as in a request given beside the file. A row that is wrong gets
-a sentence and stops no other; a column that means nothing here is carried along. Opens no file and writes no text.
+Only the column `prompt` is required. An empty cell takes its value from a default request. A wrong row gets an error
+and does not stop the others. Unknown columns are copied into the results. This module opens no files and generates no
+text.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 PROMPT = FIELDS["prompt"].column
 SETTINGS = {field.column: field.name for field in FIELDS.values() if field.column and field.kind is not dict}
-# What comes before the name of an attribute or a reward head: the column's own prefix, or the one that links have.
+# Prefix of a column -> field. After the prefix comes the name of an attribute or a reward head. Prefixes of share links
+# are accepted too.
 PREFIXES = {
     prefix: field.name
     for field in FIELDS.values()
@@ -40,11 +42,12 @@ SCORE = "score."
 
 @dataclass(frozen=True)
 class Column:
-    """What a column means.
+    """The meaning of a column.
 
     Attributes:
-        field: the name of a field in `FIELDS`; empty where the column means nothing here.
-        name: of the attribute or reward head.
+        head: the column's name in the file.
+        field: the name of a field in `FIELDS`; empty for an unknown column.
+        name: of the attribute or reward head, if the field has one.
     """
 
     head: str
@@ -53,19 +56,21 @@ class Column:
 
 
 class BatchTable:
-    """A table as jobs to write.
-
-    Attributes:
-        jobs: one for each row; those of wrong rows have an error already.
-        notes: what to know of the columns, in sentences.
+    """A CSV table as jobs to write.
 
     Args:
-        default: what a row leaves empty is as in it.
+        default: the values of empty cells.
         served: whether the file comes from a client of a server, whose numbers have narrower bounds (`Field.served`).
-        fewest_tokens: gives a row's `min_new_tokens` for its `max_new_tokens`.
+        fewest_tokens: gives a row's `min_new_tokens` from its `max_new_tokens`.
+
+    Attributes:
+        desk: the desk that the columns and cells are checked against.
+        jobs: one for each row. The jobs of wrong rows have an error from the start.
+        notes: sentences about unknown columns.
 
     Raises:
-        UnknownName: a column is about a reward or attribute that is not here. InvalidValue: two mean the same.
+        UnknownName: a column names a reward or attribute that the desk does not have.
+        InvalidValue: two columns mean the same.
     """
 
     def __init__(
@@ -76,7 +81,7 @@ class BatchTable:
         served: bool = False,
         fewest_tokens: Callable[[int], int] = lambda tokens: 0,
     ) -> None:
-        self._desk, self._table, self._default = desk, table, default
+        self.desk, self._table, self._default = desk, table, default
         self._served, self._fewest_tokens = served, fewest_tokens
         self._judges = tuple(desk.scores("."))
         self._columns = [_column(head, desk.attributes, desk.rewards) for head in table.columns]
@@ -90,21 +95,22 @@ class BatchTable:
 
     @property
     def done(self) -> int:
-        """Rows that are written or cannot be."""
+        """Number of rows whose text is finished or cannot be written."""
         return sum(job.done for job in self.jobs)
 
     def text(self, delimiter: str = ",") -> str:
-        """The file that answers: the columns that came, `text`, a score of every judge, `seed`, `finish`, `error`.
+        """The results as CSV: the columns of the file, `text`, a score of every judge, `seed`, `finish`, `error`.
 
-        Rows that are not done are left out. Read again as a batch, it gives the same texts.
+        Rows that are not done are left out. If the results are read as a batch, they give the same texts again.
         """
         kept = [i for i, column in enumerate(self._columns) if column.field != "seed" and not _is_result(column.head)]
         head = [self._columns[i].head for i in kept]
         head += ["text", *(f"{SCORE}{name}" for name in self._judges), *RESULTS[1:]]
         done = [(job, row) for job, row in zip(self.jobs, self._table.rows, strict=True) if job.done]
-        return write_table(head, ([*(row[i] for i in kept), *self._answer(job, row)] for job, row in done), delimiter)
+        return write_table(head, ([*(row[i] for i in kept), *self._results(job, row)] for job, row in done), delimiter)
 
-    def _answer(self, job: BatchText, row: Sequence[str]) -> list[str]:
+    def _results(self, job: BatchText, row: Sequence[str]) -> list[str]:
+        """The cells of one row's results."""
         if job.session is None or job.error:
             seed = next((cell for column, cell in zip(self._columns, row, strict=False) if column.field == "seed"), "")
             return ["", *[""] * len(self._judges), seed, "", job.error]
@@ -112,9 +118,9 @@ class BatchTable:
         return [job.text, *scores, str(job.session.seed), str(job.session.finish_reason), ""]
 
     def _notes(self) -> list[str]:
-        """What becomes of the columns that mean nothing here."""
-        known = [*SETTINGS, *self._desk.attributes, *(f"reward.{name}" for name in self._desk.rewards)]
-        notes, carried = [], []
+        """Sentences about unknown columns: a known name that is close, or that the column is copied."""
+        known = [*SETTINGS, *self.desk.attributes, *(f"reward.{name}" for name in self.desk.rewards)]
+        notes, copied = [], []
         for column in self._columns:
             if column.field or _is_result(column.head):
                 continue
@@ -122,12 +128,13 @@ class BatchTable:
             if near:
                 notes.append(f"The column {column.head!r} steers nothing. Did you mean {near[0]}?")
             else:
-                carried.append(column.head or "without a name")
-        if carried:
-            notes.append(f"Carried along as they are: {', '.join(carried)}.")
+                copied.append(column.head or "without a name")
+        if copied:
+            notes.append(f"Carried along as they are: {', '.join(copied)}.")
         return notes
 
     def _job(self, name: str, row: Sequence[str]) -> BatchText:
+        """The job of a row; `name` begins its error."""
         if len(row) > len(self._columns) and any(row[len(self._columns) :]):
             hint = "Put a cell that holds one of the delimiters in double quotes."
             error = InvalidValue(f"{name} has {len(row)} cells, and the header has {len(self._columns)}.", hint)
@@ -147,13 +154,13 @@ class BatchTable:
         return BatchText(request, name)
 
     def _with(self, request: Request, column: Column, cell: str) -> Request:
-        """The request with what one cell asks for."""
+        """The request with the value of one cell."""
         field, params = FIELDS[column.field], request.params
         match column.field:
             case "prompt":
                 return replace(request, prompt=cell)
             case "formula":
-                self._desk.formula(cell)
+                self.desk.formula(cell)
                 return replace(request, formula=cell)
             case "tokens":
                 most = field.check(_whole(cell), self._served)
@@ -165,18 +172,19 @@ class BatchTable:
             case "positions":
                 position = field.check(_number(cell), self._served)
                 return replace(request, mix=request.mix.with_position(column.name, position))
-        resting = request.steering == REST
-        steering = Steering() if resting else request.steering
-        move = steering.with_position if column.field == "rewards" else steering.with_level
-        steering = move(column.name, _number(cell))
-        return replace(request, steering=steering if steering.heads or not resting else REST)
+        at_rest = request.steering == REST
+        steering = Steering() if at_rest else request.steering
+        change = steering.with_position if column.field == "rewards" else steering.with_level
+        steering = change(column.name, _number(cell))
+        return replace(request, steering=steering if steering.heads or not at_rest else REST)
 
 
 def sample(desk: Desk) -> str:
-    """A small file that this desk understands."""
+    """A small CSV file with columns of this desk, as an example."""
     names = list(desk.attributes)[:2]
     rows = [("The customer said,", ("0.8", "-0.8"), "7"), ("Dear neighbour,", ("-1", ""), "")]
-    return write_table([PROMPT, *names, "seed"], [[prompt, *at[: len(names)], seed] for prompt, at, seed in rows])
+    cells = [[prompt, *positions[: len(names)], seed] for prompt, positions, seed in rows]
+    return write_table([PROMPT, *names, "seed"], cells)
 
 
 def _is_result(head: str) -> bool:
@@ -184,10 +192,10 @@ def _is_result(head: str) -> bool:
 
 
 def _column(head: str, attributes: Collection[str], rewards: Collection[str]) -> Column:
-    """What a column's head means here.
+    """The meaning of a column's name in the file.
 
     Raises:
-        UnknownName: its prefix says what it is about, and that is not here.
+        UnknownName: it has a known prefix, but the desk does not have the attribute or reward after it.
     """
     if head.casefold() in SETTINGS:
         return Column(head, SETTINGS[head.casefold()])
@@ -203,7 +211,11 @@ def _column(head: str, attributes: Collection[str], rewards: Collection[str]) ->
 
 
 def _number(cell: str) -> float:
-    """A number with a decimal point or, as many spreadsheets write it, a comma."""
+    """A number with a decimal point or a decimal comma, which many spreadsheets write.
+
+    Raises:
+        InvalidValue: the cell is no number.
+    """
     try:
         return float(cell.strip().replace(",", "."))
     except ValueError:
@@ -211,7 +223,11 @@ def _number(cell: str) -> float:
 
 
 def _whole(cell: str) -> float:
-    """A whole number, which spreadsheets write as 7.0 where other rows of its column are empty."""
+    """A whole number. Spreadsheets write it as 7.0 if other cells of its column are empty.
+
+    Raises:
+        InvalidValue: the cell is no whole number.
+    """
     try:
         return int(cell)
     except ValueError:

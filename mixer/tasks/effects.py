@@ -1,11 +1,12 @@
-"""What each slider had to do with each token of a text: by how much it made the very token that came more likely.
+"""Effects: how each slider changed the log-probability of each token of a text.
 
     effect of a on t = log p(t | as it was written) - log p(t | the same with a at rest)        in nats
 
-Both go through the text as it stands. So the effects on the tokens of a passage add up to the effect on the passage;
-those of several sliders need not add up to that of all, since each of them is taken away while the others stay.
+Both log-probabilities come from replays of the same text. So the effects on the tokens of a passage add up to the
+effect on the passage. The effects of several sliders need not add up to the effect of all: each replay sets one slider
+to rest and leaves the others.
 
-Knows no pages; texts are computed by `Desk.replay`.
+Replays are computed by `Desk.replay`. This module knows no pages.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Effects:
-    """Signed effects on every token of a text, `(T,)` each, in nats; above 0 where it made the token more likely.
+    """Effects on every token of a text, `(T,)` each, in nats.
 
-    `inf` where the token could not have come without.
+    An effect above 0 made the token more likely. It is `inf` if the token was impossible without the slider.
 
     Attributes:
-        texts: what each token adds to the text; empty while a character is incomplete, and for the end of the text.
+        texts: the characters that each token adds to the text; empty while a character is incomplete, and for the end
+            of the text.
         logprobs: of each token as it was written, at temperature 1.
-        everything: of all that took the text away from the base model: sliders, rewards and formula.
-        attributes: of each attribute whose slider was off rest and acts on the formula.
-        rewards: of each reward that steered.
+        everything: the effect of sliders, rewards and formula together, against the base model.
+        attributes: by attribute, for those whose slider was off rest and acts on the formula.
+        rewards: by name, for those that steered.
     """
 
     texts: tuple[str, ...]
@@ -53,28 +55,28 @@ def effects(
     params: SamplingParams | None = None,
     formula: str | None = None,
 ) -> Effects:
-    """What each slider had to do with each token of a text that stands already.
+    """Compute how each slider changed the log-probability of each token of a finished text.
+
+    In an exact segment, an attribute or reward at rest has no effect. In other segments, keys and values are stale, so
+    an attribute at rest may have an effect through a former mix. Bans have no effect here.
 
     Args:
         segments: the text, such as a session's `segments`, or `[Segment(output.token_ids, mix, steering)]`.
-        params: that it was drawn with; a steering's budget counts at their temperature, and before `min_new_tokens`
-            are there, steering leaves the end of the text out.
-        formula: that it was written by; None for the sliders alone.
-
-    In segments that are exact, an attribute or reward at rest has no effect. In one that is not, keys and values hold
-    on to former mixes, and an attribute that came to rest may still have one. A ban weighs no token here.
+        params: the sampling parameters of the text. A steering's budget counts at their temperature. Before
+            `min_new_tokens` tokens, steering excludes the end of the text.
+        formula: the formula of the text; None for the sliders alone.
 
     Raises:
         InvalidValue, UnknownName, FormulaError: as for `Desk.replay` and `Desk.session`.
     """
-    study = EffectReplays(desk, prompt, segments, params, formula)
-    for _ in study.run():
+    replays = EffectReplays(desk, prompt, segments, params, formula)
+    for _ in replays.run():
         pass
-    return study.effects
+    return replays.effects
 
 
 class EffectReplays:
-    """The replays that it takes to tell the effects, for those who want to watch or stop them; see `effects`."""
+    """The replays behind `effects`, for callers that show progress or stop early. Arguments as for `effects`."""
 
     def __init__(
         self,
@@ -87,13 +89,18 @@ class EffectReplays:
         self._desk = desk
         written = desk.replay(prompt, segments, params, formula)
         follows = written.prompted.follows
-        attributes = {name: None for one in segments for name in map(_attribute, one.mix.weights) if follows}
-        rewards = {name: None for one in segments for name in one.steering.heads}
-        tokens = tuple(token for one in segments for token in one.token_ids)
+        # Dictionaries as ordered sets.
+        attributes = {name: None for segment in segments for name in map(_attribute, segment.mix.weights) if follows}
+        rewards = {name: None for segment in segments for name in segment.steering.heads}
+        tokens = tuple(token for segment in segments for token in segment.token_ids)
 
         def without(attribute: str = "", reward: str = "") -> Session:
-            rest = [replace(s, mix=_rest(s.mix, attribute), steering=s.steering.without(reward)) for s in segments]
-            return desk.replay(prompt, rest, params, formula)
+            """A replay with one attribute or reward at rest."""
+            changed = [
+                replace(s, mix=_without_attribute(s.mix, attribute), steering=s.steering.without(reward))
+                for s in segments
+            ]
+            return desk.replay(prompt, changed, params, formula)
 
         self._written = written
         self._base = desk.replay(prompt, [Segment(tokens)], params)
@@ -103,10 +110,14 @@ class EffectReplays:
         self._logprobs: dict[Session, list[float]] = {}
 
     def run(self) -> Generator[float, None, None]:
-        """Go through all replays, some side by side; the share that is done, token by token."""
+        """Run all replays, as many in lockstep as fit into `BATCH_ROWS` rows.
+
+        Yields:
+            after every step, the share of all tokens that is done, 0 to 1.
+        """
         sessions = [self._written, self._base, *self._attributes.values(), *self._rewards.values()]
         self._logprobs = {session: [] for session in sessions}
-        whole, done = len(sessions) * self._written.params.max_new_tokens, 0
+        total, done = len(sessions) * self._written.params.max_new_tokens, 0
         for batch in in_batches(sessions, BATCH_ROWS):
             for steps in self._desk.lockstep(*batch):
                 for session, step in zip(batch, steps, strict=True):
@@ -115,29 +126,30 @@ class EffectReplays:
                         if session is self._written:
                             self._texts.append(step.text)
                 done += len(batch)
-                yield done / whole
+                yield done / total
 
     @property
     def effects(self) -> Effects:
-        """What was found; there when all has run."""
+        """The effects; call it after `run` has finished."""
         return Effects(
             tuple(self._texts),
             tuple(self._logprobs[self._written]),
-            self._of(self._base),
-            {name: self._of(session) for name, session in self._attributes.items()},
-            {name: self._of(session) for name, session in self._rewards.items()},
+            self._differences(self._base),
+            {name: self._differences(session) for name, session in self._attributes.items()},
+            {name: self._differences(session) for name, session in self._rewards.items()},
         )
 
-    def _of(self, other: Session) -> tuple[float, ...]:
+    def _differences(self, other: Session) -> tuple[float, ...]:
+        """Log-probabilities of the text as it was written less those of another replay; 0 if both are -inf."""
         pairs = zip(self._logprobs[self._written], self._logprobs[other], strict=True)
-        return tuple(with_it - without if with_it != without else 0.0 for with_it, without in pairs)  # both may be -inf
+        return tuple(written - without if written != without else 0.0 for written, without in pairs)
 
 
 def _attribute(anchor: str) -> str:
     return anchor.rpartition(".")[0]
 
 
-def _rest(mix: Mix, attribute: str) -> Mix:
-    """A mix with one attribute at rest, however it came in; the very same where it is already."""
-    rest = {anchor: weight for anchor, weight in mix.weights.items() if _attribute(anchor) != attribute}
-    return mix if len(rest) == len(mix.weights) else Mix(raw=rest)
+def _without_attribute(mix: Mix, attribute: str) -> Mix:
+    """A mix with both anchors of an attribute at 0. If they are at 0 already, the same mix comes back."""
+    others = {anchor: weight for anchor, weight in mix.weights.items() if _attribute(anchor) != attribute}
+    return mix if len(others) == len(mix.weights) else Mix(raw=others)

@@ -1,3 +1,5 @@
+"""CSV tables: cells read back as they were written, and no spreadsheet computes one."""
+
 from __future__ import annotations
 
 import csv
@@ -35,7 +37,7 @@ heads = st.lists(st.sampled_from(["formality", "id", "=x", "a b", "no,te", 'q"']
 @given(heads, st.data(), st.sampled_from(DELIMITERS), st.booleans())
 def test_what_was_written_reads_back_as_it_was(names: list[str], data: st.DataObject, delimiter: str, marked: bool):
     columns = ("prompt", *names)
-    delimiter = delimiter if names else ","  # which one a single column has, nothing says
+    delimiter = delimiter if names else ","  # the delimiter of a single column cannot be known
     row = st.tuples(*[cells] * len(columns)).filter(any)
     rows = tuple(data.draw(st.lists(row, max_size=4)))
     found = read_table("\ufeff" * marked + write_table(columns, rows, delimiter), "prompt")

@@ -1,4 +1,4 @@
-"""A mix survives its file to the last bit; a file that is no mix is refused, with its name and the key."""
+"""Mix files: a saved mix loads again bit for bit, and an error of a wrong file names the file and the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presets: what the shipped file holds can be read and used; anything else is refused by name."""
+"""Presets: every shipped preset can be read and used, and an error of a wrong file names the entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of classifiers as judges: as transformers scores each text by itself, however they are batched and cut."""
+"""Classifiers as judges: scores are those of transformers for each text alone, for any batch and any truncation."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ RESERVED = {"roberta": PAD + 1}
 
 
 def make_classifier(folder: Path, kind: str = "bert", limit: int | None = None, **options) -> Path:
-    """A random classifier and a tokenizer of bytes, which closes a text only for encoders."""
+    """A random classifier and a byte tokenizer, which ends a text with `</s>` only for encoders."""
     torch.manual_seed(0)
     shape = {key: value for key, value in SHAPE.items() if kind != "gpt2" or key.endswith(("_id", "vocab_size"))}
     config = KINDS[kind](**shape | options) if kind in KINDS else options.pop("config")
     model = AutoModelForSequenceClassification.from_config(config)
-    with torch.no_grad():  # wide logits, so that a difference shows
+    with torch.no_grad():  # large logits, so that differences between texts are visible
         for weight in model.parameters():
             if weight.ndim == 2:
                 weight.mul_(12)
@@ -84,7 +84,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def plain(folder: Path, kind: str, texts: list[str]) -> np.ndarray:
-    """`(N, labels)` logits of one text at a time, of which the last bytes that fit are kept."""
+    """Logits of one text at a time, `(N, labels)`, each truncated on the left to the classifier's context."""
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     close = [SEP] if kind in ENCODERS else []
     room = POSITIONS - RESERVED.get(kind, 0) - 1 - len(close)

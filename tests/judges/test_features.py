@@ -1,4 +1,4 @@
-"""Laws of what linear judges see: texts that begin alike are read once, and nothing of it shows in the numbers."""
+"""Features of linear judges: the common beginning of texts is counted once, which does not change the features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "assets" / "judges"
 WEIGHTS = np.random.default_rng(0).normal(size=2 * BUCKETS)
 TEXT = 'He stopped at the gate. "Would you be so kind as to help me?" he said, and she laughed.\nThe rain went on.'
 
-# Whatever might reach across the place where the common beginning ends.
+# Strings that might extend across the border where the common beginning ends.
 SCRAPS = [
     " ", "  ", "\n", "\n\n", "\t", "\x1c", "\u2028", "\u00a0", "a", "I", "word", "Word", "don't", "don", "'t", "’t",
     "'", "’", "“", "”", '"', ".", "...", "..", "!", "?", ".)", ";", ",", "-", " - ", " -", "- ", "--", "—", "7", "_",

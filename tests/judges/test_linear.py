@@ -1,4 +1,4 @@
-"""Laws of the judges that ship: bounded, repeatable, fast, and clear about damaged files."""
+"""The shipped judges: scores are bounded, repeatable and fast, and errors name damaged files."""
 
 from __future__ import annotations
 
@@ -85,12 +85,13 @@ def test_scores_after_a_text_are_the_whole_texts(text: str, endings: list[str], 
         assert together == pytest.approx(judges.score(name, [text + ending for ending in endings]), abs=1e-9)
 
 
-def test_fifty_endings_are_much_sooner_read_together(judges: Judges):
+@pytest.mark.slow
+def test_fifty_endings_are_read_faster_together(judges: Judges):
     text, endings = TEXT * 6, [f" {word}" for word in list(judges.vocabulary.index)[:50]]
 
     def took(read: Callable[[str], object]) -> float:
         times = []
-        for n in range(5):  # each time another text, so that nothing is remembered
+        for n in range(5):  # another text each time, so that no cache helps
             begin = time.process_time()
             read(f"{n} {text}")
             times.append(time.process_time() - begin)
@@ -128,6 +129,7 @@ def test_a_long_text_is_scored_by_its_end(judges: Judges):
     assert judges.scores("x" * 100_000 + TEXT * 40) == judges.scores(TEXT * 40)
 
 
+@pytest.mark.slow
 def test_a_hundred_words_take_about_a_millisecond(judges: Judges):
     text = (TEXT + " ") * 5
     judges.scores(text)

@@ -1,4 +1,4 @@
-"""Laws of the model card: it is made of the reports on disk, and says what is missing."""
+"""The model card: it is filled from the reports on disk, and an error names a report that is missing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from mixer import Desk
 from mixer.errors import BadArtifact
 from mixer.measure.card import SAMPLE_MIXES, Sample, card, write_card, write_samples
-from mixer.measure.control import ControlReport, Measure, Reach
+from mixer.measure.control import ControlReport, PoleDifference, PositionScore
 from mixer.training.data import ATTRIBUTES
 
 JUDGES = Path(__file__).resolve().parents[2] / "assets" / "judges"
@@ -34,8 +34,8 @@ ANCHOR = {
     "pair_accuracy": 0.9091,
     "made_from": {"config": {"rank": 8, "lora_alpha": 16.0, "epochs": 6, "steps": None}},
 }
-REACH = ControlReport(
-    50, 60, 7, 0.8, 0.95, (Measure("humor", 1.0, 0.8, 0.02, 30.0, 0.9),), (Reach("humor", 0.61, 0.03),)
+CONTROL_REPORT = ControlReport(
+    50, 60, 7, 0.8, 0.95, (PositionScore("humor", 1.0, 0.8, 0.02, 30.0, 0.9),), (PoleDifference("humor", 0.61, 0.03),)
 )
 SAMPLES = tuple(Sample("The boat", mix, seed, " came\nin.") for seed, mix in enumerate(SAMPLE_MIXES))
 
@@ -46,7 +46,9 @@ def test_there_are_twenty_samples_with_both_poles_of_every_slider():
 
 
 def test_the_card_shows_every_figure_and_every_sample():
-    text = card(BASE, {"humor.positive": ANCHOR}, json.loads((JUDGES / "report.json").read_text()), REACH, SAMPLES)
+    text = card(
+        BASE, {"humor.positive": ANCHOR}, json.loads((JUDGES / "report.json").read_text()), CONTROL_REPORT, SAMPLES
+    )
     assert "12,000,000 parameters" in text and "fiction 1.53" in text and "$" not in text
     assert "| humor.positive | 371 | 99 | 62 | 4.50 → 4.25 | 4.40 → 4.60 | 91 % of 55 |" in text
     assert "| humor | 0.80 ± 0.02 (30) | 0.61 ± 0.03 | yes |" in text
@@ -63,7 +65,7 @@ def test_the_card_is_written_from_the_folders(tmp_path: Path):
     with pytest.raises(BadArtifact, match=r"training\.json"):
         write_card(base, anchors, JUDGES)
     (base / "training.json").write_text(json.dumps(BASE))
-    (anchors / "control.json").write_text(REACH.to_json())
+    (anchors / "control.json").write_text(CONTROL_REPORT.to_json())
     (anchors / "samples.json").write_text(json.dumps([asdict(sample) for sample in SAMPLES]))
     assert write_card(base, anchors, JUDGES).read_text().startswith("# Model card")
 

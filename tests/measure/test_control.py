@@ -1,4 +1,4 @@
-"""Laws of the control report, on a tiny random desk with the judges that ship."""
+"""The control report, on a tiny random desk with the shipped judges."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import pytest
 
 from mixer import Desk
 from mixer.errors import InvalidValue, UnknownName
-from mixer.measure.control import ControlReport, Measure, Reach, base_loglikelihoods, control, held_out_prompts
+from mixer.measure.control import (
+    ControlReport,
+    PoleDifference,
+    PositionScore,
+    base_loglikelihoods,
+    control,
+    held_out_prompts,
+)
 from mixer.training.data import ATTRIBUTES, find_pairs, split_of
 
 
@@ -42,11 +49,11 @@ def test_the_difference_is_that_of_the_outer_positions(report: ControlReport):
     assert all(0 <= m.score <= 1 and m.perplexity and m.perplexity > 1 for m in report.measures)
 
 
-def test_the_table_has_a_row_an_attribute_and_says_what_falls_short():
-    measures = tuple(Measure("humor", p, 0.5 + p / 4, 0.01, 12.3, 0.9) for p in (-1.0, 1.0))
-    table = ControlReport(50, 60, 7, 0.8, 0.95, measures, (Reach("humor", 0.5, 0.02),)).table()
+def test_the_table_has_a_row_for_each_attribute_and_says_which_passed():
+    measures = tuple(PositionScore("humor", p, 0.5 + p / 4, 0.01, 12.3, 0.9) for p in (-1.0, 1.0))
+    table = ControlReport(50, 60, 7, 0.8, 0.95, measures, (PoleDifference("humor", 0.5, 0.02),)).table()
     assert "| humor | 0.25 ± 0.01 (12) | 0.75 ± 0.01 (12) | 0.50 ± 0.02 | yes |" in table
-    assert not Reach("humor", 0.29, 0.0).passed
+    assert not PoleDifference("humor", 0.29, 0.0).passed
 
 
 def test_what_cannot_be_measured_is_refused(desk: Desk):

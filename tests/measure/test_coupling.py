@@ -1,4 +1,4 @@
-"""Laws of the coupling report, on a tiny random desk with the judges that ship."""
+"""The coupling report, on a tiny random desk with the shipped judges."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def report(desk: Desk) -> CouplingReport:
     return measure(desk)
 
 
-def test_every_slider_is_moved_alone_and_asked_in_both_ways(report: CouplingReport):
+def test_every_slider_is_moved_alone_and_each_level_is_asked_for_in_both_ways(report: CouplingReport):
     assert [(m.attribute, m.position) for m in report.moved] == [
         ("formality", -1.0),
         ("formality", 1.0),
@@ -51,7 +51,7 @@ def test_a_report_repeats(desk: Desk, report: CouplingReport):
     assert replace(again, calibration=report.calibration).record() == report.record()
 
 
-def test_the_tables_have_a_row_an_ask_and_a_row_a_way(report: CouplingReport):
+def test_the_tables_have_a_row_for_each_level_and_for_each_way(report: CouplingReport):
     lines = report.table().splitlines()
     assert sum(line.startswith(("| formality", "| humor")) for line in lines) == 4
     assert sum(line.startswith(("| plain", "| decoupled")) for line in lines) == 2
@@ -62,7 +62,7 @@ def test_too_few_prompts_are_refused(desk: Desk):
         coupling(desk, PROMPTS[:5], each=(2, 2, 2))
 
 
-def test_the_command_leaves_a_calibration_that_the_desk_takes_up(tiny: Path, tmp_path: Path, capsys):
+def test_the_command_writes_a_calibration_that_the_desk_loads(tiny: Path, tmp_path: Path, capsys):
     anchors = shutil.copytree(tiny / "anchors", tmp_path / "anchors")
     words = ["evaluate", "coupling", "--base", str(tiny / "base"), "--anchors", str(anchors), "--tokens", "4"]
     assert main([*words, "--prompts", "2", "2", "2", "--mixes", "2", "2", "--json"]) == 0

@@ -1,4 +1,4 @@
-"""Laws of steering a row: as the definitions in `mixer.rewards.heads` have it, within the budget, nothing at rest."""
+"""Steering of one row: equal to the definitions in `mixer.rewards.heads`, within the budget, and no change at rest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer.rewards.controller import LEAST, SPENT, RewardController, SteeredLogits
+from mixer.rewards.controller import MIN_P, POLE_NATS, RewardController, SteeredLogits
 from mixer.rewards.heads import HeadCalibration, Reward, RewardHead, advantage, likely
 from mixer.rewards.reference import divergence, steer_logprobs
 from mixer.values.steering import REST, Steering
@@ -29,31 +29,31 @@ def numbers(seed: int, *shape: int) -> torch.Tensor:
 
 def reward(seed: int, rank: int) -> Reward:
     head = RewardHead(numbers(seed, rank, D), numbers(seed + 1, D, rank) / 5, numbers(seed + 2, D) / 9, 0.4)
-    return Reward(NAMES[seed % 3], head, HeadCalibration(0.5 + seed, 2.0, {SPENT: 1.5}, {SPENT: 1.2}))
+    return Reward(NAMES[seed % 3], head, HeadCalibration(0.5 + seed, 2.0, {POLE_NATS: 1.5}, {POLE_NATS: 1.2}))
 
 
 EMBEDDING = numbers(9, V, D)
-HELM = RewardController({NAMES[i]: reward(i, rank) for i, rank in enumerate((3, 16, 20))}, EMBEDDING)
+CONTROLLER = RewardController({NAMES[i]: reward(i, rank) for i, rank in enumerate((3, 16, 20))}, EMBEDDING)
 
 
 def row(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and the state."""
+    """Logits `(V,)` and a state `(D,)`."""
     return 3 * numbers(seed, V), numbers(seed + 1, D)
 
 
 def bias_of(logprobs: torch.Tensor, state: torch.Tensor, positions, reach: int) -> torch.Tensor:
-    """What heads at these positions add, `(V,)`, by the definitions."""
-    some = likely(logprobs, reach, LEAST)
-    probs, total = torch.where(some, logprobs.exp(), 0.0), torch.zeros(V)
+    """The bias of heads at these positions, `(V,)`, by the definitions."""
+    mask = likely(logprobs, reach, MIN_P)
+    probs, total = torch.where(mask, logprobs.exp(), 0.0), torch.zeros(V)
     for name, position in positions.items():
-        own = HELM.heads[name]
-        values = advantage(own.head.rewards(state, EMBEDDING), probs, own.calibration.sigma, own.calibration.clip)
-        total += position * own.calibration.betas[SPENT] * values
-    return torch.where(some, total, 0.0)
+        head, calibration = CONTROLLER.heads[name].head, CONTROLLER.heads[name].calibration
+        values = advantage(head.rewards(state, EMBEDDING), probs, calibration.sigma, calibration.clip)
+        total += position * calibration.betas[POLE_NATS] * values
+    return torch.where(mask, total, 0.0)
 
 
 def steered(
-    logits: torch.Tensor, state: torch.Tensor, steering: Steering, *more, controller: RewardController = HELM
+    logits: torch.Tensor, state: torch.Tensor, steering: Steering, *more, controller: RewardController = CONTROLLER
 ) -> SteeredLogits:
     return controller.steer(logits, state, controller.prepare(steering), *more)
 
@@ -68,7 +68,7 @@ def test_steering_is_what_the_definitions_say(seed, positions, temperature, budg
     steering = Steering(positions, budget=budget, reach=reach, cut=cut)
     found, before = steered(logits, state, steering, temperature), warm(logits, temperature)
     bias = bias_of(before, state, steering.positions, reach)
-    expected = steer_logprobs(before, bias, budget, reach, LEAST, cut) if steering.positions else before
+    expected = steer_logprobs(before, bias, budget, reach, MIN_P, cut) if steering.positions else before
     assert found.nats <= budget + 1e-6
     assert torch.allclose(warm(found.logits, temperature).exp(), expected.exp(), atol=2e-3)
 
@@ -87,7 +87,7 @@ def test_at_rest_the_very_same_logits_come_back(seed, temperature):
     logits, state = row(seed)
     for rest in (REST, Steering(), Steering(dict.fromkeys(NAMES, 0.0)), Steering({"humor": 1.0}, fused=True)):
         assert steered(logits, state, rest, temperature).logits is logits
-    assert torch.equal(logits, row(seed)[0])  # and steering writes to nobody's logits
+    assert torch.equal(logits, row(seed)[0])  # steering does not write into the given logits
     steered(logits, state, Steering({"humor": 2.0}), temperature)
     assert torch.equal(logits, row(seed)[0])
 
@@ -104,7 +104,7 @@ def test_tokens_out_of_reach_keep_their_logits(seed):
 def test_a_level_is_aimed_for_by_the_head_s_own_reading(seed, level):
     logits, state = row(seed)
     found = steered(logits, state, Steering(levels={"poetry": level}, budget=None), 1.0)
-    reading = float(HELM.heads["poetry"].head.baseline(state))
+    reading = float(CONTROLLER.heads["poetry"].head.baseline(state))
     assert found.levels == {"poetry": pytest.approx(reading, abs=1e-4)}
     position = min(1.0, max(-1.0, 2 * (level - found.levels["poetry"])))
     same = steered(logits, state, Steering({"poetry": position}, budget=None), 1.0)
@@ -113,7 +113,7 @@ def test_a_level_is_aimed_for_by_the_head_s_own_reading(seed, level):
 
 @given(seeds, sliders, st.sampled_from([0.1, 1.0]), temperatures)
 def test_what_steered_already_counts_toward_the_budget(seed, positions, budget, temperature):
-    """As a mix or a judge does; with a budget that all fits in, the sum comes back."""
+    """The budget also counts what a mix or a judge changed before. A large budget returns the whole sum."""
     base, state = row(seed)
     logits = base + numbers(seed + 7, V)
     steering = Steering(positions, budget=budget)
@@ -128,9 +128,9 @@ def test_what_steered_already_counts_toward_the_budget(seed, positions, budget, 
 
 
 class Model:
-    """A reward model that likes even tokens, and remembers what it was asked."""
+    """A reward model that rewards even tokens and records its calls."""
 
-    calibration, reach = HeadCalibration(0.5, 4.0, {SPENT: 2.0}, {}), 7
+    calibration, reach = HeadCalibration(0.5, 4.0, {POLE_NATS: 2.0}, {}), 7
 
     def __init__(self) -> None:
         self.asked: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
@@ -158,6 +158,6 @@ def test_a_reward_model_is_asked_about_the_likeliest_tokens_alone():
 
 
 def test_fused_strengths_are_in_the_order_of_heads():
-    strengths = HELM.prepare(Steering({"toxicity": -1.0, "humor": 2.0}, fused=True)).strengths or ()
+    strengths = CONTROLLER.prepare(Steering({"toxicity": -1.0, "humor": 2.0}, fused=True)).strengths or ()
     assert strengths == (pytest.approx(2 * 1.2 / 0.5), 0.0, pytest.approx(-1.2 / 2.5))
     assert not math.isnan(sum(strengths))

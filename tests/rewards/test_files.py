@@ -1,4 +1,4 @@
-"""Reward heads on disk: what is written comes back, and what cannot be used is refused with the reason."""
+"""Reward heads on disk: a saved head loads again, and an error says why a head cannot be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of reward heads: what is fused, what steering leaves alone, and how far it may go."""
+"""Reward heads: fused heads equal single heads, and steering keeps unlikely tokens and the budget."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_budget_is_respected_and_used(seed: int, scale: float, budget: float
     share = budget_share(own, bias, budget)
     assert ((share >= 0) & (share <= 1)).all()
     assert (divergence(own, bias, share) <= budget).all()
-    # Where a share is left out, a little more of it would be too much.
+    # A kappa below 1 is the largest that fits: a little more exceeds the budget.
     assert (divergence(own, bias, share + 1e-9)[share < 1] > budget - 1e-6).all()
 
 
@@ -112,7 +112,7 @@ def test_a_steered_distribution_keeps_within_the_budget(seed: int, scale: float,
     for one, former, kept in zip(steered, own, some, strict=True):
         if cut:
             assert (one[~kept] == -torch.inf).all()
-        else:  # tokens out of reach keep their shares among themselves
+        else:  # the probabilities of all other tokens keep their ratios
             assert (one - former)[~kept].std() < 1e-4
 
 

@@ -1,4 +1,4 @@
-"""Laws of RAD at decode time: one pass scores what a pass for each token does, however texts grow, branch and mix."""
+"""RAD at decode time: one pass gives the rewards of one pass per token, while texts grow, branch and go back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CALIBRATION = HeadCalibration(0.2, 4.0, {0.1: 0.5, 0.5: 1.25}, {})
 
 
 def make_teacher(base: Path, folder: Path, dtype: torch.dtype = torch.float32, **report) -> Path:
-    """A random reward model for a base, as training writes it."""
+    """Write a random reward model for a base, in the form in which training writes it."""
     generator = torch.Generator().manual_seed(11)
     lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     tensors = {
@@ -45,7 +45,7 @@ def make_teacher(base: Path, folder: Path, dtype: torch.dtype = torch.float32, *
 
 
 class Case:
-    """A reward model at decode time, and as it was trained."""
+    """The same reward model at decode time (`rad`) and in training (`model`)."""
 
     def __init__(self, root: Path, kind: str, native: bool, dtype: torch.dtype) -> None:
         base = make_base(root / "base", kind)
@@ -55,12 +55,12 @@ class Case:
         self.model: RewardModel = load_teacher(base, folder)
 
     def one_by_one(self, text: list[int], tokens: list[int]) -> Tensor:
-        """The rewards by a pass for each token."""
+        """The rewards by one pass for each token."""
         return torch.cat([self.rad.rewards(text, [token]) for token in tokens])
 
     @torch.inference_mode()
     def expected(self, text: list[int], tokens: list[int]) -> Tensor:
-        """RAD as it is written down: each token in a pass of its own, from the first token on."""
+        """RAD by its definition: the whole text with each token in its own pass, without a KV cache."""
         passes = [self.model(torch.tensor([[*text, token]]), use_cache=False)[0, -1] for token in tokens]
         return torch.stack(passes).clamp(0, 1)
 
@@ -118,7 +118,7 @@ def test_a_text_s_tokens_are_read_once(case: Case, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(case.rad.backend, "forward", counting)
     text, other = [3, 1, 4, 1, 5, 9, 2, 6, 77], [3, 1, 4, 1, 5, 99]
-    for ids in (text, [*text, 8], other, [*text, 8, 8], [*other, 7]):  # two that part go on side by side
+    for ids in (text, [*text, 8], other, [*text, 8, 8], [*other, 7]):  # two texts with a common prefix, in turn
         case.rad.rewards(ids, [1, 2, 3])
     assert read == [9 + 3, 1 + 3, 1 + 3, 1 + 3, 1 + 3]
 

@@ -1,4 +1,4 @@
-"""Many texts together: each is the one it would be alone, whatever becomes of the others."""
+"""Batches: each text is the same as if it were written alone, even if others fail."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_what_cannot_begin_stops_no_other(desk: Desk):
 
 def test_a_text_that_ends_with_an_error_is_found_among_the_others(desk: Desk):
     wrong = (
-        "base - 0.5*union(base, [formal]) - 0.5*union(base, [formal])"  # comes to nothing as soon as a token is drawn
+        "base - 0.5*union(base, [formal]) - 0.5*union(base, [formal])"  # its weight S becomes 0 when a token is drawn
     )
     with pytest.raises(MixerError):
         desk.generate("Dear", formula=wrong)
@@ -64,7 +64,7 @@ def test_a_text_that_ends_with_an_error_is_found_among_the_others(desk: Desk):
     ]
 
 
-def test_one_who_leaves_gives_the_rows_back(desk: Desk):
+def test_rows_are_given_back_when_a_batch_is_stopped(desk: Desk):
     jobs = [BatchText(request(desk, tokens=40)) for _ in range(4)]
     steps = write(desk, jobs)
     for _ in range(3):

@@ -1,3 +1,5 @@
+"""Batches of a CSV table: what columns and cells mean, errors of single rows, and the table of results."""
+
 from __future__ import annotations
 
 import json
@@ -25,12 +27,12 @@ def default(desk: Desk) -> Request:
     return Request("Once", desk.mix(humor=0.4), SamplingParams(max_new_tokens=8, seed=5))
 
 
-def sheet(desk: Desk, text: str, asked: Request | None = None, served: bool = False) -> BatchTable:
+def table_of(desk: Desk, text: str, asked: Request | None = None, served: bool = False) -> BatchTable:
     return BatchTable(desk, read_table(text, "prompt"), asked or default(desk), served)
 
 
 def run(made: BatchTable) -> BatchTable:
-    for _ in write(made._desk, made.jobs):
+    for _ in write(made.desk, made.jobs):
         pass
     return made
 
@@ -61,7 +63,7 @@ def test_a_row_is_what_its_cells_say_and_otherwise_the_default(
     cells = ["" if value is None else str(value) for value in values.values()]
     if delimiter != ",":
         cells = [cell.replace(".", ",") for cell in cells]
-    [job] = sheet(
+    [job] = table_of(
         desk,
         f"{delimiter.join(values)},note".replace(",note", f"{delimiter}note") + "\n" + delimiter.join([*cells, "x"]),
     ).jobs
@@ -98,30 +100,30 @@ def test_a_row_is_what_its_cells_say_and_otherwise_the_default(
     ],
 )
 def test_an_error_names_row_and_column_and_stops_no_other_row(desk: Desk, head: str, cell: str, message: str):
-    made = sheet(desk, f'prompt,{head}\nA,"{cell}"\nB,', served=True)
+    made = table_of(desk, f'prompt,{head}\nA,"{cell}"\nB,', served=True)
     assert made.jobs[0].error.startswith(message)
     assert not made.jobs[1].error
 
 
 def test_a_head_has_a_reward_or_an_aim(desk: Desk):
-    made = sheet(desk, "prompt,reward.humor,aim.humor\nA,1,\nB,,0.5\nC,1,0.5")
+    made = table_of(desk, "prompt,reward.humor,aim.humor\nA,1,\nB,,0.5\nC,1,0.5")
     assert [job.request.steering for job in made.jobs[:2]] == [Steering({"humor": 1}), Steering({}, {"humor": 0.5})]
     assert made.jobs[2].error == (
         "Row 4, column aim.humor: humor has both a reward and an aim. Leave one of them empty."
     )
     asked = Request("Once", steering=Steering({"humor": 1}, {"sentiment": 0.2}, budget=0.5))
-    [job] = sheet(desk, "prompt,aim.humor\n,0.1", asked=asked).jobs
+    [job] = table_of(desk, "prompt,aim.humor\n,0.1", asked=asked).jobs
     assert job.request.steering == Steering({}, {"humor": 0.1, "sentiment": 0.2}, budget=0.5)
 
 
 def test_too_many_cells_are_told_from_a_few_too_few(desk: Desk):
-    made = sheet(desk, "prompt,humor\nDear all, hello,1,2\nB\nC,1,,")
+    made = table_of(desk, "prompt,humor\nDear all, hello,1,2\nB\nC,1,,")
     assert made.jobs[0].error.startswith("Row 2 has 4 cells, and the header has 2.")
     assert [bool(job.error) for job in made.jobs] == [True, False, False]
 
 
 def test_columns_that_mean_nothing_are_carried_along_and_named(desk: Desk):
-    made = run(sheet(desk, "id,Prompt,formalty\n=7,Hello,1"))
+    made = run(table_of(desk, "id,Prompt,formalty\n=7,Hello,1"))
     assert made.notes == (
         "The column 'formalty' steers nothing. Did you mean formality?",
         "Carried along as they are: id.",
@@ -129,13 +131,13 @@ def test_columns_that_mean_nothing_are_carried_along_and_named(desk: Desk):
     found = read_table(made.text(), "prompt")
     assert found.columns[:4] == ("id", "Prompt", "formalty", "text") and found.rows[0][:3] == ("=7", "Hello", "1")
     with pytest.raises(UnknownName, match="no reward called 'charm'"):
-        sheet(desk, "prompt,reward.charm\nA,1")
+        table_of(desk, "prompt,reward.charm\nA,1")
     with pytest.raises(InvalidValue, match="mean the same"):
-        sheet(desk, "prompt,humor,s.humor\nA,1,1")
+        table_of(desk, "prompt,humor,s.humor\nA,1,1")
 
 
 def test_the_answer_holds_text_scores_seed_finish_and_error(desk: Desk):
-    made = run(sheet(desk, "prompt,humor\nThe door,0.8\nB,9\n"))
+    made = run(table_of(desk, "prompt,humor\nThe door,0.8\nB,9\n"))
     found = read_table(made.text(";"), "prompt")
     judges = [f"score.{name}" for name in desk.scores(".")]
     assert found.columns == ("prompt", "humor", "text", *judges, "seed", "finish", "error")
@@ -150,14 +152,14 @@ def test_the_answer_holds_text_scores_seed_finish_and_error(desk: Desk):
 
 def test_an_answer_read_as_a_batch_gives_the_same_texts(desk: Desk):
     asked = Request("Once", params=SamplingParams(max_new_tokens=6, temperature=1.5))  # a fresh seed for each row
-    first = run(sheet(desk, "prompt,Seed,humor\nA,,1\nA,,1\n,8,", asked=asked)).text()
-    second = run(sheet(desk, first, asked=asked)).text()
+    first = run(table_of(desk, "prompt,Seed,humor\nA,,1\nA,,1\n,8,", asked=asked)).text()
+    second = run(table_of(desk, first, asked=asked)).text()
     assert second == first
     assert len({row[-3] for row in read_table(first, "prompt").rows}) == 3
 
 
 def test_what_is_not_done_is_left_out(desk: Desk):
-    made = sheet(desk, "prompt,tokens\nA,2\nB,20\nC,x")
+    made = table_of(desk, "prompt,tokens\nA,2\nB,20\nC,x")
     steps = write(desk, made.jobs)
     while made.done < 2:
         next(steps)
@@ -167,12 +169,12 @@ def test_what_is_not_done_is_left_out(desk: Desk):
 
 def test_the_sample_is_understood(desk: Desk, tiny: Path):
     for one in (desk, Desk.load(tiny / "base", tiny / "anchors", judges=None)):
-        made = sheet(one, sample(one), asked=Request("Once"))
+        made = table_of(one, sample(one), asked=Request("Once"))
         assert made.notes == () and [job.error for job in made.jobs] == ["", ""]
 
 
 def test_the_command_line_answers_a_file_and_goes_on_after_a_wrong_row(tiny: Path, tmp_path: Path, capsys):
-    """Written with the delimiter that came, and told as one object."""
+    """The results have the delimiter of the input, and `--json` prints one object."""
     source, out = tmp_path / "in.csv", tmp_path / "out.csv"
     source.write_bytes("\ufeffprompt;humor\r\nDéar;0,5\r\nDear;9\r\n".encode())
     words = ["batch", str(source), str(out), "--base", str(tiny / "base"), "--anchors", str(tiny / "anchors")]

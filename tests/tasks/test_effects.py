@@ -1,4 +1,4 @@
-"""Laws of effects: what a slider had to do with a token is a difference of two plain log-probabilities."""
+"""Effects: the effect of a slider on a token is a difference of two plain log-probabilities."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POSITIONS = st.floats(-1.5, 1.5).map(lambda value: round(value, 2))
 
 
 def close(desk: Desk, expected: object):
-    """Bit for bit where the network promises that; otherwise but for rounding."""
+    """What a value must equal: bit for bit if the backend promises that, otherwise within rounding."""
     return expected if batch_exact(desk.model.backend) else pytest.approx(expected, abs=1e-4)
 
 
@@ -63,7 +63,7 @@ def test_what_is_at_rest_has_no_effect(desk: Desk, formality: float, humor: floa
     rest = (0.0,) * len(tokens)
     own, other = found.attributes.get("formality", rest), found.attributes.get("humor", rest)
     assert own[cut:] == close(desk, rest[cut:]) and other[:cut] == close(desk, rest[:cut])
-    # The only one off rest is all that there is.
+    # In each segment one attribute is off rest, so its effect is the effect of everything.
     assert (*own[:cut], *other[cut:]) == close(desk, found.everything)
 
 
@@ -97,7 +97,7 @@ def test_sliders_that_a_formula_does_not_name_have_no_effect(desk: Desk):
     assert found.attributes == {} and any(found.everything)
 
 
-def test_a_token_that_could_not_have_come_without_has_an_endless_effect(desk: Desk):
+def test_a_token_that_is_impossible_without_a_slider_has_an_infinite_effect(desk: Desk):
     mix, params = desk.mix(humor=1.5, formality=-1.5), SamplingParams(max_new_tokens=12, seed=5)
     formula = "top(sliders, k=1)"
     output = desk.generate(PROMPT, mix, params, formula)
@@ -113,14 +113,14 @@ def test_a_formula_that_comes_to_nothing_at_rest_says_so(desk: Desk):
     assert desk.scheduler.rows_in_use == 0
 
 
-def test_many_replays_take_turns_and_a_study_left_alone_frees_its_rows(desk: Desk):
+def test_many_replays_run_in_batches_and_rows_are_freed_when_they_are_stopped(desk: Desk):
     formula = " + ".join(f'[sliders] @ "{letter}"' for letter in "abcdefgh")
     segments = [Segment(ids(desk)[:4], desk.mix(humor=1, formality=1), Steering({"humor": 1.0}))]
-    study, shares = EffectReplays(desk, PROMPT, segments, formula=formula), []
-    for share in study.run():
+    replays, shares = EffectReplays(desk, PROMPT, segments, formula=formula), []
+    for share in replays.run():
         shares.append(share)
         assert desk.scheduler.rows_in_use <= 32
-    assert shares == sorted(shares) and shares[-1] == pytest.approx(1) and len(study.effects.texts) == 4
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1) and len(replays.effects.texts) == 4
     stopped = EffectReplays(desk, PROMPT, [replace(segments[0], exact=False)], formula=formula).run()
     next(stopped)
     stopped.close()

@@ -14,7 +14,7 @@ from mixer.adapters.anchor_set import load_anchors
 from mixer.desk import Desk
 from mixer.model.base import load_base
 from mixer.model.model import Model
-from mixer.rewards.controller import LEAST
+from mixer.rewards.controller import MIN_P
 from mixer.rewards.heads import HeadCalibration, Reward, RewardHead, likely
 from mixer.rewards.reference import divergence
 from mixer.values.request import Request
@@ -77,7 +77,7 @@ def test_lora_and_reward_share_a_budget_over_the_whole(writer: Writer):
 def test_the_excess_is_the_divergence_among_likely_tokens(seed: int, strength: float):
     generator = torch.Generator().manual_seed(seed)
     whole = torch.log_softmax(3 * torch.randn(3, 200, generator=generator), -1)
-    some = likely(whole, REACH, LEAST)
+    some = likely(whole, REACH, MIN_P)
     cut = torch.log_softmax(whole.masked_fill(~some, -torch.inf), -1)
     assert excess(cut, whole, whole) == pytest.approx([0, 0, 0], abs=1e-5)
     bias = torch.where(some, strength * torch.randn(3, 200, generator=generator), 0.0)
