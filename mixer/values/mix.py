@@ -148,10 +148,6 @@ class Mix:
             coefficients = tuple([weights.get(name, 0.0) for name in anchors])
         return coefficients
 
-    def with_setting(self, attribute: str, alpha: float, lambda_: float = 1.0) -> Mix:
-        """This mix with one attribute set, in the paper's terms."""
-        return self._moved(attribute, Setting(alpha, lambda_))
-
     def with_position(self, attribute: str, position: float) -> Mix:
         """This mix with one slider moved; the attribute keeps its `lambda_`."""
         former = self.settings.get(attribute)

@@ -45,9 +45,9 @@ def test_sound_formulas_are_sound_and_say_the_same_as_trees_and_as_text(formula:
 @patient
 @given(formulas(depth=3, strength=False))
 def test_the_weights_of_the_summands_add_up(formula: Formula):
-    found, examiner = check(formula), Analyzer(formula)
-    examiner.whole("formula")
-    weights = [examiner.facts(summand.node).weight.point for summand in found.summands]
+    found, analyzer = check(formula), Analyzer(formula)
+    analyzer.analyze_formula("formula")
+    weights = [analyzer.analyze(summand.node).weight.point for summand in found.summands]
     factors = [summand.factor for summand in found.summands]
     if found.weight is not None and None not in weights:
         total = sum(factor * weight for factor, weight in zip(factors, weights, strict=True))  # type: ignore[operator]
