@@ -263,7 +263,7 @@ class Analyzer:
         return self.formula.error(message, hint, at)
 
     def endless(self, at: Expr) -> FormulaError:
-        """The error where a factor would turn -inf into +inf."""
+        """The error where -inf would become +inf."""
         message = "What top cuts off would become infinitely likely here."
         return self.error(message, "top(...) can be added and multiplied by positive numbers.", at)
 

@@ -41,7 +41,8 @@ class Report:
 
     Attributes:
         weight: S, the sum of the weights; None if it depends on the text being written.
-        summands: the summands of the result, also those inside brackets. A name that the formula defines is one summand.
+        summands: the summands of the result, also those inside brackets. A name that the formula defines counts as
+            one.
         warnings: one sentence each.
     """
 
