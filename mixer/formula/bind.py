@@ -80,7 +80,7 @@ class Vocabulary:
 
     @property
     def mixes(self) -> Mapping[str, Mix]:
-        """The names allowed in brackets, except `sliders`: attributes, poles' labels, anchors. Each at full strength."""
+        """The names allowed in brackets, except `sliders`: attributes, poles' labels, anchors; each at 1."""
         found: dict[str, Mix] = {"base": Mix()}
         for attribute in self.attributes.values():
             for label, pole in zip(attribute.labels, POLES, strict=True):
@@ -128,8 +128,10 @@ class BoundFormula:
 
     @property
     def branches(self) -> tuple[Branch, ...]:
-        """The distinct branches in order, without the draft's. A formula without terms, such as `uniform`, gets the base
-        as its row, because a row gives the size of the vocabulary."""
+        """The distinct branches in order, without the draft's.
+
+        A formula without terms, such as `uniform`, gets the base as its row. The row gives the size of the vocabulary.
+        """
         return tuple(dict.fromkeys(self.branch_of.values())) or (BASE,)
 
     @property
@@ -139,15 +141,20 @@ class BoundFormula:
 
     @property
     def reward_branch(self) -> Branch | None:
-        """The row whose hidden state reward heads read: the first row of the resident base on which sliders act; if there
-        is none, the first row of the resident base; else None."""
+        """The row whose hidden state reward heads read.
+
+        It is the first row of the resident base on which sliders act. If there is none, it is the first row of the
+        resident base; if there is none, None.
+        """
         resident = [row for row in self.branches if row.model is None]
         return next((row for row in resident if row.follows), resident[0] if resident else None)
 
     @cached_property
     def numbers(self) -> Mapping[int, int]:
-        """`id` of each node that the result needs -> its number. Equal expressions have the same number. So have a name and
-        its definition, and a `supersede` and its target."""
+        """`id` of each node that the result needs -> its number.
+
+        Equal expressions have the same number. So have a name and its definition, and a `supersede` and its target.
+        """
         definitions, known, numbers = dict(self.formula.definitions), dict[Expr, int](), dict[int, int]()
 
         def visit(node: Expr) -> int:

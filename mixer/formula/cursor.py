@@ -30,7 +30,7 @@ class Cursor:
 
     Attributes:
         place: index of the next token.
-        level: how many brackets and arguments are open.
+        level: how many brackets, arguments and minus signs are open.
         definitions: each name that the formula has defined so far -> the depth of its tree.
     """
 
