@@ -55,8 +55,9 @@ class Uniform(Call, name="uniform"):
 
 @dataclass(frozen=True)
 class Top(Call, name="top"):
-    """The likeliest tokens only. The filters act one after the other: temperature `t`; the `k` likeliest tokens (0 keeps
-    all); tokens at least `minp` times as likely as the likeliest; the fewest tokens whose probabilities add up to `p`."""
+    """The likeliest tokens only. These act in turn: temperature `t`; the `k` likeliest tokens (0 keeps
+    all); tokens at least `minp` times as likely as the likeliest; the fewest tokens whose probabilities reach `p`.
+    """
 
     value: Expr
     k: int = 0
@@ -132,7 +133,7 @@ class Strength(Call, name="strength"):
 
 @dataclass(frozen=True)
 class RewardCall(Call, name="reward"):
-    """The reward that a reward head gives each possible next token."""
+    """A reward head's advantage of each likely next token; 0 for the others."""
 
     attribute: str
 

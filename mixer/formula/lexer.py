@@ -52,8 +52,8 @@ def tokenize(source: str) -> list[Token]:
     """The tokens of a formula, followed by a token of kind "end".
 
     Raises:
-        FormulaError: the text is too long, a sign does not belong to the language, a quoted text is too long, not closed
-            or has an unknown escape, or a number is too large.
+        FormulaError: the text is too long, a sign does not belong to the language, a quoted text is too long,
+            not closed or has an unknown escape, or a number is too large.
     """
     if len(source) > LONGEST:
         message = f"The formula has {len(source):,} characters, and {LONGEST:,} is the most."
