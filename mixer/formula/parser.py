@@ -1,4 +1,4 @@
-r"""Second stage of a formula (tokens -> tree): a recursive-descent parser. Its time is linear in the length of the text.
+r"""Second stage of a formula (tokens -> tree): a recursive-descent parser, in time linear in the text.
 
     program  = { name "=" sum ";" } sum
     sum      = ["-"] product { ("+" | "-") product }

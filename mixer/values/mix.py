@@ -90,7 +90,7 @@ class Setting:
 
     @classmethod
     def at(cls, position: float, lambda_: float = 1.0) -> Setting:
-        """The setting at a slider position: -1 is the negative pole, 1 the positive pole. Beyond them it extrapolates."""
+        """The setting at a slider position: -1 is the negative pole, 1 the positive pole, beyond is extrapolation."""
         return cls((bounded("position", position, -POSITION_LIMIT, POSITION_LIMIT) + 1) / 2, lambda_)
 
     @property
@@ -172,8 +172,8 @@ class Mix:
     def _moved(self, attribute: str, setting: Setting) -> Mix:
         """This mix with one setting replaced.
 
-        It copies the coefficients and computes only this attribute's. It does not repeat checks. So the cost of a slider
-        move hardly depends on the number of anchors.
+        It copies the coefficients and computes only this attribute's. It does not repeat checks. So the cost of a
+        slider move hardly depends on the number of anchors.
         """
         moved, settings, weights = object.__new__(Mix), {**self.settings, attribute: setting}, dict(self.weights)
         for pole, coefficient in zip(POLES, setting.coefficients(self.rule), strict=True):

@@ -77,9 +77,8 @@ class Steering:
     @cached_property
     def key(self) -> str:
         """A digest of all numbers and options, equal on every machine. Equal steerings have equal keys."""
-        levels = {
-            name: level + 0.0 for name, level in self.levels.items()
-        }  # + 0.0 turns -0.0 into 0.0, because the two are equal
+        # + 0.0 turns -0.0 into 0.0, because the two are equal.
+        levels = {name: level + 0.0 for name, level in self.levels.items()}
         budget = None if self.budget is None else self.budget + 0.0
         heads = [sorted(self.positions.items()), sorted(levels.items())]
         parts = repr((heads, budget, self.whole, self.reach, self.cut, self.fused))
