@@ -1,4 +1,4 @@
-"""What may stand where, and what the report says of weights."""
+"""The check: which trees it refuses, and what its report says about weights."""
 
 from __future__ import annotations
 
