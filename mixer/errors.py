@@ -1,6 +1,6 @@
 """Errors that people read: what was wrong, where, and what to do about it.
 
-Standard library only; knows nothing of models, files or pages.
+Standard library only. This module knows no models, files or pages.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 
 class MixerError(Exception):
-    """Root of everything this package raises on purpose.
+    """The base class of all errors that this package raises on purpose.
 
     Args:
         message: what was wrong, in one sentence, naming the offending value.
@@ -27,11 +27,11 @@ class MixerError(Exception):
 
 
 class InvalidValue(MixerError):
-    """A number, text or option outside what it may be."""
+    """A number, text or option that is not allowed."""
 
 
 class UnknownName(MixerError):
-    """A name that is not among the known ones; the hint lists the nearest."""
+    """A name that is not among the known names. The hint lists the nearest of them, or all if none is near."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
@@ -47,14 +47,15 @@ class UnknownName(MixerError):
 
 
 class FormulaError(MixerError):
-    """A formula that cannot be read or computed, with the place.
+    """A formula that cannot be read or computed. The error says where in the text.
 
     Args:
         source: the formula's text.
         start, stop: offsets of the offending characters in it.
 
     Attributes:
-        line, column: of the first offending character, from 1.
+        line, column: place of the first offending character, counted from 1.
+        text: that line.
         length: how many characters of that line offend, at least 1.
     """
 
@@ -76,12 +77,12 @@ class FormulaError(MixerError):
 
 
 class BadArtifact(MixerError):
-    """A file or folder that is missing, corrupt, or not what it should be."""
+    """A file or folder that is missing, damaged, or of another kind than expected."""
 
 
 class Unsupported(MixerError):
-    """A sound request that this program does not serve, with the reason."""
+    """A valid request that this program does not support. The message gives the reason."""
 
 
 class Busy(MixerError):
-    """A sound request that there is no room for at this moment."""
+    """A valid request for which there is no room at the moment."""

@@ -1,10 +1,11 @@
-"""What is known of an expression before any text is there: its kind, its weight, and where it is -inf.
+"""The analysis behind the third stage (tree -> checked): each expression's kind, its weight, and where it may be -inf.
 
-An expression is a number, a mask (a number for each token) or a vector: a weighted sum of log-probabilities, which is a
-distribution if its weight is above 0. Weights are known as intervals, of one point each unless a judge's strength, a
-mask or a choice between unequal weights is in them; what an interval leaves open, `evaluate` refuses when it happens.
+An expression is a number, a mask (a number for each token) or a vector (a weighted sum of log-probabilities). A vector
+is a distribution if its weight is above 0. A weight is known as an interval. The interval is a single point, except
+where the weight depends on a judge's strength, a mask or a choice between unequal weights. Then the analysis refuses
+only what is certain to fail; `mixer.decoding.evaluate` refuses the rest when it happens.
 
-Standard library only. Knows no names and no tensors.
+Standard library only. This module does not know what names stand for, and uses no tensors.
 
 Source: Dekoninck et al., "Controlled Text Generation via Language Model Arithmetic", arXiv 2311.14479.
 """
@@ -21,12 +22,12 @@ from mixer.formula import functions as fn
 from mixer.formula.lexer import LARGEST
 from mixer.formula.tree import Call, Expr, Formula, Neg, Number, Product, Quotient, Ref, Sum
 
-TOLERANCE = 1e-6  # weights add up to nothing where their sum is at most this share of their absolute sizes
-SMALLEST, GREATEST = 1e-9, 1e9  # sums of weights, so that float32 holds everything
+TOLERANCE = 1e-6  # a sum of weights counts as 0 if it is at most this share of the sum of their absolute values
+SMALLEST, GREATEST = 1e-9, 1e9  # bounds of sums of weights, so that no value overflows float32
 
 SCALAR, MASK, VECTOR = "number", "mask", "distribution or bias"
 MASKED = "Multiply it with a term, as in indicator(formal - base) * formal."
-RANGES = {  # of the numbers that functions take
+RANGES = {  # the lowest and the highest value of each number that a function takes
     fn.Top: {"k": (0, LARGEST), "p": (0, 1), "minp": (0, 1), "t": (0.0001, 10)},
     fn.KLMask: {"divergence": (0, LARGEST)},
     fn.SelfDebias: {"strength": (0, LARGEST)},
@@ -35,7 +36,7 @@ RANGES = {  # of the numbers that functions take
 
 
 class Interval(NamedTuple):
-    """Where a number lies."""
+    """The lowest and the highest value that a number can have."""
 
     low: float
     high: float
@@ -67,10 +68,11 @@ class Analysis:
     """What is known of an expression.
 
     Attributes:
-        weight: of a vector; of a number or a mask, its value.
-        size: at least the sum of the absolute weights.
-        scale: at most so many times the size of log-probabilities is the vector's total.
-        cut: what a total of -inf that may be inside has been multiplied with; None where there is none.
+        kind: `SCALAR`, `MASK` or `VECTOR`.
+        weight: a vector's weight; the value of a number or of a mask.
+        size: an upper bound of the sum of the absolute weights.
+        scale: an upper bound of the vector's total, in multiples of the log-probabilities' size.
+        cut: the factor of the -inf that the vector may hold for tokens that `top` cuts off; None if it holds none.
     """
 
     kind: str
@@ -85,27 +87,36 @@ BIAS = Analysis(VECTOR, ZERO, 0.0, 1.0)
 
 
 class Analyzer:
-    """Analyzes a formula's expressions, and raises a `FormulaError` at what stands where it may not."""
+    """Analyzes the expressions of a formula, each once.
+
+    Raises:
+        FormulaError: an expression stands where it is not allowed. Every method that analyzes can raise it.
+
+    Attributes:
+        defined: the analysis of each definition, by name.
+        known: the analysis of each node so far, by the node's `id`.
+        bans: `id` of each `ban` that is a summand of the whole formula, which is its only allowed place.
+    """
 
     def __init__(self, formula: Formula) -> None:
         self.formula = formula
         self.defined: dict[str, Analysis] = {}
-        self.known: dict[int, Analysis] = {}  # by a node's id
+        self.known: dict[int, Analysis] = {}
         self.bans = {id(node) for node in _highest(formula.result) if isinstance(node, fn.Ban)}
 
-    def whole(self, what: str) -> Analysis:
-        """Look at all of the formula; the analysis of its result."""
+    def analyze_formula(self, what: str) -> Analysis:
+        """Analyze the whole formula; return its result's analysis. `what` names the formula in an error."""
         for name, value in self.formula.definitions:
-            self.defined[name] = self.analysis_of(value)
+            self.defined[name] = self.analyze(value)
         return self.distribution(self.formula.result, f"the {what}")
 
-    def analysis_of(self, node: Expr) -> Analysis:
-        """Look at an expression, once."""
+    def analyze(self, node: Expr) -> Analysis:
+        """Analyze an expression. A second call with the same node returns the same analysis."""
         if id(node) not in self.known:
-            found = self.call(node) if isinstance(node, Call) else self.arithmetic(node)
-            if max(found.weight.size, found.size, found.scale) > GREATEST:
+            analysis = self.call(node) if isinstance(node, Call) else self.arithmetic(node)
+            if max(analysis.weight.size, analysis.size, analysis.scale) > GREATEST:
                 raise self.error(f"The weights here come to more than {GREATEST:,.0f}.", "Scale them down.", node)
-            self.known[id(node)] = found
+            self.known[id(node)] = analysis
         return self.known[id(node)]
 
     def arithmetic(self, node: Expr) -> Analysis:
@@ -174,11 +185,11 @@ class Analyzer:
             case fn.Ban() if id(node) not in self.bans:
                 hint = 'Add it to the whole formula, as in sliders + ban("word").'
                 raise self.error("ban stands alone among the summands of the formula.", hint, node)
-            case _:  # a reward, or a ban in its place
+            case _:  # a reward, or a ban where it is allowed
                 return BIAS
 
     def arguments(self, node: Call) -> None:
-        """Look at the numbers and words that a function is given."""
+        """Check the numbers and words among a function's arguments."""
         for name, (low, high) in RANGES.get(type(node), {}).items():
             value = getattr(node, name)
             if not low <= value <= high:  # NaN compares false
@@ -188,7 +199,7 @@ class Analyzer:
             raise self.error("Nothing stands in the quotes of ban.", "Put a word there.", node)
 
     def sum(self, parts: Sequence[Expr]) -> Analysis:
-        found = [self.analysis_of(part) for part in parts]
+        found = [self.analyze(part) for part in parts]
         kinds = {own.kind for own in found}
         for part, own in zip(parts, found, strict=True):
             if own.kind == MASK:
@@ -202,7 +213,7 @@ class Analyzer:
         return Analysis(found[0].kind, weight, _total(found, "size"), _total(found, "scale"), _hull(found))
 
     def product(self, factors: Sequence[Expr]) -> Analysis:
-        found = [self.analysis_of(factor) for factor in factors]
+        found = [self.analyze(factor) for factor in factors]
         vectors = [factor for factor, own in zip(factors, found, strict=True) if own.kind == VECTOR]
         if len(vectors) > 1:
             hint = "Add them: a sum of log-probabilities is a product of probabilities."
@@ -211,14 +222,15 @@ class Analyzer:
         for own in found:
             if own.kind != VECTOR:
                 factor = factor.times(own.weight)
-                if factor.size > GREATEST:  # before it is infinite
+                if factor.size > GREATEST:  # `analyze` refuses it; stop before it becomes infinite
                     return Analysis(SCALAR, factor)
         if vectors:
             return self.multiplied(factor, vectors[0])
         return Analysis(MASK if any(own.kind == MASK for own in found) else SCALAR, factor)
 
     def multiplied(self, factor: Interval, node: Expr) -> Analysis:
-        found = self.analysis_of(node)
+        """The analysis of `factor * node`."""
+        found = self.analyze(node)
         weight, cut = found.weight.times(factor), found.cut and found.cut.times(factor)
         if cut == ZERO:  # 0 times anything is 0
             cut = None
@@ -227,7 +239,8 @@ class Analyzer:
         return Analysis(found.kind, weight, found.size * factor.size, found.scale * factor.size, cut)
 
     def vector(self, node: Expr) -> Analysis:
-        found = self.analysis_of(node)
+        """Analyze an expression that has to be a vector."""
+        found = self.analyze(node)
         if found.kind == SCALAR:
             hint = "Multiply it with a term, as in 2 * formal."
             raise self.error("A number stands where a term has to stand.", hint, node)
@@ -236,7 +249,7 @@ class Analyzer:
         return found
 
     def distribution(self, node: Expr, what: str) -> Analysis:
-        """Look at what has to be one; `what` says in an error what it is here."""
+        """Analyze an expression that has to be a distribution. `what` names its role in an error."""
         found = self.vector(node)
         least = max(TOLERANCE * found.size, SMALLEST)
         if found.weight.high <= least:
@@ -250,12 +263,13 @@ class Analyzer:
         return self.formula.error(message, hint, at)
 
     def endless(self, at: Expr) -> FormulaError:
+        """The error where -inf would become +inf."""
         message = "What top cuts off would become infinitely likely here."
         return self.error(message, "top(...) can be added and multiplied by positive numbers.", at)
 
 
 def _highest(node: Expr) -> Iterator[Expr]:
-    """The summands of the whole formula, as they are written."""
+    """The summands of the whole formula: those of sums inside sums, and of the target of `supersede`."""
     if isinstance(node, Sum):
         for part in node.parts:
             yield from _highest(part)
@@ -266,13 +280,14 @@ def _highest(node: Expr) -> Iterator[Expr]:
 
 
 def _chosen(found: Sequence[Analysis], every: bool) -> Analysis:
-    """The analysis of a choice among parts. With `every`, a token is cut off only where every part cuts it off."""
+    """The analysis of a choice among parts. With `every`, a token is cut off only if every part cuts it off."""
     weight = reduce(Interval.hull, [own.weight for own in found])
     cut = None if every and not all(own.cut for own in found) else _hull(found)
     return Analysis(VECTOR, weight, max(own.size for own in found), max(own.scale for own in found), cut)
 
 
 def _hull(found: Iterable[Analysis]) -> Interval | None:
+    """The smallest interval that holds the `cut` of every part; None if no part has one."""
     cuts = [own.cut for own in found if own.cut]
     return reduce(Interval.hull, cuts) if cuts else None
 

@@ -1,6 +1,7 @@
-"""What the names of a formula stand for: anchors and attributes become mixes, terms become branches of a batch.
+"""Fourth stage of a formula (checked -> bound): it connects names with what a desk has.
 
-Values only; standard library only. Knows no tensors and no text being written.
+Anchors and attributes become mixes, and terms become branches (rows of the batch). Standard library only. This module
+uses no tensors and does not know the text being written.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ MOST_BRANCHES = 16
 
 @dataclass(frozen=True)
 class Branch:
-    """A row of the batch. Terms with equal branches are computed once.
+    """A row of the batch. Terms with equal branches share one row.
 
     Attributes:
-        follows: the sliders' share in its mix; 0 where they do not act on it.
-        mix: what else is in its mix.
-        prompt: text before the user's; with `only`, in its place.
+        follows: the factor of the sliders' mix in the row's mix; 0 if the sliders do not act on the row.
+        mix: what the row's mix holds besides.
+        prompt: a text that is put before the user's prompt; with `only`, a text that replaces the user's prompt.
         model: the name of another base model.
     """
 
@@ -37,7 +38,7 @@ class Branch:
     model: str | None = None
 
     def under(self, sliders: Mix) -> Mix:
-        """The branch's mix while the sliders stand like this; a coefficient beyond the limit stays at it."""
+        """The row's mix for these slider positions. Coefficients are clipped to `COEFFICIENT_LIMIT` either way."""
         if not self.follows:
             return self.mix
         if self.follows == 1 and not self.mix.weights:
@@ -54,7 +55,7 @@ BASE = Branch(follows=0.0)
 
 @dataclass(frozen=True)
 class JudgeGoal:
-    """A judge's score for something: `goal * score + (1 - goal) * (1 - score)`."""
+    """A judge or reward head, and what it is asked for. A judge gives `goal * score + (1 - goal) * (1 - score)`."""
 
     judge: str
     goal: float = 1.0
@@ -66,7 +67,7 @@ class Vocabulary:
 
     Attributes:
         attributes: name -> attribute, with its poles' labels.
-        judges: the judges' names; a judge called like an attribute also goes by the labels of its poles.
+        judges: names of judges. A judge with an attribute's name can also be called by the labels of its poles.
         rewards, models: names of reward heads and of other base models.
         labels: further names for judges' poles.
     """
@@ -79,7 +80,7 @@ class Vocabulary:
 
     @property
     def mixes(self) -> Mapping[str, Mix]:
-        """What can stand in brackets, `sliders` apart: attributes, poles' labels and anchors, each at full strength."""
+        """The names allowed in brackets, except `sliders`: attributes, poles' labels, anchors; each at 1."""
         found: dict[str, Mix] = {"base": Mix()}
         for attribute in self.attributes.values():
             for label, pole in zip(attribute.labels, POLES, strict=True):
@@ -90,12 +91,12 @@ class Vocabulary:
 
     @property
     def judge_labels(self) -> Mapping[str, JudgeGoal]:
-        """What can stand in `judge` and `strength`."""
+        """The names allowed in `judge` and `strength`."""
         return self._with_poles(self.judges)
 
     @property
     def reward_labels(self) -> Mapping[str, JudgeGoal]:
-        """What can stand in `reward`; the goal says which pole is rewarded."""
+        """The names allowed in `reward`. The goal says which pole is rewarded."""
         return self._with_poles(self.rewards)
 
     def _with_poles(self, names: Sequence[str]) -> Mapping[str, JudgeGoal]:
@@ -114,9 +115,9 @@ class BoundFormula:
 
     Attributes:
         branch_of: term -> its branch.
-        judge_goals: `judge`, `strength` or `reward` -> whose, and for what.
-        draft: the formula that guesses for this one, or None.
-        bans: words that the text may not hold.
+        judge_goals: a call of `judge`, `strength` or `reward` -> the judge or reward head, and the goal.
+        bans: words that must not occur in the text.
+        draft: the formula that proposes tokens for this one (`supersede`); None if there is none.
     """
 
     formula: Formula
@@ -127,25 +128,33 @@ class BoundFormula:
 
     @property
     def branches(self) -> tuple[Branch, ...]:
-        """The distinct branches of the formula itself, in order. One of `uniform` alone has the base for its row, which
-        tells how large the vocabulary is."""
+        """The distinct branches in order, without the draft's.
+
+        A formula without terms, such as `uniform`, gets the base as its row. The row gives the size of the vocabulary.
+        """
         return tuple(dict.fromkeys(self.branch_of.values())) or (BASE,)
 
     @property
     def needs_opinions(self) -> bool:
-        """Whether its value depends on more than its terms, through a judge or a reward head."""
+        """Whether the formula asks a judge or a reward head."""
         return bool(self.judge_goals)
 
     @property
     def reward_branch(self) -> Branch | None:
-        """The row whose state reward heads read: the first of the resident base, if possible one with the sliders."""
+        """The row whose hidden state reward heads read.
+
+        It is the first row of the resident base on which sliders act. If there is none, it is the first row of the
+        resident base; if there is none, None.
+        """
         resident = [row for row in self.branches if row.model is None]
         return next((row for row in resident if row.follows), resident[0] if resident else None)
 
     @cached_property
     def numbers(self) -> Mapping[int, int]:
-        """The number of every needed node, by its `id`. Equal expressions share one, and so do a name and
-        its definition, a `supersede` and its target."""
+        """`id` of each node that the result needs -> its number.
+
+        Equal expressions have the same number. So have a name and its definition, and a `supersede` and its target.
+        """
         definitions, known, numbers = dict(self.formula.definitions), dict[Expr, int](), dict[int, int]()
 
         def visit(node: Expr) -> int:
@@ -154,7 +163,7 @@ class BoundFormula:
                     numbers[id(node)] = visit(definitions[node.name])
                 elif isinstance(node, Supersede):
                     numbers[id(node)] = visit(node.target)
-                else:  # numbers stand for what is inside, since hashing whole trees at every node is quadratic
+                else:  # children become their numbers, because hashing a whole tree at every node takes quadratic time
                     flat = node.with_children(lambda child: Ref(str(visit(child))))
                     numbers[id(node)] = known.setdefault(flat, len(known))
             return numbers[id(node)]
@@ -164,10 +173,11 @@ class BoundFormula:
 
 
 def bind(formula: Formula, vocabulary: Vocabulary) -> BoundFormula:
-    """Find what every name of a formula stands for.
+    """Find what every name of a checked formula stands for.
 
     Raises:
-        FormulaError: a name is not known, there are too many branches, or too much of an anchor in one.
+        FormulaError: a name is unknown, there are more than `MOST_BRANCHES` branches, a coefficient is beyond
+            `COEFFICIENT_LIMIT`, anchors are mixed into another base model, or a reward head has no row to read.
     """
     needed, names = _needed(formula), _Names(formula, vocabulary)
     branch_of, judge_goals = dict[Term, Branch](), dict[Expr, JudgeGoal]()
@@ -192,8 +202,8 @@ def bind(formula: Formula, vocabulary: Vocabulary) -> BoundFormula:
 
 
 def _needed(formula: Formula) -> Iterable[Expr]:
-    """The nodes that the result depends on, in order; of `supersede` the target alone."""
-    definitions, seen = dict(formula.definitions), dict[int, Expr]()  # by id: hashing each whole tree is quadratic
+    """The nodes that the result depends on, in order. Of `supersede` only the target counts."""
+    definitions, seen = dict(formula.definitions), dict[int, Expr]()  # by id: hashing whole trees is quadratic
     waiting: list[Expr] = [formula.result]
     while waiting:
         node = waiting.pop()
@@ -210,13 +220,14 @@ def _needed(formula: Formula) -> Iterable[Expr]:
 
 
 class _Names:
-    """The vocabulary, for one formula."""
+    """Looks up one formula's names in a vocabulary."""
 
     def __init__(self, formula: Formula, vocabulary: Vocabulary) -> None:
         self.formula, self.vocabulary = formula, vocabulary
         self.mixes, self.judge_labels = vocabulary.mixes, vocabulary.judge_labels
 
     def branch(self, term: Term) -> Branch:
+        """The branch of a term: the sum of its parts, and its prompt."""
         follows, positions, coefficients = 0.0, defaultdict[str, float](float), defaultdict[str, float](float)
         for part in term.mix:
             if part.name == "sliders":
@@ -226,7 +237,7 @@ class _Names:
             else:
                 for anchor, share in self.known("anchor or attribute", part.name, self.mixes, part).weights.items():
                     coefficients[anchor] += part.weight * share
-        for name, position in positions.items():  # the sign chooses the side
+        for name, position in positions.items():  # the sign chooses the pole
             coefficients[f"{name}.{'positive' if position > 0 else 'negative'}"] += abs(position)
         if max(map(abs, [follows, *coefficients.values()])) > COEFFICIENT_LIMIT:
             message = f"These weights add up to more than {COEFFICIENT_LIMIT:g} of one anchor."
@@ -237,10 +248,11 @@ class _Names:
             if mix.weights or follows:
                 message = f"The anchors belong to the resident base, not to {term.model!r}."
                 raise self.formula.error(message, f"Write [base, model={quoted(term.model)}].", term)
-        prompt = term.prompt if term.only else term.prompt or None  # no text in front is no prompt
+        prompt = term.prompt if term.only else term.prompt or None  # an empty text before the user's changes nothing
         return Branch(follows, mix, prompt, term.only, term.model)
 
     def known(self, kind: str, name: str, known: Mapping[str, Any], at: Expr | Part) -> Any:
+        """`known[name]`. A missing name raises a `FormulaError` at `at`, with the most useful hint."""
         if name in known:
             return known[name]
         error = UnknownName(kind, name, known)

@@ -1,6 +1,7 @@
-"""What may stand where in a formula, and what its weights come to: the report that a person reads beside it.
+"""Third stage of a formula (tree -> checked): it checks the tree and makes the report that a person reads beside it.
 
-Standard library only. Knows no names and no tensors.
+The report says what the weights add up to. Standard library only. This module does not know what names stand for, and
+uses no tensors.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from mixer.formula import functions as fn
 from mixer.formula.analysis import MASK, ONE, SCALAR, Analyzer, Interval
 from mixer.formula.tree import Expr, Formula, Neg, Product, Quotient, Ref, Sum, Term, named
 
-SHARP = 5.0  # a power of p that deserves a warning, where a small sum of weights makes it
+SHARP = 5.0  # warn if a small sum of weights raises probabilities to a higher power than this
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class Summand:
     """One summand of a formula.
 
     Attributes:
-        node: what is multiplied, with its place; `text` is how it is written.
-        factor: f_i; None where it depends on the text.
-        exponent: f_i / S, the power of its probabilities in the result; None where one of the two depends on the text.
+        node: the expression without its factor; it knows its place in the source. `text` is how it is written.
+        factor: its factor f_i; None if f_i depends on the text being written.
+        exponent: f_i / S, the power of its probabilities in the result; None if f_i or S depends on that text.
     """
 
     node: Expr
@@ -36,11 +37,12 @@ class Summand:
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of a formula that is sound.
+    """What is known of a formula that passed the check.
 
     Attributes:
-        weight: S, the sum of the weights; None where it depends on the text.
-        summands: of the result, those in brackets included; a name that the formula defines is one summand.
+        weight: S, the sum of the weights; None if it depends on the text being written.
+        summands: the summands of the result, also those inside brackets. A name that the formula defines counts as
+            one.
         warnings: one sentence each.
     """
 
@@ -50,16 +52,16 @@ class Report:
 
 
 def check(formula: Formula) -> Report:
-    """Look whether everything stands where it may.
+    """Check a formula, and the draft that `supersede` makes of it.
 
     Raises:
-        FormulaError: it does not; weights add up to 0 or less wherever that is certain; an argument is out of range.
-            The draft that `supersede` makes of a formula is looked at too.
+        FormulaError: an expression stands where it is not allowed, weights are certain to add up to 0 or less, or an
+            argument is out of range.
     """
     analyzer = Analyzer(formula)
-    weight = analyzer.whole("formula").weight.point
+    weight = analyzer.analyze_formula("formula").weight.point
     if (draft := fn.drafted(formula)) != formula:
-        Analyzer(draft).whole("draft")
+        Analyzer(draft).analyze_formula("draft")
     summands = tuple(
         Summand(node, factor.point, factor.point / weight if weight and factor.point is not None else None)
         for node, factor in _summands(analyzer, formula.result, ONE)
@@ -68,7 +70,7 @@ def check(formula: Formula) -> Report:
 
 
 def _summands(analyzer: Analyzer, node: Expr, factor: Interval) -> Iterator[tuple[Expr, Interval]]:
-    """What a vector adds up, and each one's factor; masks stay with what they are multiplied with."""
+    """The summands of a vector, each with its factor. A mask stays in the summand that it multiplies."""
     match node:
         case Sum(parts):
             for part in parts:
@@ -78,10 +80,10 @@ def _summands(analyzer: Analyzer, node: Expr, factor: Interval) -> Iterator[tupl
         case Quotient(value, divisor):
             yield from _summands(analyzer, value, factor.times(Interval(1 / divisor, 1 / divisor)))
         case Product(factors):
-            kinds = [analyzer.analysis_of(one).kind for one in factors]
+            kinds = [analyzer.analyze(one).kind for one in factors]
             for one, kind in zip(factors, kinds, strict=True):
                 if kind == SCALAR:
-                    factor = factor.times(analyzer.analysis_of(one).weight)
+                    factor = factor.times(analyzer.analyze(one).weight)
             rest = tuple(one for one, kind in zip(factors, kinds, strict=True) if kind != SCALAR)
             if MASK in kinds:
                 yield Product(rest, span=node.span), factor

@@ -1,4 +1,4 @@
-"""From a formula's text to what can be computed: read, checked, and with all its names known. Standard library only."""
+"""All stages of a formula in one call: text -> tokens -> tree -> checked -> bound. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mixer.formula.parser import parse
 
 @dataclass(frozen=True)
 class CompiledFormula:
-    """A formula that is ready.
+    """A formula that is ready to be evaluated.
 
     Attributes:
         bound: the formula with its branches.
-        report: its weight S, and every summand's exponent.
+        report: its weight S, and the exponent of every summand.
     """
 
     bound: BoundFormula
@@ -26,10 +26,10 @@ class CompiledFormula:
 
 
 def compile_formula(text: str, vocabulary: Vocabulary) -> CompiledFormula:
-    """Read a formula.
+    """Parse, check and bind a formula.
 
     Raises:
-        FormulaError: it cannot be read, its parts do not fit, or a name is not known; with the place.
+        FormulaError: the text is no formula, its parts do not fit together, or a name is unknown. The error says where.
     """
     formula = parse(text)
     report = check(formula)

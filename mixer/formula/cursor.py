@@ -1,6 +1,6 @@
-"""A cursor over the words of a formula, and the errors for words that stand in the wrong place.
+"""A cursor over a formula's tokens, and the errors for misplaced tokens. Part of the second stage (tokens -> tree).
 
-Standard library only. Knows the signs of the language, and none of its functions.
+Standard library only. This module knows the signs of the language, but none of its functions.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from mixer.errors import FormulaError
 from mixer.formula.lexer import Token, tokenize
 from mixer.formula.tree import Span
 
-DEEPEST = 40  # nodes inside one another, brackets and definitions counted
+DEEPEST = 40  # levels of nesting, counting brackets and definitions
 PROMPT = "A prompt stands behind a model and '@', as in [sliders] @ \"text\"."
-HINTS = {  # for signs that cannot follow an expression
+HINTS = {  # sign that cannot follow a complete expression -> hint
     ")": "Take it out, or put a '(' where it begins.",
     "]": "Take it out, or put a '[' where it begins.",
     ",": "Commas stand between the arguments of a function; terms are added with +.",
@@ -26,10 +26,12 @@ HINTS |= dict.fromkeys("+-*/", "Close the bracket in front of it first.")
 
 
 class Cursor:
-    """The words of a text one by one.
+    """Reads a formula's tokens one by one.
 
     Attributes:
-        definitions: the names that the formula has defined so far, and how deep each is.
+        place: index of the next token.
+        level: how many brackets, arguments and minus signs are open.
+        definitions: each name that the formula has defined so far -> the depth of its tree.
     """
 
     def __init__(self, source: str) -> None:
@@ -39,9 +41,11 @@ class Cursor:
 
     @property
     def token(self) -> Token:
+        """The next token. The cursor does not move."""
         return self.tokens[self.place]
 
     def next(self) -> Token:
+        """The next token. The cursor moves past it, unless it is the end."""
         token = self.token
         self.place += token.kind != "end"
         return token
@@ -51,7 +55,7 @@ class Cursor:
         return self.token.kind == "name" and self.tokens[self.place + 1].kind == "="
 
     def close(self, opening: Token, closing: str) -> int:
-        """Step over a closing bracket, and say where it ends."""
+        """Move past the closing bracket that belongs to `opening`; return the offset of its end."""
         if self.token.kind == closing:
             return self.next().span[1]
         if self.token.kind in ("end", ";", ")", "]"):
@@ -61,7 +65,7 @@ class Cursor:
 
     @contextmanager
     def nested(self) -> Iterator[None]:
-        """One level further inside."""
+        """A context that is one level deeper. Raises a `FormulaError` beyond `DEEPEST` levels."""
         self.level += 1
         if self.level > DEEPEST:
             raise self.too_deep(self.token.span)
@@ -75,7 +79,7 @@ class Cursor:
         return self.error(f"The formula is nested more than {DEEPEST} deep.", "Write it flatter.", span)
 
     def missing(self) -> FormulaError:
-        """The error where something has to stand, and the next word cannot begin it."""
+        """The error where an expression is expected, and the next token cannot begin one."""
         token, before = self.token, self.tokens[self.place - 1].written[:40] if self.place else ""
         if token.kind == "text":
             return self.error("A text in quotes cannot stand here.", PROMPT, token.span)
@@ -87,7 +91,7 @@ class Cursor:
         return self.error(f"Between {before!r} and {token.written!r} something is missing.", hint, token.span)
 
     def unexpected(self) -> FormulaError:
-        """The error where an expression is complete, and a word follows that cannot."""
+        """The error where an expression is complete, and the next token cannot follow it."""
         token, before = self.token, self.tokens[self.place - 1]
         shown, former = token.written[:40], before.written[:40]
         if token.kind in HINTS:

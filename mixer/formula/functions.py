@@ -1,4 +1,7 @@
-"""The functions of the language, as nodes. What they mean in numbers is said in `evaluate`. Standard library only."""
+"""The functions of the language, as nodes of the tree that the second stage (tokens -> tree) makes.
+
+`mixer.decoding.evaluate` computes their values. Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -9,42 +12,42 @@ from mixer.formula.tree import FUNCTIONS, WORDS, Call, Expr, Formula
 
 @dataclass(frozen=True)
 class Union(Call, name="union"):
-    """Per token the largest normalized log-probability."""
+    """For each token the largest normalized log-probability of the parts."""
 
     parts: tuple[Expr, ...]
 
 
 @dataclass(frozen=True)
 class Intersect(Call, name="intersect"):
-    """Per token the smallest normalized log-probability."""
+    """For each token the smallest normalized log-probability of the parts."""
 
     parts: tuple[Expr, ...]
 
 
 @dataclass(frozen=True)
 class Max(Call, name="max"):
-    """Per token the largest value, as it is."""
+    """For each token the largest value of the parts, not normalized."""
 
     parts: tuple[Expr, ...]
 
 
 @dataclass(frozen=True)
 class Min(Call, name="min"):
-    """Per token the smallest value, as it is."""
+    """For each token the smallest value of the parts, not normalized."""
 
     parts: tuple[Expr, ...]
 
 
 @dataclass(frozen=True)
 class Norm(Call, name="norm"):
-    """Normalized, with weight 1."""
+    """The normalized value, a distribution of weight 1."""
 
     value: Expr
 
 
 @dataclass(frozen=True)
 class Uniform(Call, name="uniform"):
-    """Every token alike."""
+    """The uniform distribution: all tokens are equally likely."""
 
     def __str__(self) -> str:
         return "uniform"
@@ -52,8 +55,9 @@ class Uniform(Call, name="uniform"):
 
 @dataclass(frozen=True)
 class Top(Call, name="top"):
-    """The likeliest tokens alone: at temperature t, of those the k likeliest, of those at least minp as likely as the
-    likeliest, of those the fewest that make up p."""
+    """The likeliest tokens only. These act in turn: temperature `t`; the `k` likeliest tokens (0 keeps
+    all); tokens at least `minp` times as likely as the likeliest; the fewest tokens whose probabilities reach `p`.
+    """
 
     value: Expr
     k: int = 0
@@ -64,28 +68,28 @@ class Top(Call, name="top"):
 
 @dataclass(frozen=True)
 class Pos(Call, name="pos"):
-    """What is above 0."""
+    """The positive part: `max(value, 0)` for each token."""
 
     value: Expr
 
 
 @dataclass(frozen=True)
 class Abs(Call, name="abs"):
-    """The absolute value."""
+    """The absolute value for each token."""
 
     value: Expr
 
 
 @dataclass(frozen=True)
 class Indicator(Call, name="indicator"):
-    """A mask: 1 where the value is at least 0."""
+    """A mask: 1 for tokens whose value is at least 0, else 0."""
 
     value: Expr
 
 
 @dataclass(frozen=True)
 class KLMask(Call, name="klmask"):
-    """A mask: 1 for tokens without which the divergence of two distributions changes by more than so many nats."""
+    """A mask: 1 for a token if leaving it out changes `KL(source || target)` by more than `divergence` nats, else 0."""
 
     source: Expr
     target: Expr
@@ -94,7 +98,7 @@ class KLMask(Call, name="klmask"):
 
 @dataclass(frozen=True)
 class SelfDebias(Call, name="selfdebias"):
-    """A distribution less what a biased one makes likelier (Schick et al., arXiv 2103.00453)."""
+    """A distribution, lowered for tokens that a biased one makes likelier (Schick et al., arXiv 2103.00453)."""
 
     value: Expr
     biased: Expr
@@ -103,7 +107,7 @@ class SelfDebias(Call, name="selfdebias"):
 
 @dataclass(frozen=True)
 class Supersede(Call, name="supersede"):
-    """Exactly the target, guessed by the draft (speculative decoding)."""
+    """The target's exact distribution. The draft proposes tokens for it (speculative decoding)."""
 
     draft: Expr
     target: Expr
@@ -111,7 +115,8 @@ class Supersede(Call, name="supersede"):
 
 @dataclass(frozen=True)
 class JudgeCall(Call, name="judge"):
-    """What a judge thinks of each of the k likeliest next tokens, as a log-ratio (FUDGE, arXiv 2104.05218)."""
+    """A judge's score for each of the `k` likeliest next tokens, as a log-ratio to the score of the text so far (FUDGE,
+    arXiv 2104.05218). `over` says which distribution's likeliest tokens; None for the formula without its judges."""
 
     attribute: str
     k: int = 50
@@ -121,26 +126,26 @@ class JudgeCall(Call, name="judge"):
 
 @dataclass(frozen=True)
 class Strength(Call, name="strength"):
-    """A scalar from 0 to 1: how far the text so far shows an attribute."""
+    """A judge's score of the text so far for an attribute: a number from 0 to 1."""
 
     attribute: str
 
 
 @dataclass(frozen=True)
 class RewardCall(Call, name="reward"):
-    """What a reward head expects of each next token."""
+    """A reward head's advantage of each likely next token; 0 for the others."""
 
     attribute: str
 
 
 @dataclass(frozen=True)
 class Ban(Call, name="ban"):
-    """Words that the text may not hold."""
+    """Words that must not occur in the text."""
 
     words: tuple[str, ...]
 
 
-RESERVED = frozenset([*FUNCTIONS, *WORDS])  # names that no definition may take
+RESERVED = frozenset([*FUNCTIONS, *WORDS])  # names that a formula cannot define
 
 
 def drafted(formula: Formula) -> Formula:

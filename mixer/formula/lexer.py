@@ -1,6 +1,6 @@
-"""The words of a formula's text: numbers, names, quoted texts and signs, each with its place.
+"""First stage of a formula (text -> tokens): numbers, names, quoted texts and signs, each with its place in the text.
 
-Standard library only. Knows no grammar and no meaning.
+Standard library only. This module does not know the grammar or what a token means.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import NamedTuple
 from mixer.errors import FormulaError
 from mixer.formula.tree import IDENTIFIER, Span
 
-LONGEST = 4_000  # characters of a formula
-LONGEST_TEXT = 1_000  # characters of a quoted text
-LARGEST = 1e6  # number
+LONGEST = 4_000  # most characters of a formula
+LONGEST_TEXT = 1_000  # most characters of a quoted text
+LARGEST = 1e6  # largest number
 
 WORD = re.compile(
     rf"""
@@ -29,24 +29,31 @@ WORD = re.compile(
 ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))")
 ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "/": "/", "\\": "\\", '"': '"', "'": "'"}
 ALIKE = {"−": "-", "–": "-", "—": "-", "×": "*", "·": "*", "⋅": "*", "÷": "/", ":": "/", "{": "(", "}": ")"}
-ALIKE |= dict.fromkeys("“”„«»", '"') | dict.fromkeys("‘’‚`´", "'")  # what word processors make of signs
+ALIKE |= dict.fromkeys("“”„«»", '"') | dict.fromkeys("‘’‚`´", "'")  # typographic quotes, as word processors write them
 
 
 class Token(NamedTuple):
-    """A word of the text; `value` is a number, or the text that quotes hold."""
+    """One token.
 
-    kind: str  # number, name, text, lora, end, or the sign itself
+    Attributes:
+        kind: "number", "name", "text" (quoted), "lora", "end", or the sign itself.
+        written: how the source writes it.
+        span: its place in the source.
+        value: of a number the number, of a quoted text what the quotes hold, else `written`.
+    """
+
+    kind: str
     written: str
     span: Span
     value: float | str = 0.0
 
 
 def tokenize(source: str) -> list[Token]:
-    """The words of a formula, and one of kind "end", which lies behind the last.
+    """The tokens of a formula, followed by a token of kind "end".
 
     Raises:
-        FormulaError: the text is too long, a sign does not belong to the language, a quoted text is not closed or too
-            long, or a number is too large.
+        FormulaError: the text is too long, a sign does not belong to the language, a quoted text is too long,
+            not closed or has an unknown escape, or a number is too large.
     """
     if len(source) > LONGEST:
         message = f"The formula has {len(source):,} characters, and {LONGEST:,} is the most."
@@ -55,7 +62,7 @@ def tokenize(source: str) -> list[Token]:
     while at < len(source):
         match = WORD.match(source, at)
         if match is None:
-            raise _stranger(source, at)
+            raise _no_token(source, at)
         start, at = match.span()
         kind, written = str(match.lastgroup), match[0]
         if kind != "space":
@@ -79,7 +86,7 @@ def _number(source: str, match: re.Match[str]) -> float:
 
 
 def _text(source: str, match: re.Match[str]) -> str:
-    """What a quoted text holds, its escapes resolved as JSON does."""
+    """The content of a quoted text. Escapes are resolved as in JSON."""
 
     def resolve(escape: re.Match[str]) -> str:
         code, letter = escape.groups()
@@ -90,7 +97,7 @@ def _text(source: str, match: re.Match[str]) -> str:
         return ESCAPES[letter] if code is None else chr(int(code, 16))
 
     text = ESCAPE.sub(resolve, match[0][1:-1])
-    try:  # two halves of a letter beyond U+FFFF become one
+    try:  # join surrogate pairs: two escapes for one letter beyond U+FFFF
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
     except UnicodeDecodeError:
         message = "The quotes hold half a letter, which no tokenizer reads."
@@ -101,8 +108,8 @@ def _text(source: str, match: re.Match[str]) -> str:
     return text
 
 
-def _stranger(source: str, at: int) -> FormulaError:
-    """The error for what begins no word."""
+def _no_token(source: str, at: int) -> FormulaError:
+    """The error for a character that cannot begin a token."""
     sign = source[at]
     line_end = source.find("\n", at) if "\n" in source[at:] else len(source)
     if sign in "\"'":

@@ -1,4 +1,4 @@
-r"""Text to tree, by recursive descent, in time linear in the text.
+r"""Second stage of a formula (tokens -> tree): a recursive-descent parser, in time linear in the text.
 
     program  = { name "=" sum ";" } sum
     sum      = ["-"] product { ("+" | "-") product }
@@ -15,8 +15,8 @@ r"""Text to tree, by recursive descent, in time linear in the text.
     text     = as in JSON, or in single quotes
     name     = letters, digits and "_", the first no digit, and dots between such
 
-A `name` alone is a definition where one stands before it, and else a term. "#" begins a comment to the end of the line.
-Knows nothing of what may stand where (`check`) and of which anchors and judges there are (`bind`).
+A `name` alone refers to a definition if the formula has defined it before; else it is a term. "#" begins a comment that
+ends with the line. This module does not know what may stand where (`check`) or which anchors and judges exist (`bind`).
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ from mixer.formula.tree import (
     signature,
 )
 
-MOST_NODES = 400
+MOST_NODES = 400  # of a formula, counting the parts inside square brackets
 
 
 def parse(text: str) -> Formula:
-    """The tree of a formula; every node knows its place in the text.
+    """The tree of a formula. Every node knows its place in the text.
 
     Raises:
-        FormulaError: the text is no formula, or is larger than a formula may be.
+        FormulaError: the text is no formula, or it is too long, too large or nested too deeply.
     """
     return _Parser(text).program()
 
 
 class _Parser(TermReader):
-    nodes = 0  # so far
+    nodes = 0  # how many nodes were made so far
 
     # The program
 
@@ -104,14 +104,14 @@ class _Parser(TermReader):
         return name.written, value
 
     def made(self, node: Expr) -> Expr:
-        """A node, counted."""
+        """`node` itself, after counting it. Raises a `FormulaError` beyond `MOST_NODES` nodes."""
         self.nodes += 1 + (len(node.mix) if isinstance(node, Term) else 0)
         if self.nodes > MOST_NODES:
             raise self.error(f"The formula has more than {MOST_NODES} parts.", "Shorten it.", node.span)
         return node
 
     def depth(self, root: Expr) -> int:
-        """How deep a tree is with the definitions in it; without recursion, since nothing has bounded it before."""
+        """The depth of a tree, including the definitions that it uses. A loop, because the depth has no bound yet."""
         deepest, waiting = 0, [(root, 1)]
         while waiting:
             node, depth = waiting.pop()
@@ -135,7 +135,7 @@ class _Parser(TermReader):
         return parts[0] if len(parts) == 1 else self.made(Sum(tuple(parts), span=_across(parts)))
 
     def summand(self) -> Expr:
-        """What a minus stands in front of."""
+        """A minus and the product behind it, as a `Neg`."""
         sign, value = self.next(), self.product()
         return self.made(Neg(value, span=(sign.span[0], value.span[1])))
 
@@ -229,7 +229,7 @@ class _Parser(TermReader):
         return self.made(function(**given, span=span))
 
     def argument(self, function: type[Call], given: dict[str, Any]) -> Argument:
-        """Which argument comes next: the one that is named, or the first that is not there yet."""
+        """The argument that comes next: the named one, or the first one not given yet. Moves past `name =`."""
         arguments, usage, start = signature(function), f"Write {_usage(function)}.", self.token
         if arguments and arguments[0].kind in (EXPRS, TEXTS) and not self.names_next():
             return arguments[0]
@@ -249,7 +249,7 @@ class _Parser(TermReader):
         return arguments[len(given)]
 
     def value(self, argument: Argument, function: type[Call]) -> Any:
-        """The next argument, read as what it has to be."""
+        """The next argument's value, read as the kind that the function's signature asks for."""
         kind, start = argument.kind, self.token
         if kind in (EXPR, EXPRS):
             return self.sum()
@@ -269,7 +269,7 @@ class _Parser(TermReader):
         raise self.error(f"{function.written} takes a name.", f"Write {function.written}(politeness).", start.span)
 
     def number(self, message: str, hint: str) -> tuple[float, int]:
-        """A number with its sign, and where it ends."""
+        """A number with its sign, and the offset of its end."""
         sign = -1 if self.token.kind == "-" else 1
         if sign < 0:
             self.next()
@@ -280,11 +280,12 @@ class _Parser(TermReader):
 
 
 def _across(nodes: list[Expr]) -> Span:
+    """The span from the first node to the last."""
     return nodes[0].span[0], nodes[-1].span[1]
 
 
 def _usage(function: type[Call]) -> str:
-    """How a function is written."""
+    """A function with its arguments, as an error's hint shows it."""
     shown = []
     for argument in signature(function):
         if argument.kind in (EXPRS, TEXTS):

@@ -1,6 +1,6 @@
-"""Terms: models whose weights are mixed in square brackets, with their prompts.
+"""Reading terms: mixes in square brackets, with their prompts. Part of the second stage (tokens -> tree).
 
-Standard library only. Knows no anchor's name.
+Standard library only. This module does not know which anchors exist.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ SUM = "Inside stands a sum of anchors and attributes, such as [0.7*formal + 0.3*
 
 
 class TermReader(Cursor):
-    """Reads terms."""
+    """A cursor that reads terms."""
 
     def term(self) -> Term:
+        """The next term, which begins with '[' or with `<lora:...>`."""
         opening, model = self.token, None
         if opening.kind == "lora":
             parts = [self.lora(1)]
@@ -37,6 +38,7 @@ class TermReader(Cursor):
         return self.prompted(tuple(parts), model, (opening.span[0], self.close(opening, "]")))
 
     def mix(self, opening: Token) -> list[Part]:
+        """The parts inside brackets. `opening` is the bracket, which the cursor has passed."""
         if self.token.kind == "]":
             hint = "[base] is the base model, [sliders] what the sliders say."
             raise self.error("The brackets are empty.", hint, (opening.span[0], self.token.span[1]))
@@ -92,14 +94,14 @@ class TermReader(Cursor):
         return weight
 
     def undefined(self, name: str, span: Span) -> str:
-        """A name for brackets. One that the formula defines would be read as what it defines, and is refused."""
+        """`name`, unless the formula defines it. Inside brackets such a name would be mistaken for its definition."""
         if name in self.definitions:
             message = f"{name[:80]!r} is a definition, and brackets mix anchors and attributes."
             raise self.error(message, "Take it out of the brackets, or give the definition another name.", span)
         return name
 
     def prompted(self, mix: tuple[Part, ...], model: str | None, span: Span) -> Term:
-        """A term, with the prompt that may follow."""
+        """A term of this mix, with its prompt if one follows."""
         if self.token.kind != "@":
             return Term(mix, model=model, span=span)
         at, opening = self.next(), None

@@ -1,6 +1,8 @@
-"""The tree of a formula: frozen nodes that hold data, combine with `+ - * /`, and print as text that parses back.
+"""The tree of a formula, which the second stage (tokens -> tree) makes.
 
-What a node means is said in `evaluate`, what may stand where in `check`. Standard library only; knows no model.
+Nodes are frozen and hold data. They combine with `+ - * /`, and print as text that parses to the same tree.
+`mixer.decoding.evaluate` computes what a node means; `check` says what may stand where. Standard library only. This
+module knows no model.
 
 Source: Dekoninck et al., "Controlled Text Generation via Language Model Arithmetic", arXiv 2311.14479.
 """
@@ -20,9 +22,9 @@ from mixer.errors import FormulaError, InvalidValue
 Span = tuple[int, int]  # offsets of a node's text in its source
 
 IDENTIFIER = r"[^\W\d]\w*(?:\.\w+)*"  # a name that needs no quotes
-WORDS = ("sliders", "base", "only", "model")  # names with a meaning of their own
+WORDS = ("sliders", "base", "only", "model")  # names that the language uses itself
 
-# What an argument of a function can be, by the annotation of its field.
+# The kinds of arguments. `KINDS` finds the kind by the annotation of the argument's field.
 NUMBER, COUNT, EXPR, EXPRS, NAME, TEXTS = "number", "whole number", "expression", "expressions", "name", "texts"
 KINDS = {
     "float": NUMBER,
@@ -37,13 +39,13 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Expr:
-    """Any node. Equal nodes print alike; where they were written does not count."""
+    """Any node. Equal nodes print alike. Their place in the source (`span`) does not count."""
 
     span: Span = field(default=(0, 0), compare=False, repr=False)
 
     @property
     def children(self) -> tuple[Expr, ...]:
-        """The expressions directly inside."""
+        """The expressions directly inside this one."""
         found: list[Expr] = []
         for own in fields(self):
             value = getattr(self, own.name)
@@ -52,7 +54,7 @@ class Expr:
         return tuple(found)
 
     def with_children(self, change: Callable[[Expr], Expr]) -> Expr:
-        """This node with each expression directly inside replaced by what `change` makes of it."""
+        """A copy of this node, in which `change` was applied to each child."""
         values = {own.name: getattr(self, own.name) for own in fields(self)}
         for name, value in values.items():
             if isinstance(value, Expr):
@@ -102,7 +104,7 @@ class Number(Expr):
 
 @dataclass(frozen=True)
 class Ref(Expr):
-    """A name that the formula defines itself."""
+    """A reference to a definition of the same formula."""
 
     name: str
 
@@ -121,11 +123,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Term(Expr):
-    """One model whose weights are mixed: a distribution, and a row of the batch.
+    """A leaf of the formula: the distribution of one mix, computed by one row of the batch.
 
     Attributes:
         mix: weighted anchors, attributes, `sliders` or `base`.
-        prompt: text before the user's, or, with `only`, in its place.
+        prompt: a text that is put before the user's prompt; with `only`, a text that replaces the user's prompt.
         model: the name of another base model.
     """
 
@@ -146,7 +148,7 @@ class Term(Expr):
 
 @dataclass(frozen=True)
 class Sum(Expr):
-    """Two summands or more; a difference is a sum with `Neg`."""
+    """Two or more summands. A difference is a sum with a `Neg`."""
 
     parts: tuple[Expr, ...]
 
@@ -160,7 +162,7 @@ class Sum(Expr):
 
 @dataclass(frozen=True)
 class Neg(Expr):
-    """The negative."""
+    """The negative of an expression."""
 
     value: Expr
 
@@ -170,7 +172,7 @@ class Neg(Expr):
 
 @dataclass(frozen=True)
 class Product(Expr):
-    """Two factors or more, of which at most one is no scalar and no mask."""
+    """Two or more factors. At most one of them is a vector; the others are numbers and masks."""
 
     factors: tuple[Expr, ...]
 
@@ -191,12 +193,12 @@ class Quotient(Expr):
         return f"{_inside(self.value, (Sum, Neg))} / {number(self.divisor)}"
 
 
-FUNCTIONS: dict[str, type[Call]] = {}  # by the names they are written with; filled by `functions`
+FUNCTIONS: dict[str, type[Call]] = {}  # name in the language -> class; the classes of `functions` enter themselves
 
 
 @dataclass(frozen=True)
 class Call(Expr):
-    """A function of the language. Its fields are its arguments; those with defaults are written `name=value`."""
+    """A function of the language. Its fields are its arguments. Fields with defaults print as `name=value`."""
 
     written: ClassVar[str]
 
@@ -219,7 +221,7 @@ class Call(Expr):
 
 @dataclass(frozen=True)
 class Formula:
-    """A whole formula: definitions, each of which may use those before it, and the result."""
+    """A whole formula: definitions and the result. A definition may use the definitions before it."""
 
     result: Expr
     definitions: tuple[tuple[str, Expr], ...] = ()
@@ -229,7 +231,7 @@ class Formula:
         return "".join(f"{name} = {value}; " for name, value in self.definitions) + str(self.result)
 
     def error(self, message: str, hint: str, at: Expr | Part) -> FormulaError:
-        """The error that points at a node of this formula."""
+        """An error that points at a node of this formula. The caller raises it."""
         return FormulaError(message, hint, self.source, *at.span)
 
 
@@ -242,7 +244,7 @@ def expr(value: Expr | float) -> Expr:
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument of a function; `default` is `dataclasses.MISSING` where it must be given."""
+    """One argument of a function. `default` is `dataclasses.MISSING` if the argument must be given."""
 
     name: str
     kind: str
@@ -257,20 +259,20 @@ def signature(function: type[Call]) -> tuple[Argument, ...]:
 
 
 def number(value: float) -> str:
-    """A number as the language writes it: no exponent, nothing lost."""
-    text = repr(float(value) + 0.0)  # which makes 0 of -0
+    """A number as the language writes it: without exponent, and with every digit that a float needs."""
+    text = repr(float(value) + 0.0)  # + 0.0 turns -0.0 into 0.0
     if "e" in text:
         text = f"{Decimal(text):f}"
     return text.removesuffix(".0")
 
 
 def quoted(text: str) -> str:
-    """A text as the language writes it, as JSON does."""
+    """A text in quotes as the language writes it, which is JSON."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def named(name: str) -> str:
-    """A name as the language writes it: in quotes where it holds other signs than letters."""
+    """A name as the language writes it: in quotes if it is no identifier."""
     return name if re.fullmatch(IDENTIFIER, name) else quoted(name)
 
 

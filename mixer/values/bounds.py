@@ -1,4 +1,4 @@
-"""The one check of numbers that come from people and files. Standard library only."""
+"""The check of every number that comes from a person or a file. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def bounded(name: str, value: object, low: float, high: float) -> float:
     """`value` as a float.
 
     Raises:
-        InvalidValue: it is no number, not finite, or outside `[low, high]`.
+        InvalidValue: `value` is no number, not finite, or outside `[low, high]`. `name` names it in the message.
     """
     hint = f"Give a number from {low:g} to {high:g}."
     if isinstance(value, bool) or not isinstance(value, int | float):

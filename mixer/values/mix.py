@@ -1,7 +1,7 @@
-"""A slider position as a value: attributes, settings, and the mix they make.
+"""Slider positions as values: attributes, settings, and the mix that they make.
 
-A `Mix` is immutable and turns into one coefficient per anchor. It knows nothing of tensors, files or models; standard
-library only.
+A `Mix` is immutable and turns into one coefficient per anchor. Standard library only. This module knows no tensors,
+files or models.
 
 Source of the interpolation rule: Kangaslahti and Alvarez-Melis, "Continuous Language Model Interpolation for
 Dynamic and Controllable Text Generation", arXiv 2404.07117, equation 3.
@@ -32,7 +32,7 @@ COEFFICIENT_LIMIT = 100.0
 
 @dataclass(frozen=True)
 class Anchor:
-    """A LoRA adapter trained to one pole of one attribute; the files' facts, not their tensors."""
+    """A LoRA adapter trained to one pole of one attribute. It holds what the files say, but not their tensors."""
 
     attribute: str
     pole: Pole
@@ -55,7 +55,7 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Attribute:
-    """A controllable trait, one slider: its two anchors (either may be missing) and what to call its ends."""
+    """A trait that one slider controls: its two anchors (either may be missing) and the labels of its poles."""
 
     name: str
     negative: Anchor | None
@@ -71,7 +71,15 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where one attribute stands: `alpha` 0 at the negative pole, 1 at the positive one; `lambda_` its share."""
+    """The position of one attribute, as `alpha` and `lambda_` of the paper.
+
+    Attributes:
+        alpha: 0 is the negative pole, 1 the positive pole.
+        lambda_: the attribute's share of the mix.
+
+    Raises:
+        InvalidValue: a number is not finite or out of range.
+    """
 
     alpha: float
     lambda_: float = 1.0
@@ -82,19 +90,19 @@ class Setting:
 
     @classmethod
     def at(cls, position: float, lambda_: float = 1.0) -> Setting:
-        """The setting at a slider position: -1 is the negative pole, 1 the positive one, beyond is extrapolation."""
+        """The setting at a slider position: -1 is the negative pole, 1 the positive pole, beyond is extrapolation."""
         return cls((bounded("position", position, -POSITION_LIMIT, POSITION_LIMIT) + 1) / 2, lambda_)
 
     @property
     def position(self) -> float:
-        """`alpha` as a slider shows it, -1 to 1."""
+        """`alpha` as a slider shows it: -1 is the negative pole, 1 the positive pole."""
         return round(2 * self.alpha - 1, 12)
 
     def coefficients(self, rule: MixRule) -> tuple[float, float]:
         """Coefficients of the (negative, positive) anchor.
 
-        `interpolate` is the paper's rule, where alpha 0.5 is the mean of both anchors and not the base model;
-        `offset` gives the signed position to the anchor on its side, so that position 0 is the base model.
+        `interpolate` is the paper's rule. With it, alpha 0.5 is the mean of both anchors and not the base model.
+        `offset` gives the position's absolute value to the anchor of its sign. With it, position 0 is the base model.
         """
         if rule == "interpolate":
             return self.lambda_ * (1 - self.alpha), self.lambda_ * self.alpha
@@ -103,9 +111,13 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Mix:
-    """One model in the space that the anchors span: settings under a rule, plus raw coefficients.
+    """Settings under a rule, plus raw coefficients of anchors. `Mix()` is the base model.
 
-    Two mixes are equal when they give the same coefficients, however they were made. `Mix()` is the base model.
+    Two mixes are equal if they give the same coefficients, no matter how they were made.
+
+    Raises:
+        UnknownName: there is no such rule.
+        InvalidValue: a raw coefficient is not finite or out of range.
     """
 
     settings: Mapping[str, Setting] = field(default_factory=dict)
@@ -121,7 +133,7 @@ class Mix:
 
     @cached_property
     def weights(self) -> Mapping[str, float]:
-        """Coefficient of every anchor that has one, by anchor name; zeros left out."""
+        """Anchor name -> coefficient. Zeros are left out."""
         total = dict(self.raw)
         for attribute, setting in self.settings.items():
             for pole, coefficient in zip(POLES, setting.coefficients(self.rule), strict=True):
@@ -131,16 +143,16 @@ class Mix:
 
     @cached_property
     def key(self) -> str:
-        """A digest of the coefficients, the same on every machine: part of every cache key."""
+        """A digest of the coefficients, equal on every machine. It is part of every cache key."""
         return f"{sum(_digest(name, coefficient) for name, coefficient in self.weights.items()) % 2**128:032x}"
 
     def coefficients(self, anchors: Sequence[str]) -> tuple[float, ...]:
         """One float per anchor name, `(K,)`.
 
-        Where only one pole of an attribute was trained, the other is its negative.
+        If `anchors` holds only one pole of an attribute, the other pole's coefficient is subtracted from it.
 
         Raises:
-            UnknownName: the mix gives weight to an anchor of which neither pole is in `anchors`.
+            UnknownName: the mix has a coefficient for an attribute of which neither pole is in `anchors`.
         """
         coefficients = tuple([self.weights.get(name, 0.0) for name in anchors])
         if sum(map(bool, coefficients)) < len(self.weights):
@@ -149,17 +161,20 @@ class Mix:
         return coefficients
 
     def with_position(self, attribute: str, position: float) -> Mix:
-        """This mix with one slider moved; the attribute keeps its `lambda_`."""
+        """This mix with one slider moved. The attribute keeps its `lambda_`."""
         former = self.settings.get(attribute)
         return self._moved(attribute, Setting.at(position, former.lambda_ if former else 1.0))
 
     def without(self, attribute: str) -> Mix:
-        """This mix with one attribute at rest."""
+        """This mix without the setting of one attribute."""
         return replace(self, settings={name: s for name, s in self.settings.items() if name != attribute})
 
     def _moved(self, attribute: str, setting: Setting) -> Mix:
-        """This mix with one setting replaced. All else was checked when this mix was made, and the coefficients are
-        carried over but for this attribute's, so that a slider move costs the same however many anchors there are."""
+        """This mix with one setting replaced.
+
+        It copies the coefficients and computes only this attribute's. It does not repeat checks. So the cost of a
+        slider move hardly depends on the number of anchors.
+        """
         moved, settings, weights = object.__new__(Mix), {**self.settings, attribute: setting}, dict(self.weights)
         for pole, coefficient in zip(POLES, setting.coefficients(self.rule), strict=True):
             name = f"{attribute}.{pole}"
@@ -201,11 +216,12 @@ class Mix:
 
 @lru_cache(maxsize=4096)
 def _digest(name: str, coefficient: float) -> int:
-    """A number of 128 bits; a mix's key is the sum of its anchors'."""
+    """A hash of 128 bits of one coefficient. A mix's key is the sum of these hashes, so order does not count."""
     return int.from_bytes(hashlib.blake2b(f"{name}={coefficient!r}".encode(), digest_size=16).digest())
 
 
 def _onto_existing_poles(weights: Mapping[str, float], anchors: Iterable[str]) -> dict[str, float]:
+    """`weights` by anchors of `anchors` only: a missing pole becomes the negative of its opposite."""
     known = set(anchors)
     result: dict[str, float] = {}
     for name, coefficient in weights.items():

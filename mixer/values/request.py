@@ -1,7 +1,7 @@
-"""What a request for a text says: as a value, and as one table of its fields.
+"""A request for a text: as a value, and as one table of its fields.
 
-Python, command line, mix files, links, CSV files, the API and the page take names, defaults, bounds and descriptions
-from the table. Standard library only.
+Python, the command line, mix files, links, CSV files, the API and the page all take names, defaults, bounds and
+descriptions from this table. Standard library only.
 """
 
 from __future__ import annotations
@@ -31,23 +31,25 @@ class Request:
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a request. An empty name means that a door does not have the field.
+    """One field of a request. Python, the command line, links and so on are called doors here.
+
+    If `flag`, `link` or `column` is empty, that door does not have the field.
 
     Attributes:
-        name: its key in the page's state, and where nothing else is said its name at every other door.
-        kind: the type of its value; `dict` is one number for each attribute or reward head.
+        name: its key in the page's state.
+        kind: the type of its value. `dict` means one number for each attribute or reward head.
         noun: what it is called at the beginning of a sentence.
-        about: what it means; `describe` puts the bounds in the places of `{low}` and `{high}`.
-        default: its value where a request does not say it.
-        low, high: bounds of a number.
-        served: how large the number may be in what anybody can send to a server (the page, its links, its CSV files,
-            the API); None for `high`. A lower bound below 0 is the negative of the upper one.
+        about: what it means. `describe` replaces `{low}` and `{high}` by the bounds.
+        default: its value if a request does not give it.
+        low, high: bounds of a number. If `low` is below 0, the lower bound is the negative of the upper bound.
+        served: the upper bound for what anybody can send to a server (the page, its links, its CSV files, the API);
+            None for `high`.
         opening: its value in a new page; None for `default`.
-        argument: its name in Python, in the API and in mix files.
+        argument: its name in Python, in the API and in mix files; empty for `name`.
         flag: its option on the command line.
-        link: its key in a link. One that ends with a dot comes before the name of an attribute or a reward head.
-        column: its column in a CSV file; a dot has the same meaning.
-        choices: the only texts that it may be.
+        link: its key in a link. A key that ends with a dot is a prefix of the name of an attribute or a reward head.
+        column: its column in a CSV file. A dot at the end means the same.
+        choices: the allowed texts; empty for any text.
     """
 
     name: str
@@ -71,7 +73,7 @@ class Field:
         object.__setattr__(self, "argument", self.argument or self.name)
 
     def bounds(self, served: bool = False) -> tuple[float, float]:
-        """The lowest and the highest number; `served` as the attribute says."""
+        """The lowest and the highest number. With `served`, those for a server."""
         high = self.served if served and self.served is not None else self.high
         return (-high if self.low < 0 else self.low), high
 
@@ -81,10 +83,10 @@ class Field:
         return self.about.format(low=f"{low:g}", high=f"{high:.15g}")
 
     def check(self, value: object, served: bool = False, noun: str = "") -> Any:
-        """`value`, if the field may have it. Of the kind `dict` it is one of the numbers.
+        """`value`, if the field allows it. For a field of kind `dict`, `value` is one of its numbers.
 
         Raises:
-            InvalidValue: it is of another type, out of bounds or none of the choices.
+            InvalidValue: `value` has another type, is out of bounds or is none of the choices.
         """
         noun = noun or self.noun
         if self.choices and value not in self.choices:

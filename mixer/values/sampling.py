@@ -1,6 +1,6 @@
-"""How a text is drawn from the model's distribution: numbers that a person chooses, checked once.
+"""Sampling parameters: the numbers that a person chooses, checked when they are made.
 
-Standard library only; the drawing itself is in `sampling`.
+Standard library only. `mixer.decoding.sampler` draws the tokens.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ class SamplingParams:
     """Sampling options.
 
     Attributes:
-        max_new_tokens: most tokens to write.
-        min_new_tokens: the model may not end the text before, unless nothing else is left; stop texts still do.
+        max_new_tokens: the most tokens to write.
+        min_new_tokens: the model cannot end the text before so many tokens, unless no other token is left. A stop text
+            still ends it.
         temperature: 0 takes the likeliest token every time.
-        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_k: keep this many of the likeliest tokens; 0 keeps all.
         top_p: keep the smallest set of tokens with at least this probability.
         min_p: keep tokens at least this fraction as likely as the likeliest.
-        stop: texts that end the writing; they are not part of the result.
-        seed: equal seeds give equal texts; None draws a fresh one.
+        stop: texts that end the writing. They are not part of the result.
+        seed: equal seeds give equal texts; None draws a new seed.
 
     Raises:
         InvalidValue: an option is no number, not finite or out of range.

@@ -1,9 +1,9 @@
-"""How reward heads are to steer a text: a second row of sliders, what to aim for, and how far all may go.
+"""Steering by reward heads: positions of reward sliders, levels to aim for, and a budget.
 
-A `Steering` is immutable. It knows nothing of tensors, files or models; standard library only.
+A `Steering` is immutable. Standard library only. This module knows no tensors, files or models.
 
 Sources: Deng and Raffel, "Reward-Augmented Decoding", arXiv 2310.09520; Troshin, Niculae and Fokkens, arXiv 2407.04615.
-Calibrated strengths, levels to aim for and the budget are this project's.
+Calibrated strengths, levels and the budget come from this project.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from mixer.errors import InvalidValue
 from mixer.values.bounds import bounded
 from mixer.values.mix import POSITION_LIMIT
 
-BUDGET = 1.0  # nats a token; twice what one slider at its pole spends on the average
+BUDGET = 1.0  # nats per token: twice what one slider at its pole spends on average
 MOST_NATS = 20.0
 MOST_REACH = 1000
 
 
 @dataclass(frozen=True)
 class Steering:
-    """Where every reward slider stands, and what limits them together.
+    """The positions and levels of all reward heads, and what limits them together.
 
     Attributes:
-        positions: reward head -> -3 to 3: 0 is at rest, 1 toward the attribute, -1 away from it.
-        levels: reward head -> 0 to 1: how far the text is to show the attribute; the head's own reading of the text so
-            far decides at every token which way to steer, and how strongly.
-        budget: most nats of divergence from the model at every token; None for no limit. It counts what sliders, and
-            judges and rewards of a formula do together.
-        whole: count the mix and the formula too: everything that takes the text away from the bare base model.
-        reach: how many of the likeliest tokens are steered; the others are as likely as before.
-        cut: leave those others out, as reward-augmented decoding does.
-        fused: steer all tokens inside the model's last product, with no limit of any kind.
+        positions: reward head -> position, -3 to 3. 1 steers toward the attribute, -1 away from it, 0 not at all.
+        levels: reward head -> level, 0 to 1: how much of the attribute the text should show. At every token the head's
+            reading of the text so far decides in which direction to steer, and how strongly.
+        budget: the most nats of divergence from the model at every token; None for no limit. Reward sliders and the
+            formula's judges and rewards share it.
+        whole: the budget counts the mix and the formula too, that is, everything that differs from the base model.
+        reach: how many of the likeliest tokens are steered. The other tokens stay as likely as before.
+        cut: exclude those other tokens, as reward-augmented decoding does.
+        fused: steer all tokens in the model's last matrix product, without any limit.
 
     Raises:
-        InvalidValue: a number is not finite or out of range, a head has both a position and a level, or `fused` comes
-            with what it cannot do.
+        InvalidValue: a number is not finite or out of range, a head has both a position and a level, or `fused` is
+            combined with levels, `cut` or `whole`.
     """
 
     positions: Mapping[str, float] = field(default_factory=dict)
@@ -71,13 +71,14 @@ class Steering:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The heads that it asks, in order."""
+        """The heads that steer, in order: first those with positions, then those with levels."""
         return (*self.positions, *self.levels)
 
     @cached_property
     def key(self) -> str:
-        """A digest of every number and option, the same on every machine; equal steerings have equal keys."""
-        levels = {name: level + 0.0 for name, level in self.levels.items()}  # no -0.0, which equals 0.0
+        """A digest of all numbers and options, equal on every machine. Equal steerings have equal keys."""
+        # + 0.0 turns -0.0 into 0.0, because the two are equal.
+        levels = {name: level + 0.0 for name, level in self.levels.items()}
         budget = None if self.budget is None else self.budget + 0.0
         heads = [sorted(self.positions.items()), sorted(levels.items())]
         parts = repr((heads, budget, self.whole, self.reach, self.cut, self.fused))
@@ -93,15 +94,15 @@ class Steering:
         }
 
     def with_position(self, head: str, position: float) -> Steering:
-        """This steering with one slider moved; a level to aim for is given up."""
+        """This steering with one slider moved. The head's level, if it has one, is removed."""
         return replace(self, positions={**self.positions, head: position}, levels=_without(self.levels, head))
 
     def with_level(self, head: str, level: float) -> Steering:
-        """This steering with a level to aim for in place of the slider's position."""
+        """This steering with a level for one head. The head's position, if it has one, is removed."""
         return replace(self, positions=_without(self.positions, head), levels={**self.levels, head: level})
 
     def without(self, head: str) -> Steering:
-        """This steering with one head at rest; what limits the others stays."""
+        """This steering without one head. The limits stay."""
         return replace(self, positions=_without(self.positions, head), levels=_without(self.levels, head))
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
-"""The meaning of formulas once more, in float64 and with nothing clever, to test the quick one against.
+"""A reference evaluation of formulas, in plain float64, to test `mixer.decoding.evaluate` against.
 
-Beside every number goes a bound of what float32 may lose in it, and the reference remembers how near it came to a
-jump: a cut, a threshold, or a tie between parts of different weights. Near those the quick one may decide otherwise.
+It carries a bound of the float32 rounding error beside every number. It also remembers how near it came to a jump: a
+cut, a threshold, or a tie between parts of different weights. Near a jump float32 may decide otherwise.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from mixer.formula.bind import BoundFormula, Branch
 
-ROUNDING = 2.0**-22  # a few of float32's
+ROUNDING = 2.0**-22  # a few rounding errors of float32
 
 
 class Refused(Exception):
@@ -23,7 +23,7 @@ class Refused(Exception):
 
 @dataclass
 class Vector:
-    """`(V,)` each but `size`: total, its error in float32, weight; and how large the weights are that make it up."""
+    """Total, its error in float32 and weight, each `(V,)`; and `size`, the sum of the absolute weights in it."""
 
     total: np.ndarray
     error: np.ndarray
@@ -35,10 +35,10 @@ class Reference:
     """Evaluates a bound formula for one position.
 
     Args:
-        scores: a judge's score of the text with a token after it, or with none.
+        scores: a function of judge and token: the judge's score of the text with this token, or with None, without one.
 
     Attributes:
-        margin: how far the nearest jump was, less what float32 may lose on the way there.
+        margin: distance to the nearest jump, less the rounding error of float32.
     """
 
     def __init__(self, bound: BoundFormula, logprobs: Mapping[Branch, np.ndarray], scores: Any = None) -> None:
@@ -54,7 +54,7 @@ class Reference:
             return self.normal(self.of(self.bound.formula.result))
 
     def jump(self, distance: Any, error: Any = 0.0) -> None:
-        """A decision that would fall otherwise if something were that much larger or smaller."""
+        """Record a decision that would change if a value changed by `distance`."""
         distances = np.abs(np.asarray(distance)) - error
         self.margin = min(self.margin, float(np.nanmin(distances, initial=np.inf)))
 
@@ -226,7 +226,7 @@ class Reference:
             if np.isfinite(change):
                 lost = (p_error.max() + q_error.max()) * (1 + np.abs(p).max(initial=0, where=p > -np.inf))
                 self.jump(change - node.divergence, 4 * lost + 1e-5 * (whole + change))
-            # Where nothing is left to compare, all has changed; from infinite to infinite, nothing has.
+            # If no other token is left, count it as a change; from infinite to infinite is no change.
             alone = np.all(p[others] == -np.inf) and np.isfinite(whole)
             mask[token] = alone or (not np.isnan(change) and change > node.divergence)
         return mask
@@ -278,7 +278,7 @@ class Reference:
 
 
 def tidy(total: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Errors with none where the total is infinite."""
+    """`error`, with 0 where the total is infinite."""
     return np.where(np.isfinite(total), error, 0.0)
 
 

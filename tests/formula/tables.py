@@ -1,4 +1,4 @@
-"""Models and judges made of numbers: what a formula is evaluated on where no network is needed."""
+"""Random tables in place of models and judges, to evaluate formulas without a network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.formula.trees import VOCABULARY
 
 
 def bound(formula: str | Expr | Formula) -> BoundFormula:
-    """A formula whose names are known; one that is no text is not checked."""
+    """A bound formula. Only a text is also checked."""
     if isinstance(formula, str):
         return compile_formula(formula, VOCABULARY).bound
     return bind(formula if isinstance(formula, Formula) else Formula(formula), VOCABULARY)

@@ -1,4 +1,4 @@
-"""What the names of a formula stand for, and which of its terms are one row of the batch."""
+"""Binding: what the names of a formula stand for, and which of its terms share a row of the batch."""
 
 from __future__ import annotations
 

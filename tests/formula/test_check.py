@@ -1,4 +1,4 @@
-"""What may stand where, and what the report says of weights."""
+"""The check: which trees it refuses, and what its report says about weights."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_sound_formulas_are_sound_and_say_the_same_as_trees_and_as_text(formula:
 @given(formulas(depth=3, strength=False))
 def test_the_weights_of_the_summands_add_up(formula: Formula):
     found, analyzer = check(formula), Analyzer(formula)
-    analyzer.whole("formula")
-    weights = [analyzer.analysis_of(summand.node).weight.point for summand in found.summands]
+    analyzer.analyze_formula("formula")
+    weights = [analyzer.analyze(summand.node).weight.point for summand in found.summands]
     factors = [summand.factor for summand in found.summands]
     if found.weight is not None and None not in weights:
         total = sum(factor * weight for factor, weight in zip(factors, weights, strict=True))  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Formulas that ask judges about the text, on judges made of numbers."""
+"""Formulas that ask judges about the text. The judges are tables of numbers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_judge_weighs_the_likeliest_tokens():
 
 
 def test_a_judge_reads_what_is_likeliest_without_any_judge():
-    """By default under the whole formula, else under `over`; never more tokens than there are, nor what is cut off."""
+    """The likeliest tokens are those of the whole formula, or of `over` if given. Tokens cut off are not asked."""
     base, polite = models("base", "polite")
     for form, over in [
         ("base + 3*judge(rude, k=3) - [polite]/2 + judge(polite, k=3)", base - polite / 2),

@@ -1,4 +1,4 @@
-"""Laws of the tree: what it prints reads back, and equal trees print alike."""
+"""Laws of the tree: its text parses to the same tree, and equal trees print alike."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_trees_of_every_shape_read_back_from_what_they_print(tree):
 @given(expressions(depth=2), expressions(depth=3, defined=["a"]), expressions(depth=3, defined=["a", "größe"]))
 def test_definitions_read_back_too(first, second, result):
     formula = Formula(result, (("a", first), ("größe", second)))
-    # A term of a name that is defined earlier is no tree that a text can say, and `expressions` makes none.
+    # No text gives a term with the name of an earlier definition, so `expressions` makes none.
     assert parse(str(formula)) == formula
 
 

@@ -1,4 +1,4 @@
-"""Random formulas: sound ones for whatever computes them, and trees of any shape for whatever reads and prints them."""
+"""Random formulas: valid ones to evaluate, and trees of any shape to parse and print."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ VOCABULARY = Vocabulary(
 NAMES = ("sliders", "base", "formality", "humor.negative", "polite", "rude", "negative")
 OPINIONS = ("politeness", "rude", "nontoxic")
 
-patient = settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault of trees
+patient = settings(suppress_health_check=[HealthCheck.too_slow])  # a busy machine makes drawing slow
 factors = st.floats(0.25, 4).map(lambda value: round(value, 3))
 shares = st.floats(0, 1).map(lambda value: round(value, 3))
 
 
 def terms(names: Sequence[str] = NAMES) -> st.SearchStrategy[Term]:
-    """Models: most a name alone, some a mix, some with a prompt."""
+    """Terms: mostly a single name, some a mix, some with a prompt."""
     weights = st.one_of(st.just(1.0), st.floats(-1.5, 1.5).map(lambda value: round(value, 2)))
     parts = st.lists(st.builds(Part, weights, st.sampled_from(names)), min_size=1, max_size=3).map(tuple)
     alone = st.builds(lambda name: Term((Part(1.0, name),)), st.sampled_from(names))
@@ -244,7 +244,7 @@ class _Grower:
 
 
 def expressions(depth: int = 5, defined: Sequence[str] = ()) -> st.SearchStrategy[Expr]:
-    """Trees of every shape that has a text, sense or none.
+    """Trees of every shape that has a text, whether `check` accepts them or not.
 
     Args:
         defined: names that the formula defines.

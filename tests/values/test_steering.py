@@ -1,4 +1,4 @@
-"""What a steering may be, and how one becomes another."""
+"""Steerings: allowed values, changed copies, equality and keys."""
 
 from __future__ import annotations
 
