@@ -69,7 +69,7 @@ class Replay(Session):
     @property
     def wanted(self) -> Wanted:
         """See `Session.wanted`: what the segment of the next token was written under."""
-        segment = self._segments[self._place(len(self.token_ids))]
+        segment = self._segments[self._place(len(self.state.token_ids))]
         if segment.mix is not self.mix:
             self.mix = segment.mix
         if segment.steering is not self.steering:
@@ -79,7 +79,7 @@ class Replay(Session):
 
     def script(self, index: int, most: int) -> list[int]:
         """See `Session.script`; never beyond the segment of the next token."""
-        return self._tokens[index : min(index + most, self._stops[self._place(len(self.token_ids))])]
+        return self._tokens[index : min(index + most, self._stops[self._place(len(self.state.token_ids))])]
 
     def _place(self, index: int) -> int:
         """The segment that holds a token; the last one where the text has ended."""

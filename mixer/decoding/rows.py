@@ -126,6 +126,11 @@ class RowGroup:
         return [row for row in self.rows if row.branch in bound.branches]
 
     @property
+    def exact(self) -> bool:
+        """Whether all keys and values in use were computed under the mix of this round."""
+        return not self._stale
+
+    @property
     def ready(self) -> bool:
         """Whether it has its step or will get none."""
         return bool(self.step or self.error or self.session.finish_reason)
@@ -169,7 +174,7 @@ class RowGroup:
             return
         session = self.session
         stale = self._apply(session.wanted)
-        tokens = session.token_ids
+        tokens = session.state.token_ids
         for row in self.rows:
             if stale and row.branch.follows:
                 row.filled = 0
@@ -204,7 +209,8 @@ class RowGroup:
         if wanted.mix is not former.mix:
             state = self.session.state
             state.apply_us = 1e6 * (time.perf_counter() - start)
-            if self.session.prompted.follows and state.token_ids and wanted.mix != former.mix:
+            cached = any(row.filled for row in self.rows if row.branch.follows)
+            if cached and wanted.mix != former.mix:
                 self._moved_at = start
                 if wanted.on_mix_change == "restart":
                     state.begin()
@@ -239,11 +245,11 @@ class RowGroup:
     @property
     def tokens(self) -> list[int]:
         """The text's tokens, and those guessed after them."""
-        return [*self.session.token_ids, *self._guess]
+        return [*self.session.state.token_ids, *self._guess]
 
     def pending(self) -> list[tuple[Row, int]]:
         """Rows that are still to be computed, and up to which position."""
-        tokens = len(self.session.token_ids) + len(self._guess)
+        tokens = len(self.session.state.token_ids) + len(self._guess)
         stops = [(row, len(row.prompt_ids) + tokens) for row in self._active_rows]
         return [(row, stop) for row, stop in stops if row.filled < stop]
 
@@ -277,15 +283,21 @@ class RowGroup:
         try:
             values = self._evaluated(done, last)
         except FormulaError:  # the place may lie behind a guess that fails
+            if self.drafting:  # a draft changes no text, so its faults end none
+                self._stop_guessing()
+                return
             if last == done:
                 raise
             values = self._evaluated(done, done)
         for place, logits in enumerate(values, done):
-            index = len(self.session.token_ids) + place
+            index = len(self.session.state.token_ids) + place
             if barred := state.barred(index):
                 logits = _without(logits, barred)
                 if logits.max() == -torch.inf:
-                    state.finish_reason = "ban"
+                    if self.drafting:
+                        self._stop_guessing()
+                    else:
+                        state.give_up()
                     return
             if not self.drafting and self._steers:
                 # A token that must not be drawn is not steered either: else a cut to few tokens might leave none.
@@ -315,7 +327,7 @@ class RowGroup:
 
     def _text_with(self, guesses: int) -> list[int]:
         """The text's tokens and so many guesses."""
-        return self.tokens[: len(self.session.token_ids) + guesses]
+        return self.tokens[: len(self.session.state.token_ids) + guesses]
 
     @property
     def _steers(self) -> bool:
@@ -340,7 +352,7 @@ class RowGroup:
             token = sampled[0][0]
             self._guess.append(token)
             if token in ends:
-                self._length = len(self._guess)
+                self._stop_guessing()
             return False
         for token, logprob in sampled:
             place = len(self._drawn)
@@ -352,12 +364,16 @@ class RowGroup:
                 return False
         return True
 
+    def _stop_guessing(self) -> None:
+        """Go on with the guesses that are there."""
+        self._length = len(self._guess)
+
     def _finish_round(self) -> None:
         """End the round: the sampled tokens come next in the text, and rows hold no guess that failed."""
         accepted = sum(drawn.guessed for drawn in self._drawn)
         for row in self.rows:
-            row.forget(row.last(len(self.session.token_ids)) + 1 + accepted)
-        if self.session.speculation and self.session.token_ids:
+            row.forget(row.last(len(self.session.state.token_ids)) + 1 + accepted)
+        if self.session.speculation and self.session.state.token_ids:
             self.session.speculation.saw(len(self._guess), accepted, self._seconds)
         self._ahead.extend(self._drawn)
         self._underway = False

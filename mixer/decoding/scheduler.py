@@ -35,7 +35,8 @@ class Scheduler:
     """Runs the sessions of one model.
 
     Args:
-        most_rows, most_tokens: what may be in flight at once, up to 64 rows; further sessions wait in a queue.
+        most_rows, most_tokens: what may be in flight at once, up to 64 rows; further sessions wait in a queue. What one
+            reader follows together runs, alone, even where it has more tokens.
         fold: where to fold mixes into the weights; None never does by itself.
         most_waiting: readers in the queue; one more is refused.
         prefix_tokens: tokens of prompts whose keys and values are kept for later texts.
@@ -202,7 +203,7 @@ class Scheduler:
                     self.turn.wait()
                 else:
                     self._compute(lockstep)
-            lockstep.waiting = False
+            lockstep.waiting, lockstep.served_at = False, time.perf_counter()
             ended = [group for group in lockstep.groups if group.session.finish_reason and not group.step]
             if ended and not self._computing:
                 for group in ended:

@@ -101,7 +101,7 @@ class Session:
     @property
     def token_ids(self) -> list[int]:
         """All tokens so far, without the prompt."""
-        return self.state.token_ids
+        return list(self.state.token_ids)
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -177,7 +177,7 @@ class Session:
 
     def close(self) -> None:
         """End the stream; its rows are freed before the next step. Closing twice is fine."""
-        self.state.finish_reason = self.finish_reason or "closed"
+        self.state.close()
         self._scheduler.wake()
 
     def __iter__(self) -> Iterator[Step]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -57,9 +58,9 @@ class StepRunner:
         began = time.perf_counter()
         models = {model.order: model for group in groups for model in group.session.prompted.models}
         held = [models[order] for order in sorted(models)]  # every thread takes locks in this order: no deadlock
-        for model in held:
-            model.lock.acquire()
-        try:
+        with ExitStack() as locks:
+            for model in held:
+                locks.enter_context(model.lock)
             rows = 1 + max(group.last_index for group in groups)
             for model in held:
                 model.backend.reserve(rows, max(group.session.most_tokens for group in groups))
@@ -72,9 +73,6 @@ class StepRunner:
             if self._fold and groups:
                 self._fold.settle(self._shared_mix(in_flight), max(group.session.state.room for group in groups))
             seconds = sum([self._forward(model, groups) for model in held])
-        finally:
-            for model in held:
-                model.lock.release()
         self.sample([group for group in groups if group.can_sample])
         self._overhead += 0.1 * (time.perf_counter() - began - seconds - self._overhead)
 
@@ -88,19 +86,18 @@ class StepRunner:
         positions: list[int] = []
         wanted: list[int] = []
         pieces: list[Piece] = []
-        budget = model.backend.chunk  # prompt tokens of one pass
+        prompts = sum(stop - row.filled > 1 for _, row, stop in pending)
+        budget = model.backend.chunk  # prompt tokens of one pass: equal shares, what short prompts leave to longer ones
         for group, row, stop in sorted(pending, key=lambda one: one[2] - one[1].filled):
             count = stop - row.filled
             if count > 1:
-                count = min(count, budget)
-                budget -= count
-            if count <= 0:
-                continue
+                count = min(count, max(1, budget // prompts))
+                budget, prompts = budget - count, prompts - 1
             stop = row.filled + count
             ids += row.ids(group.tokens, row.filled, stop)
             rows += [row.index] * count
             positions += range(row.filled, stop)
-            first = max(row.filled, row.last(len(group.session.token_ids)))  # logits before it do not matter
+            first = max(row.filled, row.last(len(group.session.state.token_ids)))  # logits before it do not matter
             logits_wanted = max(0, stop - first)
             wanted += range(len(ids) - logits_wanted, len(ids))
             pieces.append(Piece(group, row, stop, logits_wanted))
@@ -119,7 +116,7 @@ class StepRunner:
             own = range(at, at + piece.wanted)  # iterating over a tensor itself takes long
             piece.group.receive(piece.row, piece.stop, [logits[i] for i in own], [states[i] for i in own])
             at += piece.wanted
-            if piece.wanted and not piece.group.session.token_ids:
+            if piece.wanted and piece.group.exact and not piece.group.session.state.token_ids:
                 self._keep_prefix(piece.row)
         return seconds
 

@@ -29,7 +29,6 @@ class TextState:
     Attributes:
         text: all characters so far.
         token_ids: all tokens so far.
-        finish_reason: None while the text goes on; `ban` where every way on leads to a banned word.
         ends: tokens that end the text.
         bans: words that it may not hold.
         stream: what turns tokens into characters.
@@ -47,7 +46,8 @@ class TextState:
         self._tokenizer, self._prompt_ids, self._params = model.backend_tokenizer, prompt_ids, params
         self._context_room, self.bans = context_room, Bans(bans)
         self.ends = model.eos_ids
-        self.finish_reason: FinishReason | None = None
+        self._reason: FinishReason | None = None
+        self._closed = False
         self.apply_us: float | None = None
         self._born = time.perf_counter()
         self._first_at = self._last_at = None
@@ -61,6 +61,19 @@ class TextState:
         self._barred: dict[int, set[int]] = {}
         self._rewinds = 0
         self._cut(0)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the text ended; None while it goes on."""
+        return self._reason or ("closed" if self._closed else None)
+
+    def close(self) -> None:
+        """End the text where it stands. Any thread may; a reason that is there stays."""
+        self._closed = True
+
+    def give_up(self) -> None:
+        """End the text because every way on leads to a banned word."""
+        self._reason = "ban"
 
     @property
     def room(self) -> int:
@@ -83,7 +96,8 @@ class TextState:
     @property
     def segments(self) -> tuple[Segment, ...]:
         """The text so far, divided where the conditions of its tokens change."""
-        runs = groupby(zip(self.token_ids, self._under, strict=True), key=lambda drawn: drawn[1])
+        under = list(self._under)  # a token's conditions come after it, and another thread may be appending one
+        runs = groupby(zip(self.token_ids, under, strict=False), key=lambda drawn: drawn[1])
         return tuple(Segment(tuple(token for token, _ in run), *under) for under, run in runs)
 
     def stats(self, acceptance: float | None) -> Stats:
@@ -103,15 +117,15 @@ class TextState:
         self._appended += 1
         text, stopped = self._write(drawn.token)
         if stopped:
-            self.finish_reason = "stop"
+            self._reason = "stop"
         elif self.room <= 0:
-            self.finish_reason = "length" if len(self.token_ids) >= self._params.max_new_tokens else "context"
-        if self.finish_reason:
+            self._reason = "length" if len(self.token_ids) >= self._params.max_new_tokens else "context"
+        if self._reason:
             rest = self.stream.flush()
             self.text, text = self.text + rest, text + rest
         self._under.append(under)
         self._all_exact = self._all_exact and under.exact
-        banned_at = self.bans.find(self.text, ended=self.finish_reason is not None)
+        banned_at = self.bans.find(self.text, ended=self._reason is not None)
         if banned_at is not None:
             return self._take_back(banned_at, drawn, under, len(text))
         key, index = under.mix.key, len(self.token_ids) - 1
@@ -129,13 +143,13 @@ class TextState:
         """
         first = next((i for i, end in enumerate(self._text_ends) if end > banned_at), len(self.token_ids) - 1)
         begun, shown, dropped = self.token_ids[first], len(self.text) - added, len(self.token_ids) - first
-        self.finish_reason = None
+        self._reason = None
         self._cut(first)
         self._barred = {index: barred for index, barred in self._barred.items() if index <= first}
         self._barred.setdefault(first, set()).add(begun)
         self._rewinds += 1
         if self._rewinds >= MOST_REWINDS:
-            self.finish_reason = "ban"
+            self.give_up()
         rewind = max(0, shown - len(self.text))
         key, nats, levels = under.mix.key, drawn.nats, drawn.levels
         return Step(drawn.token, "", drawn.logprob, key, under.exact, first, rewind, dropped, nats=nats, levels=levels)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import torch
 
 from mixer import Desk, SamplingParams, Session, Step
 from mixer.decoding.text import Bans
-from tests.decoding.conftest import PROMPTS, params
+from tests.decoding.conftest import PROMPTS, params, renew, same, trace
 
 FREE = SamplingParams(max_new_tokens=40, seed=3, temperature=1.5, top_p=1.0)
 
@@ -115,3 +116,49 @@ def test_neighbors_do_not_notice(desk: Desk):
     for _ in desk.lockstep(session, other):
         pass
     assert other.token_ids == list(alone)
+
+
+class _Once(Bans):
+    """Bans whatever the first token writes, once."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.done = False
+
+    def find(self, text: str, ended: bool) -> int | None:
+        found, self.done = (None if self.done or not text else 0), self.done or bool(text)
+        return found
+
+
+@pytest.mark.parametrize("way", ["keep", "refill"])
+def test_a_move_after_the_whole_text_was_taken_back_counts_as_a_move(desk: Desk, way: str):
+    prompt, mix = "The harbor lay still, and no one had come down.", desk.mix(humor=2)
+    session = desk.session(prompt, None, FREE, way)  # type: ignore[arg-type]
+    session.state.bans = _Once()
+    steps = []
+    for step in session:
+        steps.append(step)
+        if step.dropped and not session.token_ids:
+            session.mix = mix
+    assert steps[0].dropped and steps[1].exact is (way == "refill")
+    if way == "refill":
+        logits = desk.model.logits(session.prompt_ids, mix.coefficients(desk.anchors)).clone()
+        logits[steps[0].token_id] = -torch.inf  # what the ban bars
+        expected = float(logits[steps[1].token_id] - logits.logsumexp(0))
+        assert abs(steps[1].logprob - expected) < 1e-4
+    # What is kept of the prompt for later texts was computed under their mix too.
+    kept = trace(desk.session(prompt, mix, FREE))
+    renew(desk)
+    assert same(desk, kept, trace(desk.session(prompt, mix, FREE)))
+
+
+def test_a_text_that_is_closed_while_a_word_is_taken_back_stays_closed(desk: Desk):
+    session = desk.session(PROMPTS[0], None, FREE)
+
+    class Closing(_Once):
+        def find(self, text: str, ended: bool) -> int | None:
+            session.close()
+            return super().find(text, ended)
+
+    session.state.bans = Closing()
+    assert len(follow(session)) == 1 and session.finish_reason == "closed"

@@ -256,7 +256,7 @@ def test_a_known_prompt_is_not_read_again_and_gives_the_same_text(
         desk.scheduler = past
 
 
-def test_a_known_prompt_that_waits_for_room_is_not_used_under_another_mix(
+def test_a_known_prompt_is_not_used_under_a_mix_that_comes_while_the_rest_of_it_is_read(
     desk: Desk, spy: Spy, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(desk.model.backend, "chunk", 8)
@@ -266,7 +266,7 @@ def test_a_known_prompt_that_waits_for_room_is_not_used_under_another_mix(
     spy.calls.clear()
     spy.before = lambda: setattr(session, "mix", target)
     steps = [step for _, step in desk.lockstep(busy, session) if step]
-    assert len(spy.calls[0]) == 1, "the first pass was full"
+    assert len(spy.calls[0]) == 2 and sum(spy.calls[0].values()) == 8, "two long prompts share a pass"
     assert [(step.mix_key, step.exact) for step in steps] == [(mix.key, True), (target.key, False)]
     expected = uncached(desk, session.prompt_ids, mix)
     assert steps[0].logprob == pytest.approx(float(expected[steps[0].token_id]), abs=1e-4)

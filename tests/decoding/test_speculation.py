@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import mixer.decoding.prompted
 import mixer.decoding.rows
 from mixer import Desk, SamplingParams
 from mixer.decoding.evaluate import evaluate
@@ -220,3 +221,29 @@ def test_the_length_of_a_block_follows_rate_and_cost():
     assert fresh.length(5) == 0, "one pass without guesses, and one with some, to know what they cost"
     fresh.saw(0, 0, 1.0)
     assert fresh.length(5) == 2 and fresh.length(1) == 1 and fresh.length(0) == 0
+
+
+def test_a_draft_whose_only_token_is_barred_stops_guessing(desk: Desk):
+    plain = "sliders + 0.2*[humor.positive]"
+    for seed in range(4):
+        tokens = []
+        for formula in (plain, f"supersede(top(base, k=1), {plain})"):
+            session = desk.session(PROMPT, None, options(seed, 30), formula=formula)
+            session.state.barred = lambda index: {1 + index % 3, 4}  # type: ignore[method-assign]
+            tokens.append([step.token_id for step in session])
+        assert tokens[0] == tokens[1] and len(tokens[0]) == 30
+
+
+def test_a_draft_that_comes_to_nothing_ends_no_text(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    plain = "sliders + 0.2*[humor.positive]"
+    formula = desk.formula(f"supersede(top(base, k=1), {plain})")
+
+    def without_draft(bound, logprobs, reader=None):
+        if bound is formula.bound.draft:
+            raise FormulaError("It comes to nothing there.", "", "", 0, 1)
+        return evaluate(bound, logprobs, reader)
+
+    expected = desk.generate(PROMPT, None, options(3, 30), plain).token_ids
+    monkeypatch.setattr(mixer.decoding.rows, "evaluate", without_draft)
+    monkeypatch.setattr(mixer.decoding.prompted, "evaluate", without_draft)
+    assert desk.generate(PROMPT, None, options(3, 30), formula).token_ids == expected
