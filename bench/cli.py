@@ -18,7 +18,7 @@ from bench.harness.config import DTYPES, PEERS, BenchConfig
 from mixer.cli.options import REWARDS, command
 from mixer.errors import BadArtifact, MixerError
 from mixer.process import quiet_libraries
-from mixer.resources import ANCHORS, BASE, JUDGES
+from mixer.resources import BASE, JUDGES, TINY_ANCHORS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +77,7 @@ def _speed_command(
     added.add_argument("--dtype", choices=DTYPES, default="float32", help="precision of the weights of all systems")
     added.add_argument("--threads", type=int, default=0, help="most threads of each system; 0 is all cores")
     added.add_argument("--base", type=Path, default=BASE, help="folder of a Llama-like model")
-    added.add_argument("--anchors", type=Path, default=ANCHORS, help="folder of adapters")
+    added.add_argument("--anchors", type=Path, default=TINY_ANCHORS, help="folder of adapters")
     added.add_argument("--seed", type=int, default=0, help="of coefficients and moves")
     return added
 
@@ -173,7 +173,7 @@ def run_fidelity(options: argparse.Namespace) -> dict:
     from mixer.training.head_training import HeadTraining
     from mixer.training.reward_head import HeadConfig
 
-    training = HeadTraining(BASE, ANCHORS, options.data, options.work, HeadConfig(texts=options.texts))
+    training = HeadTraining(BASE, TINY_ANCHORS, options.data, options.work, HeadConfig(texts=options.texts))
     found = {}
     for attribute in options.attributes:
         report = rewards(attribute, training, options.sweep)
@@ -192,13 +192,13 @@ def run_steering(options: argparse.Namespace) -> dict:
     from mixer.training.head_training import HeadTraining
     from mixer.training.reward_head import HeadConfig
 
-    training = HeadTraining(BASE, ANCHORS, options.data, options.work, HeadConfig(texts=options.texts))
+    training = HeadTraining(BASE, TINY_ANCHORS, options.data, options.work, HeadConfig(texts=options.texts))
     loglikelihoods = base_loglikelihoods(options.fluency or BASE)
     fluency, judges = options.fluency.name if options.fluency else "the base itself", load_judges(JUDGES)
     found = {}
     for attribute in options.attributes:
         sizes = {"prompts": options.prompts, "tokens": options.tokens, "seed": options.seed}
-        report = steering(attribute, training, ANCHORS, judges, loglikelihoods, fluency, **sizes)
+        report = steering(attribute, training, TINY_ANCHORS, judges, loglikelihoods, fluency, **sizes)
         found[attribute] = json.loads(report.to_json())
         if not options.json:
             print(report.table(), report.details(), sep="\n\n", end="\n\n")

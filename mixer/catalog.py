@@ -20,8 +20,10 @@ from mixer.judges.features import Words
 from mixer.judges.linear import Judges
 from mixer.model.base import load_base
 from mixer.model.model import Model
+from mixer.model.shipped_base import find_base
 from mixer.rewards.controller import RewardController
 from mixer.rewards.rad import load_rad
+from mixer.values.chat import Prompt
 from mixer.values.mix import Attribute
 
 PROBE = "The 3 Müllers'\\n\\n  don't—say: “hello”…"
@@ -66,7 +68,7 @@ class Catalog:
         """
         _new(name, self._models)
         own = self._model
-        lm, tokenizer = load_base(str(source), own.device, own.dtype)
+        lm, tokenizer = load_base(find_base(source).source, own.device, own.dtype)
         differs = _difference(own, lm, tokenizer)
         if differs:
             raise Unsupported(
@@ -102,14 +104,14 @@ class Catalog:
         model = self._model
         self.controller.models[name] = load_rad(model.lm, Path(folder), native=model.wants_native)
 
-    def prompted(self, bound: BoundFormula, more: Iterable[Branch], prompt: str) -> PromptedFormula:
+    def prompted(self, bound: BoundFormula, more: Iterable[Branch], prompt: Prompt) -> PromptedFormula:
         """A formula on a prompt, with what each of its branches reads before the text.
 
         Args:
             more: branches to compute besides the formula's own: a draft's, or the base that a budget counts from.
 
         Raises:
-            InvalidValue: the prompt is empty or does not fit.
+            InvalidValue: the prompt is empty or does not fit. Unsupported: see `mixer.decoding.text.encode_prompt`.
         """
         own = self._model
         models = {row: self._models[row.model] if row.model else own for row in (*bound.branches, *more)}
@@ -117,8 +119,10 @@ class Catalog:
             BranchPrompt(row, model, tuple(encode_branch(model, row, prompt))) for row, model in models.items()
         )
         ids = tuple(encode_prompt(own, prompt))
-        opinions = OpinionSource(self._judges, self.controller, own.backend_tokenizer, prompt, ids)
-        return PromptedFormula(own, prompt, ids, bound, branch_prompts, self.controller, opinions)
+        # Judges read what a text goes on from, but not what a reply replies to.
+        before = prompt if isinstance(prompt, str) else ""
+        opinions = OpinionSource(self._judges, self.controller, own.backend_tokenizer, before, ids)
+        return PromptedFormula(own, str(prompt), ids, bound, branch_prompts, self.controller, opinions)
 
 
 def _new(name: str, taken: Iterable[str]) -> None:

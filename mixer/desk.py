@@ -5,17 +5,16 @@ The one class that programs and doors need. Knows nothing of pages, command line
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mixer.adapters.anchor_set import AnchorSet, load_anchors
-from mixer.adapters.fingerprint import base_fingerprint
+from mixer.adapters.anchor_set import AnchorSet
 from mixer.catalog import Catalog
 from mixer.decoding.lockstep import in_batches
 from mixer.decoding.reference import first_logprobs
@@ -24,20 +23,20 @@ from mixer.decoding.scheduler import Scheduler
 from mixer.decoding.session import Session
 from mixer.decoding.speculation import Speculation
 from mixer.decoding.steps import OnMixChange, Segment, Stats, Step
-from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName, Unsupported
+from mixer.errors import InvalidValue, UnknownName, Unsupported
 from mixer.formula.bind import BASE as BASE_ROW
 from mixer.formula.bind import BoundFormula, Vocabulary, bind
 from mixer.formula.compile import CompiledFormula, compile_formula
 from mixer.formula.tree import Formula, Part, Term
-from mixer.judges.linear import Judges, load_judges
+from mixer.judges.linear import Judges
+from mixer.loader import load_extras, load_resident
 from mixer.model.auto_fold import AutoFold
-from mixer.model.base import DeviceMap, is_quantized, load_base, local_folder, pick_device, pick_dtype
+from mixer.model.base import DeviceMap, is_quantized
 from mixer.model.model import SCRATCH, Model
-from mixer.resources import ANCHORS, BASE, JUDGES
 from mixer.rewards.controller import RewardController
-from mixer.rewards.files import load_rewards
 from mixer.rewards.heads import Reward
 from mixer.values.bounds import bounded
+from mixer.values.chat import Conversation, Prompt
 from mixer.values.mix import Attribute, Mix, MixRule, Setting
 from mixer.values.request import Request
 from mixer.values.sampling import SamplingParams
@@ -71,6 +70,7 @@ class Desk:
         quantized: the scheme of the base's weights, such as `nf4` or `int8`; None if they are plain numbers.
         judges: the judges that score texts; None where none are loaded.
         problems: what could not be loaded and why; empty when loaded strictly.
+        notes: what a person should know of what was loaded, one sentence each.
         model: the resident model: base, tokenizer and anchors, with the backend that computes.
         catalog: what formulas can name here.
         auto_fold: folds mixes into the weights where that pays.
@@ -86,6 +86,7 @@ class Desk:
         problems: Sequence[str] = (),
         auto_fold: bool = True,
         rewards: Mapping[str, Reward] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.model, self.judges = model, judges
         self.auto_fold = AutoFold(model.backend, SCRATCH)
@@ -94,7 +95,7 @@ class Desk:
         self.attributes: Mapping[str, Attribute] = MappingProxyType(dict(anchors.attributes))
         self.anchors, self.context, self.name = model.anchors, model.context, name
         self.quantized = is_quantized(model.lm)
-        self.problems = tuple(problems)
+        self.problems, self.notes = tuple(problems), tuple(notes)
         controller = RewardController(rewards or {}, model.embedding)
         model.backend.put_heads([(reward.head.down, reward.head.up) for reward in controller.heads.values()])
         self.catalog = Catalog(model, self.attributes, judges, controller)
@@ -118,8 +119,9 @@ class Desk:
         """Load a base model and its anchors.
 
         Args:
-            base: folder or hub id of a causal LM; the embedded model if None.
-            anchors: folder or hub id; the shipped anchors if None.
+            base: folder or hub id of a causal LM, a `.gguf` file, or `tiny` for the embedded model. If None, SmolLM2
+                where its wheel is installed or the hub can be reached; else the embedded model.
+            anchors: folder or hub id; the anchors that are shipped for this base if None.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
             dtype: `auto`, `float32`, `bfloat16`, `float16`; `auto` is float32 on a CPU where nothing is quantized.
             judges: folder of judges; the shipped ones, if they are there, if None.
@@ -135,38 +137,19 @@ class Desk:
         Raises:
             MixerError: the base cannot be loaded, or, if strict, anything else cannot.
         """
-        if device_map is not None and device != "auto":
-            raise InvalidValue(f"The device {device!r} and a device map exclude each other.", "Give one of them.")
-        where = pick_device(device)
-        name = str(base or BASE)
-        lm, tokenizer = load_base(name, where, pick_dtype(dtype, where, quantize), quantize, device_map)
-        problems: list[MixerError] = []
-        found, loaded_judges, rewards = AnchorSet({}, (), ()), None, {}
-        try:
-            folder = local_folder(str(anchors or ANCHORS))
-            found = load_anchors(folder, lm, name, any_base)
-            rewards, odd = load_rewards(
-                folder, lm.config.get_text_config().hidden_size, None if any_base else base_fingerprint(lm)
-            )
-            problems += (*found.problems, *odd)
-        except BadArtifact as error:
-            problems.append(error)
-        if judges or JUDGES.is_dir():
-            try:
-                loaded_judges = load_judges(Path(judges or JUDGES))
-            except BadArtifact as error:
-                problems.append(error)
-        if strict and problems:
-            raise problems[0]
-        shown = Path(name).name if base else f"embedded {lm.num_parameters() / 1e6:.0f}M"
+        found = load_resident(base, device, dtype, quantize, device_map)
+        extras = load_extras(found, anchors, judges, any_base)
+        if strict and extras.problems:
+            raise extras.problems[0]
         return cls(
-            Model(lm, tokenizer, found, native),
-            found,
-            loaded_judges,
-            shown,
-            [str(p) for p in problems],
+            Model(found.lm, found.tokenizer, extras.anchors, native),
+            extras.anchors,
+            extras.judges,
+            found.shown,
+            [str(problem) for problem in extras.problems],
             auto_fold,
-            rewards,
+            extras.rewards,
+            extras.notes,
         )
 
     @property
@@ -226,7 +209,7 @@ class Desk:
         return compile_formula(text, self.vocabulary)
 
     def add_model(self, name: str, source: str | Path) -> None:
-        """Load another base model that formulas may use, as `[base, model=name]`; see `Catalog.add_model`."""
+        """Load another base that formulas may use, as `[base, model=name]`; see `Catalog.add_model`."""
         self.catalog.add_model(name, source)
 
     def add_judge(self, name: str, source: str | Path, label: str | int | None = None) -> None:
@@ -244,7 +227,7 @@ class Desk:
 
     def logprobs(
         self,
-        prompt: str,
+        prompt: Prompt,
         mix: Mix | None = None,
         formula: str | CompiledFormula | None = None,
         steering: Steering | None = None,
@@ -259,7 +242,7 @@ class Desk:
 
     def session(
         self,
-        prompt: str,
+        prompt: Prompt,
         mix: Mix | None = None,
         params: SamplingParams | None = None,
         on_mix_change: OnMixChange = "keep",
@@ -270,6 +253,7 @@ class Desk:
         """A text about to be written, whose mix can be moved while it streams.
 
         Args:
+            prompt: how the text begins, or a conversation to reply to; see `chat_session`.
             on_mix_change: `keep` the cache (no delay, an approximation, steps say `exact=False`), `refill` it (the next
                 token is exact), or `restart` the text.
             formula: what to write by, as text or compiled by `formula`; `sliders`, the mix itself, if None.
@@ -294,7 +278,7 @@ class Desk:
 
     def replay(
         self,
-        prompt: str,
+        prompt: Prompt,
         segments: Sequence[Segment],
         params: SamplingParams | None = None,
         formula: str | CompiledFormula | None = None,
@@ -319,7 +303,7 @@ class Desk:
 
     def stream(
         self,
-        prompt: str,
+        prompt: Prompt,
         mix: Mix | None = None,
         params: SamplingParams | None = None,
         formula: str | CompiledFormula | None = None,
@@ -330,7 +314,7 @@ class Desk:
 
     def generate(
         self,
-        prompt: str,
+        prompt: Prompt,
         mix: Mix | None = None,
         params: SamplingParams | None = None,
         formula: str | CompiledFormula | None = None,
@@ -338,6 +322,23 @@ class Desk:
     ) -> Output:
         """Write one text under one mix."""
         return self._finished([self.session(prompt, mix, params, formula=formula, steering=steering)])[0]
+
+    def chat_session(
+        self, messages: Iterable[Mapping[str, str]] | str | Conversation, *args: Any, **options: Any
+    ) -> Session:
+        """A reply about to be written; arguments as in `session`.
+
+        Args:
+            messages: `{"role": "system" | "user" | "assistant", "content": ...}` each, or what the user says.
+
+        Raises:
+            Unsupported: the model has no chat template. InvalidValue: these are no messages. And as for `session`.
+        """
+        return self.session(Conversation.of(messages), *args, **options)
+
+    def chat(self, messages: Iterable[Mapping[str, str]] | str | Conversation, *args: Any, **options: Any) -> Output:
+        """Write one reply under one mix; messages as in `chat_session`, other arguments as in `generate`."""
+        return self.generate(Conversation.of(messages), *args, **options)
 
     def generate_batch(self, requests: Sequence[Request]) -> list[Output]:
         """Write many texts, each under its own mix, up to 32 rows a batch; results in the order of the requests."""

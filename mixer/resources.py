@@ -9,6 +9,8 @@ _PACKAGE = Path(str(files("mixer")))
 # A wheel carries both folders inside the package; in a checkout they lie beside it.
 ROOT = _PACKAGE if (_PACKAGE / "assets").is_dir() else _PACKAGE.parent
 ASSETS, ANCHORS = ROOT / "assets", ROOT / "anchors"
+# Pairs and labels are shared by all bases; each base has a folder of anchors of its own.
+PAIRS, TINY_ANCHORS = ANCHORS / "pairs", ANCHORS / "tiny"
 # Where commands write by default: beside the checkout's own files, or below the current folder.
 OUTPUTS = Path() if ROOT == _PACKAGE else ROOT
 BASE, JUDGES, PRESETS, WEB = ASSETS / "base", ASSETS / "judges", ASSETS / "presets.yaml", ASSETS / "web"

@@ -6,6 +6,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The desk's own default is SmolLM2 where it is installed; most laws are shown on the 12M model, which is there always.
+os.environ.setdefault("MIXER_BASE", "tiny")
 
 from pathlib import Path
 

@@ -14,7 +14,7 @@ from mixer import Desk, SamplingParams
 from tests.factory import merged_reference
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE, ANCHORS = ROOT / "assets" / "base", ROOT / "anchors"
+BASE, ANCHORS = ROOT / "assets" / "base", ROOT / "anchors" / "tiny"
 ATTRIBUTES = ["formality", "humor", "poetry", "politeness", "sentiment", "simplicity"]
 PROMPT = "The last train of the evening was"
 
@@ -55,10 +55,10 @@ def test_any_coefficients_equal_the_merged_weights(desk: Desk, seed: int):
 
 def test_every_pole_makes_its_own_texts_likelier(desk: Desk):
     """On pairs that no anchor was trained on, each pole prefers its own text more than the other pole does."""
-    from mixer.training.data import read_pairs, split_pairs
+    from mixer.training.data import find_pairs, split_pairs
 
     for attribute in ATTRIBUTES:
-        pairs = split_pairs(read_pairs(ANCHORS / attribute / "pairs.jsonl"), "test")[:24]
+        pairs = split_pairs(find_pairs(None, attribute), "test")[:24]
         right = 0
         for pair in pairs:
             margin = {}

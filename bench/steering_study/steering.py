@@ -43,6 +43,7 @@ from mixer.judges.linear import Judges
 from mixer.measure.control import LogLikelihoods, held_out_prompts
 from mixer.model.base import load_base, pick_device
 from mixer.model.model import Model
+from mixer.model.shipped_base import find_base
 from mixer.rewards.files import FOLDER, load_reward
 from mixer.rewards.heads import Reward, RewardHead
 from mixer.rewards.rad import REPORT, WEIGHTS
@@ -110,9 +111,10 @@ def writer_for(attribute: str, bench: HeadTraining, anchors: Path) -> Writer:
     Raises:
         BadArtifact: there is no head for it, or no reward model in `bench.work`.
     """
-    lm, tokenizer = load_base(str(bench.base), pick_device("cpu"), torch.float32)
-    found, rewards = load_anchors(anchors, lm, str(bench.base)), heads_for(attribute, bench, anchors)
-    desk = Desk(Model(lm, tokenizer, found), found, None, Path(bench.base).name, rewards=rewards)
+    base = find_base(bench.base)
+    lm, tokenizer = load_base(base.source, pick_device("cpu"), torch.float32)
+    found, rewards = load_anchors(anchors, lm, base.name), heads_for(attribute, bench, anchors)
+    desk = Desk(Model(lm, tokenizer, found), found, None, base.shown, rewards=rewards)
     desk.add_reward(RAD, bench.teacher_folder(attribute))
     return Writer(desk, rewards, DIRECTIONS.get(attribute, Direction(attribute, 1.0, attribute, 1.0)))
 

@@ -1,6 +1,6 @@
 """The anchors in a folder: its attributes, their adapters, labels and calibration, and what cannot be used.
 
-    anchors/ATTRIBUTE/attribute.yaml          labels of the poles, a description
+    anchors/ATTRIBUTE/attribute.yaml          labels of the poles, a description; without it, the shipped ones if any
     anchors/ATTRIBUTE/{negative,positive}/    adapter_config.json, adapter_model.safetensors
     anchors/NAME/adapter_config.json          a single adapter: an attribute with a positive pole alone
     anchors/coupling.json                     the slider calibration: what all anchors do to all scores
@@ -25,6 +25,7 @@ from mixer.adapters.calibration_file import load_calibration
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.adapters.peft import CONFIG, Adapter, load_adapter
 from mixer.errors import BadArtifact, MixerError
+from mixer.resources import PAIRS
 from mixer.values.mix import POLES, Attribute, Pole
 
 LABELS = "attribute.yaml"
@@ -48,8 +49,15 @@ class AnchorSet:
 
 
 def anchors_fingerprint(base: str, adapters: Iterable[Adapter]) -> str:
-    """16 hex digits that identify a set of adapters on a base, which is given by its fingerprint."""
-    digest = hashlib.sha256(base.encode())
+    """16 hex digits that identify a set of adapters on a base.
+
+    Args:
+        base: the base's fingerprint. Adapters that name the base that they were trained on count as on that one, so
+            that the same model in another precision gives the same digits.
+    """
+    adapters = list(adapters)
+    named = {adapter.trained_on for adapter in adapters if adapter.trained_on}
+    digest = hashlib.sha256((named.pop() if len(named) == 1 else base).encode())
     for adapter in adapters:
         for module, part in sorted(adapter.parts.items()):
             digest.update(f"{adapter.anchor.name} {module} {part.scaling!r}".encode())
@@ -109,12 +117,12 @@ def load_anchors(folder: Path, model: nn.Module, base: str, any_base: bool = Fal
 
 
 def read_labels(home: Path) -> tuple[tuple[str, str], str]:
-    """Labels of the (negative, positive) pole and the description, from `attribute.yaml` if there is one.
+    """Labels of the (negative, positive) pole and the description, from its own file or the shipped one of its name.
 
     Raises:
         BadArtifact: the file is damaged.
     """
-    path = home / LABELS
+    path = home / LABELS if (home / LABELS).is_file() else PAIRS / f"{home.name}.yaml"
     if not path.is_file():
         return _plain_labels(home.name), ""
     try:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from mixer.adapters.fingerprint import is_same_base
 from mixer.adapters.low_rank import LowRank
 from mixer.errors import BadArtifact, Unsupported
 from mixer.values.mix import Anchor, Pole
@@ -42,10 +43,15 @@ CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True)
 class Adapter:
-    """An anchor with its matrices, by the module names of the base model."""
+    """An anchor with its matrices, by the module names of the base model.
+
+    Attributes:
+        trained_on: the fingerprint of the base that it was trained on; empty where its file has none.
+    """
 
     anchor: Anchor
     parts: Mapping[str, LowRank]
+    trained_on: str = ""
 
 
 def load_adapter(
@@ -67,7 +73,7 @@ def load_adapter(
     named_base = str(config.get("base_model_name_or_path") or "")
     trained_on = metadata.get("base_fingerprint")
     if not any_base:
-        if trained_on and trained_on != fingerprint:
+        if trained_on and not is_same_base(trained_on, fingerprint):
             raise BadArtifact(
                 f"{path} was trained on another base model ({named_base or 'unnamed'}, fingerprint {trained_on}; "
                 f"this one has {fingerprint}).",
@@ -87,7 +93,7 @@ def load_adapter(
         alpha = _pattern(config.get("alpha_pattern"), module, anchor.lora_alpha)
         rank = a.shape[0]
         parts[module] = LowRank(a, b, alpha / (rank**0.5 if rslora else rank))
-    return Adapter(anchor, parts)
+    return Adapter(anchor, parts, trained_on or "")
 
 
 def _read_config(path: Path) -> dict[str, Any]:

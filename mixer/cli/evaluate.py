@@ -9,7 +9,7 @@ from typing import Any
 
 from mixer.cli.bench import add_door
 from mixer.cli.options import command, load_desk
-from mixer.resources import ANCHORS, BASE, JUDGES, OUTPUTS
+from mixer.resources import ANCHORS, JUDGES
 from mixer.values.mix import RULES
 
 
@@ -66,7 +66,7 @@ def evaluate_control(options: argparse.Namespace) -> dict:
         tokens=options.tokens,
         seed=options.seed,
         rule=options.rule,
-        loglikelihoods=base_loglikelihoods(options.base or str(BASE)),
+        loglikelihoods=base_loglikelihoods(options.base),
     )
     return _write_report(report, options)
 
@@ -86,7 +86,7 @@ def evaluate_coupling(options: argparse.Namespace) -> dict:
         mixes=tuple(options.mixes),
         tokens=options.tokens,
         seed=options.seed,
-        loglikelihoods=base_loglikelihoods(options.base or BASE),
+        loglikelihoods=base_loglikelihoods(options.base),
     )
     fingerprint = anchors_fingerprint(base_fingerprint(desk.base_model), desk.anchor_set.adapters)
     folder = _anchors_folder(options)
@@ -108,7 +108,7 @@ def evaluate_formulas(options: argparse.Namespace) -> dict:
         prompts=held_out_prompts(count=options.prompts),
         tokens=options.tokens,
         seed=options.seed,
-        loglikelihoods=base_loglikelihoods(options.base or str(BASE)),
+        loglikelihoods=base_loglikelihoods(options.base),
     )
     return _write_report(report, options)
 
@@ -126,16 +126,20 @@ def _write_report(report: Any, options: argparse.Namespace) -> dict:
 def evaluate_card(options: argparse.Namespace) -> dict:
     """Write the model card. Returns its path."""
     from mixer.measure.card import measure_card
+    from mixer.model.shipped_base import find_base
 
-    anchors = Path(options.anchors or ANCHORS)
-    path = measure_card(load_desk(options), Path(options.base or BASE), anchors, JUDGES, _anchors_folder(options))
+    base = find_base(options.base)
+    anchors = Path(options.anchors or ANCHORS / base.anchors)
+    path = measure_card(load_desk(options), Path(base.source), anchors, JUDGES, _anchors_folder(options))
     if not options.json:
         print(path)
     return {"card": str(path)}
 
 
 def _anchors_folder(options: argparse.Namespace) -> Path:
-    """Where reports about the anchors go: beside them, or into `anchors` where the shipped ones lie in the package."""
-    folder = Path(options.anchors or OUTPUTS / "anchors")
+    """Where reports about the anchors go: beside them, or below `anchors` where the shipped ones are in the package."""
+    from mixer.training.frozen_base import own_folder
+
+    folder = Path(options.anchors) if options.anchors else own_folder(options.base)
     folder.mkdir(parents=True, exist_ok=True)
     return folder

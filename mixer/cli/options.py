@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ def command(
     added.set_defaults(run=run)
     added.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
     if desk:
-        added.add_argument("--base", help="folder or hub id of a causal LM; the embedded one by default")
+        added.add_argument("--base", help="folder, hub id or .gguf file of a causal LM, or `tiny`; SmolLM2 by default")
         added.add_argument("--anchors", help="folder or hub id of anchors; the shipped ones by default")
         added.add_argument("--device", default="auto")
         added.add_argument("--dtype", default="auto")
@@ -112,6 +113,8 @@ def load_desk(options: argparse.Namespace, mix: Mix | None = None, steering: Ste
         quantize=options.quantize,
         device_map=options.device_map,
     )
+    for note in desk.notes:
+        print(note, file=sys.stderr)
     add_sources(desk, options)
     if mix is not None:
         for attribute in mix.settings:

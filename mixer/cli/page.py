@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 from typing import Any
 
@@ -44,6 +45,8 @@ def serve(options: argparse.Namespace) -> dict:
     give_back_memory()
     load = {name: getattr(options, name) for name in LOADED_FROM}
     desk = Desk.load(**load, strict=False)
+    for note in desk.notes:
+        print(note, file=sys.stderr)
     add_sources(desk, options)
     if options.anchors is not None and not (desk.attributes or desk.rewards):
         raise BadArtifact(next(iter(desk.problems), f"There is no anchor in {options.anchors}."))

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mixer.cli.options import REWARDS, command
-from mixer.errors import InvalidValue
-from mixer.resources import ANCHORS, BASE, OUTPUTS
+from mixer.resources import ANCHORS, OUTPUTS
 from mixer.values.mix import POLES
+
+BASE_HELP = "any causal LM: folder, hub id, .gguf file or `tiny`; SmolLM2 by default, where it is installed"
+OUT_HELP = "the folder of what is shipped for the base by default, where something is"
 
 
 def add(commands: Any) -> None:
@@ -34,11 +36,9 @@ def add(commands: Any) -> None:
         if name == "anchor":
             anchor.add_argument("attribute")
             anchor.add_argument("pole", choices=POLES)
-        anchor.add_argument("--base", help="folder or hub id of any causal LM; the embedded one by default")
+        anchor.add_argument("--base", help=BASE_HELP)
         anchor.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
-        anchor.add_argument(
-            "--out", type=Path, help="the shipped anchors' folder by default, for the embedded base alone"
-        )
+        anchor.add_argument("--out", type=Path, help=OUT_HELP)
         anchor.add_argument("--steps", type=int, help="optimizer steps an anchor")
         anchor.add_argument("--rank", type=int)
         anchor.add_argument("--overwrite", action="store_true", help="train again what is already there")
@@ -54,11 +54,11 @@ def add(commands: Any) -> None:
     reward.add_argument("attribute")
     reward.add_argument("--kind", choices=("rad", "arm"), default="arm", help="the reward model, or the head")
     reward.add_argument("--from", dest="source", choices=("rad", "responses"), default="rad", help="what a head learns")
-    reward.add_argument("--base", help="folder or hub id of a causal LM; the embedded one by default")
+    reward.add_argument("--base", help=BASE_HELP)
     reward.add_argument("--anchors", type=Path, help="whose mixes a head is to bear; the shipped ones by default")
     reward.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
     reward.add_argument("--work", type=Path, default=REWARDS, help="reward models, unfinished runs and caches")
-    reward.add_argument("--out", type=Path, help="the shipped anchors' folder by default, for the embedded base alone")
+    reward.add_argument("--out", type=Path, help=OUT_HELP)
     reward.add_argument("--minutes", type=float, help="of a reward model's training")
     reward.add_argument("--lora", type=int, help="a reward model by adapters of this rank, not by all weights")
     reward.add_argument("--rank", type=int, help="of a head")
@@ -82,9 +82,7 @@ def train_anchors(options: argparse.Namespace) -> dict:
 
     changes = {name: getattr(options, name) for name in ("steps", "rank") if getattr(options, name) is not None}
     config = anchor.AnchorConfig(**changes)
-    if options.base and not options.out:
-        raise InvalidValue("Anchors for another base would replace those that are shipped.", "Give --out a folder.")
-    base, out = options.base or BASE, options.out or OUTPUTS / "anchors"
+    base, out = options.base, options.out
     if hasattr(options, "attribute"):
         return anchor.train_anchor(base, options.attribute, options.pole, options.data, out, config, options.overwrite)
     return anchor.train_anchors(base, options.data, out, config, options.overwrite)
@@ -101,23 +99,26 @@ def train_judges(options: argparse.Namespace) -> dict:
 
 def train_reward(options: argparse.Namespace) -> dict:
     """Train a reward model (`--kind rad`) or a reward head (`--kind arm`)."""
+    from mixer.model.shipped_base import find_base
     from mixer.training import reward_model as rad
+    from mixer.training.frozen_base import own_folder
     from mixer.training.head_training import HeadTraining, calibrate_teacher, train_head
     from mixer.training.reward_head import HeadConfig
 
     def given(*names: str) -> dict[str, Any]:
         return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
-    base = options.base or BASE
+    base = options.base
     if options.kind == "rad":
         asked = given("minutes", "lora")  # without these options, a reward model that is already trained is used
         teacher = rad.TeacherConfig(**asked) if asked else None
         rad.train_teacher(base, options.attribute, options.data, options.work / options.attribute, teacher)
-    elif options.base and not options.out:
-        raise InvalidValue("Heads for another base would replace those that are shipped.", "Give --out a folder.")
-    anchors = options.anchors or (None if options.base else ANCHORS)
+    out = options.out or (own_folder(base) if options.kind == "arm" else None)
+    shipped = find_base(base).anchors
+    anchors = options.anchors or (ANCHORS / shipped if shipped else None)
     config = HeadConfig(**given("source", "rank", "reads", "regularizer", "texts"))
     run = HeadTraining(base, anchors, options.data, options.work, config)
     if options.kind == "rad":
         return calibrate_teacher(options.attribute, run)
-    return train_head(options.attribute, run, options.out or OUTPUTS / "anchors")
+    assert out is not None
+    return train_head(options.attribute, run, out)

@@ -43,7 +43,7 @@ class PromptedFormula:
 
     Attributes:
         model: the resident model.
-        prompt: as text, and prompt_ids: as the resident model reads it.
+        prompt: as text, of a conversation what the user said last; and prompt_ids: as the resident model reads it.
         bound: the formula.
         branch_prompts: one for each row: the formula's branches, a draft's, the base where a budget counts from it.
         controller: the reward heads that may steer.

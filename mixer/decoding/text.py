@@ -6,7 +6,7 @@ Knows tokenizers. Knows no sessions and no networks.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
@@ -14,6 +14,7 @@ from tokenizers.decoders import DecodeStream
 from mixer.errors import InvalidValue
 from mixer.formula.bind import Branch
 from mixer.model.model import Model
+from mixer.values.chat import Conversation, Message, Prompt
 
 
 class TextStream:
@@ -71,39 +72,54 @@ class Bans:
         return None
 
 
-def encode_prompt(model: Model, prompt: str) -> list[int]:
+def encode_prompt(model: Model, prompt: Prompt) -> list[int]:
     """Token ids of a prompt.
 
     Raises:
-        InvalidValue: the prompt is empty, or it leaves no room in the model's context.
+        InvalidValue: the prompt is empty, or it leaves no room in the model's context, or the model's chat template
+            refuses the conversation. Unsupported: it is a conversation, and the model has no chat template.
     """
+    if isinstance(prompt, Conversation):
+        size = sum(len(message.content) for message in prompt.messages)
+        return _fitting(model, size, lambda: model.encode_chat(prompt))
     if not isinstance(prompt, str) or not prompt.strip():
         raise InvalidValue("The prompt is empty.", "Write a few words for the model to go on from.")
+    return _fitting(model, len(prompt), lambda: model.encode(prompt))
+
+
+def _fitting(model: Model, characters: int, encode: Callable[[], list[int]]) -> list[int]:
+    """The token ids that `encode` gives of so many characters, if they fit into the model's context."""
     # A huge prompt is refused before it is tokenized: that is slow, and the answer would be the same.
-    if len(prompt) <= 64 * model.context:
-        ids = model.encode(prompt)
+    if characters <= 64 * model.context:
+        ids = encode()
         if 0 < len(ids) < model.context:
             return ids
         size = f"{len(ids):,} tokens" if ids else "no tokens"
     else:
-        size = f"{len(prompt):,} characters"
+        size = f"{characters:,} characters"
     raise InvalidValue(
         f"The prompt has {size}, and this model reads {model.context:,} tokens, its own text included.",
         "Shorten the prompt.",
     )
 
 
-def encode_branch(model: Model, branch: Branch, prompt: str) -> list[int]:
+def encode_branch(model: Model, branch: Branch, prompt: Prompt) -> list[int]:
     """Token ids that a branch reads before the text.
 
-    They are the branch's own prompt, on a line of its own, and then the user's; with `only`, its own prompt alone.
+    They are the branch's own prompt, on a line of its own, and then the user's; with `only`, its own prompt alone. In a
+    conversation, the branch's own prompt is a system message; with `only`, it is all that the user said.
 
     Raises:
         InvalidValue: see `encode_prompt`; or the model has no token to begin from where nothing is to be read.
     """
     if branch.prompt is None:
         return encode_prompt(model, prompt)
+    if isinstance(prompt, Conversation) and branch.prompt.strip():
+        own = Conversation((Message("user", branch.prompt),)) if branch.only else prompt.with_system(branch.prompt)
+        return encode_prompt(model, own)
     if not branch.only:
+        if isinstance(prompt, Conversation):
+            return encode_prompt(model, prompt)
         between = "" if not branch.prompt or branch.prompt[-1].isspace() else "\n"
         return encode_prompt(model, branch.prompt + between + prompt)
     if branch.prompt.strip():

@@ -85,7 +85,7 @@ def card(
         judges: the reports of the judges' training, by judge.
     """
     shape, recipe = base["config"], next(iter(anchors.values()))["made_from"]["config"]
-    steps, toxic = recipe["steps"], judges.get("toxicity", {}).get("pairs", {"n": 0, "share_called_toxic": 0.0})
+    alpha, toxic = recipe["lora_alpha"], judges.get("toxicity", {}).get("pairs", {"n": 0, "share_called_toxic": 0.0})
     return Template((Path(__file__).parent / "card.md").read_text(encoding="utf-8")).substitute(
         parameters=f"{base['parameters']:,}",
         layers=shape["layers"],
@@ -96,8 +96,8 @@ def card(
         minutes=f"{base['minutes']:.0f}",
         bits=", ".join(f"{name} {value:.2f}" for name, value in base["held_out_bits_per_byte"].items()),
         rank=recipe["rank"],
-        lora_alpha=f"{recipe['lora_alpha']:g}",
-        length=f"{recipe['epochs']} passes over the pairs" if steps is None else f"{steps} steps",
+        lora_alpha=f"{2 * recipe['rank'] if alpha is None else alpha:g}",
+        length=_length(recipe),
         anchors=_anchor_table(anchors),
         toxic_n=toxic["n"],
         toxic_share=f"{100 * toxic['share_called_toxic']:.1f} %",
@@ -110,6 +110,13 @@ def card(
         sample_tokens=SAMPLE_TOKENS,
         samples="\n\n".join(_sample_markdown(sample) for sample in samples),
     )
+
+
+def _length(recipe: Mapping[str, Any]) -> str:
+    """How long an anchor was trained; reports of old count passes."""
+    if recipe["steps"] is not None:
+        return f"{recipe['steps']} steps"
+    return f"{recipe['examples']} pairs" if "examples" in recipe else f"{recipe['epochs']} passes over the pairs"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -131,7 +131,7 @@ def held_out_prompts(data: Path | None = None, count: int = 50) -> tuple[str, ..
     return tuple(dict.fromkeys(in_turn))[:count]
 
 
-def base_loglikelihoods(base: Path | str) -> LogLikelihoods:
+def base_loglikelihoods(base: Path | str | None) -> LogLikelihoods:
     """A function for the mean log-likelihood per token of texts after their prompts, under a base without anchors."""
     from mixer.training.frozen_base import load_base
     from mixer.training.training_text import score_texts, training_text

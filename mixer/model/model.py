@@ -14,8 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mixer.adapters.anchor_set import AnchorSet
 from mixer.errors import Unsupported
 from mixer.model.backend import Backend
+from mixer.model.chat_template import chat_ids, plain_ids
 from mixer.model.cpu_backend import CpuBackend, unsupported
 from mixer.model.torch_backend import TorchBackend
+from mixer.values.chat import Conversation
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 MOST_ROWS = 64  # texts in flight at once
@@ -67,15 +69,24 @@ class Model:
         self.embedding: Tensor = head.weight.detach()
         self.vocab: int = self.embedding.shape[0]
         self.lock, self.order = threading.Lock(), next(_order)
-        eos = lm.generation_config.eos_token_id if lm.generation_config else None
-        eos = tokenizer.eos_token_id if eos is None else eos
-        ids: list[Any] = [] if eos is None else eos if isinstance(eos, list) else [eos]
+        eos: Any = lm.generation_config.eos_token_id if lm.generation_config else None
+        ids: list[Any] = [*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id]
+        ids = [one for one in ids if one is not None]
         # Some configurations name tokens that the model does not have.
         self.eos_ids = frozenset(int(one) for one in ids if 0 <= int(one) < self.vocab)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids as the tokenizer gives them, special tokens included."""
-        return list(self.tokenizer(text).input_ids)
+        """Token ids of a text, with what the tokenizer puts around it. Control strings in it are plain text."""
+        return plain_ids(self.tokenizer, text, special=True)
+
+    @property
+    def replies(self) -> bool:
+        """Whether it can reply to a conversation: it has a chat template."""
+        return bool(self.tokenizer.chat_template)
+
+    def encode_chat(self, conversation: Conversation) -> list[int]:
+        """Token ids of a conversation, up to where the reply begins; see `mixer.model.chat_template.chat_ids`."""
+        return chat_ids(self.tokenizer, conversation)
 
     @property
     def backend_tokenizer(self) -> Tokenizer:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mixer.adapters.fingerprint import is_same_base
 from mixer.errors import BadArtifact, MixerError, Unsupported
 from mixer.rewards.heads import HeadCalibration, Reward, RewardHead, Trunk
 
@@ -70,7 +71,7 @@ def load_reward(folder: Path, fingerprint: str | None = None) -> Reward:
             f"{folder / CONFIG} has format {record.get('format')!r}; this program reads {FORMAT}.",
             "Update the program, or train the head again.",
         )
-    if fingerprint is not None and record.get("base_fingerprint") != fingerprint:
+    if fingerprint is not None and not is_same_base(str(record.get("base_fingerprint")), fingerprint):
         raise BadArtifact(f"The reward head in {folder} was trained for another base model.", HINT)
     try:
         calibration = read_calibration(record["calibration"])

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from mixer.adapters.fingerprint import base_fingerprint
+from mixer.adapters.fingerprint import base_fingerprint, is_same_base
 from mixer.errors import BadArtifact, Unsupported
 from mixer.model.backend import Backend
 from mixer.model.base import is_quantized
@@ -102,7 +102,7 @@ def read_teacher(folder: Path, fingerprint: str) -> Teacher:
         teacher = Teacher(backbone, tensors["weight"].float(), float(tensors["bias"]), lora, calibration)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise BadArtifact(f"There is no reward model in {folder}: {error}.", HINT) from error
-    if trained_on != fingerprint:
+    if not is_same_base(trained_on, fingerprint):
         raise BadArtifact(f"The reward model in {folder} was trained on another base model.", "Train it again.")
     return teacher
 

@@ -3,7 +3,9 @@
 An anchor learns the texts of its own pole. Of a parallel pair only the continuation counts, since the opening says
 nothing of style. The pair's other text is learned from too: the anchor must raise the likelihood of its own text by
 more than that of the other one (DPO, Rafailov et al., arXiv 2305.18290, equation 7, per token instead of per text).
-What both texts tell of the scene cancels in that difference. Knows nothing of sliders, gates or generation.
+What both texts tell of the scene cancels in that difference. Where the base has a chat template, each pair is read in
+turn as a text that goes on and as a reply to a request, so that an anchor steers both. Knows nothing of sliders, gates
+or generation.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -26,19 +28,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from mixer.adapters.anchor_set import LABELS
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.adapters.peft import CONFIG, WEIGHTS
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.resources import ANCHORS, OUTPUTS
 from mixer.training.data import ATTRIBUTES, Pair, attributes_with_pairs, find_pairs, split_pairs
-from mixer.training.frozen_base import load_base, portable_name
+from mixer.training.frozen_base import load_base, own_folder, portable_name
 from mixer.training.optimizers import MasterAdamW
 from mixer.training.training_text import (
     Example,
     TrainingText,
     batches,
     mean_loglikelihoods,
+    reply_text,
     score_texts,
     training_text,
     unpaired_texts,
@@ -46,6 +47,9 @@ from mixer.training.training_text import (
 from mixer.values.mix import POLES, Pole
 
 REPORT = "training.json"
+TEST_PAIRS = 24  # held-out pairs that a report's figures are of
+LOG_STEPS = 20  # between two lines of a log
+Forms = tuple[TrainingText, ...]  # one text of a pair: going on, and replying
 # Tokens of unpaired text for each token of pairs. Sentiment lies in single words, of which the pairs have too few: with
 # 0.25, the anchors learn the scenes of the pairs by heart. Humor learns from pairs alone: the unpaired jokes are in
 # another register than the pairs, many are in poor taste, and their plain counterpart is news headlines.
@@ -54,29 +58,44 @@ UNPAIRED = {"sentiment": 1.0, "formality": 0.25, "politeness": 0.25, "simplicity
 
 @dataclass(frozen=True)
 class AnchorConfig:
-    """Shape of the adapter and length of its training: `epochs` passes over the pairs, or `steps` if given."""
+    """Shape of the adapter and length of its training.
+
+    Attributes:
+        lora_alpha: of PEFT: the adapter is scaled by `lora_alpha / rank`; None for twice the rank.
+        examples: pairs that an anchor learns from; few pairs are learned several times, in passes of equal length.
+        steps: if given, training stops before the last pass ends, or goes through all passes again.
+        batch_tokens: of one optimizer step, with padding.
+        contrast, beta: weight and sharpness of the loss that tells the two texts of a pair apart.
+        unpaired: tokens of unpaired text for each token of pairs, by attribute; only with a data folder.
+        longest: tokens of a text.
+    """
 
     rank: int = 8
-    lora_alpha: float = 16.0
-    epochs: int = 4
-    steps: int | None = None  # if given, stops before the last epoch or repeats all epochs
-    lr: float = 1e-3
-    batch_tokens: int = 2048
+    lora_alpha: float | None = None
+    examples: int = 240
+    steps: int | None = None
+    lr: float = 1.5e-3
+    batch_tokens: int = 1024
     warmup: float = 0.05
-    contrast: float = 2.0
+    contrast: float = 0.5
     beta: float = 8.0
     unpaired: dict[str, float] = field(default_factory=lambda: dict(UNPAIRED))
-    longest: int = 192
+    longest: int = 112
     seed: int = 0
 
     def __post_init__(self) -> None:
         steps = 1 if self.steps is None else self.steps
-        if min(self.rank, self.epochs, steps, self.batch_tokens, self.longest - 1) < 1:
+        if min(self.rank, self.examples, steps, self.batch_tokens, self.longest - 1) < 1:
             raise InvalidValue(
-                "rank, epochs, steps, batch_tokens and longest must be positive.", "Raise the one that is not."
+                "rank, examples, steps, batch_tokens and longest must be positive.", "Raise the one that is not."
             )
-        if not (self.lr > 0 and self.lora_alpha > 0 and self.contrast >= 0 and self.beta > 0):
+        if not (self.lr > 0 and self.alpha > 0 and self.contrast >= 0 and self.beta > 0):
             raise InvalidValue("lr, lora_alpha and beta must be above zero.", "Raise the one that is not.")
+
+    @property
+    def alpha(self) -> float:
+        """`lora_alpha`, or what stands for it."""
+        return 2.0 * self.rank if self.lora_alpha is None else self.lora_alpha
 
 
 def batch_loss(model: torch.nn.Module, batch: Sequence[Example], config: AnchorConfig) -> Tensor:
@@ -105,7 +124,8 @@ def learn(model: PeftModel, epochs: Sequence[Sequence[Example]], config: AnchorC
     warmup = max(1, round(config.warmup * len(plan)))
     mean, tokens, begin = 0.0, 0, time.perf_counter()
     model.train()
-    with tqdm(plan, desc=title, unit="step", file=sys.stderr, leave=False) as bar:
+    shown = sys.stderr.isatty()
+    with tqdm(plan, desc=title, unit="step", file=sys.stderr, leave=False, disable=not shown) as bar:
         for step, batch in enumerate(bar):
             loss = batch_loss(model, batch, config)
             loss.backward()
@@ -113,7 +133,12 @@ def learn(model: PeftModel, epochs: Sequence[Sequence[Example]], config: AnchorC
             tokens += sum(len(one.own.ids) + (len(one.other.ids) if one.other else 0) for one in batch)
             if step % 10 == 0:
                 mean = loss.item() if step == 0 else 0.8 * mean + 0.2 * loss.item()
-                bar.set_postfix_str(f"loss {mean:.3f} · {tokens / (time.perf_counter() - begin):,.0f} tokens/s")
+                speed = tokens / (time.perf_counter() - begin)
+                bar.set_postfix_str(f"loss {mean:.3f} · {speed:,.0f} tokens/s")
+                if not shown and step and step % LOG_STEPS == 0:  # a log has no bar
+                    left = (time.perf_counter() - begin) * (len(plan) - step - 1) / (step + 1)
+                    done = f"step {step}/{len(plan)} · loss {mean:.3f} · {speed:,.0f} tokens/s · {left:.0f} s left"
+                    print(f"{title}: {done}", file=sys.stderr, flush=True)
     model.eval()
     return {"tokens": tokens, "seconds": round(time.perf_counter() - begin, 1), "train_loss": round(mean, 4)}
 
@@ -121,11 +146,12 @@ def learn(model: PeftModel, epochs: Sequence[Sequence[Example]], config: AnchorC
 class AnchorTrainer:
     """The base model and what all anchors of one run share. The base is loaded once, and is left as it was."""
 
-    def __init__(self, base: Path | str, data: Path | None, config: AnchorConfig, device: str = "auto") -> None:
+    def __init__(self, base: Path | str | None, data: Path | None, config: AnchorConfig, device: str = "auto") -> None:
         self.model, self.tokenizer = load_base(base, device)
         self.name, self.fingerprint = portable_name(base), base_fingerprint(self.model)
         self.data, self.config = data, config
-        self._cached: tuple[str, dict[str, dict[str, list[TrainingText]]]] = ("", {})
+        self._cached: tuple[str, dict[str, dict[str, list[Forms]]]] = ("", {})
+        self._references: dict[tuple[int, ...], float] = {}
 
     def finished(self, folder: Path, attribute: str) -> dict | None:
         """The report of an anchor that an earlier run finished with the same base, settings and pairs; else None."""
@@ -143,39 +169,52 @@ class AnchorTrainer:
         own, other = texts[pole], texts[_opposite(pole)]
         if not own:
             raise BadArtifact(f"None of the pairs of {attribute} is in the anchors' split.", "Write more pairs.")
-        others = other if config.contrast > 0 else [None] * len(own)
-        examples = [Example(a, b) for a, b in zip(own, others, strict=True)]
+        passes = -(-config.examples // len(own))
         share = config.unpaired.get(attribute, 0.0)
-        total = int(share * sum(len(text.ids) for text in own))
+        total = int(share * sum(len(forms[0].ids) for forms in own))
         unpaired = unpaired_texts(
-            self.data, attribute, pole, self.tokenizer, total * config.epochs, config.longest, config.seed
+            self.data, attribute, pole, self.tokenizer, total * passes, config.longest, config.seed
         )
+        # Each pass sees its pairs in the other form than the pass before, and other unpaired texts.
+        size = -(-config.examples // passes)
+        epochs = []
+        for turn in range(passes):
+            at = [(turn * size + i) % len(own) for i in range(size)]
+            forms = [(i + turn) % len(own[i]) for i in at]
+            learned = [own[i][form] for i, form in zip(at, forms, strict=True)]
+            paired = [Example(text) for text in learned]
+            if config.contrast > 0:
+                others = [other[i][form] for i, form in zip(at, forms, strict=True)]
+                paired = list(map(Example, self._with_references(learned), self._with_references(others)))
+            epochs.append([*paired, *map(Example, unpaired[turn::passes])])
         torch.manual_seed(zlib.crc32(f"{config.seed}/{attribute}/{pole}".encode()))
-        alpha: Any = config.lora_alpha
+        alpha: Any = config.alpha
         lora = LoraConfig(r=config.rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft uses an old name of transformers
             model = get_peft_model(self.model, lora, autocast_adapter_dtype=False)
         try:
-            # Each epoch sees the pairs again, and other unpaired texts.
-            epochs = [[*examples, *map(Example, unpaired[epoch :: config.epochs])] for epoch in range(config.epochs)]
             run = learn(model, epochs, config, f"{attribute}.{pole}")
-            counts = {"pairs": len(examples), "unpaired": len(unpaired)}
+            counts = {"pairs": len(own), "unpaired": len(unpaired)}
             report: dict[str, Any] = run | counts | self._measure(model, attribute, pole)
             self._save(model, folder)
-            _copy_labels(attribute, out)
         finally:
             model.unload()
         report["made_from"] = self._made_from(attribute)
         (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
         return report
 
-    def _measure(self, model: torch.nn.Module, attribute: str, pole: str) -> dict[str, float | int]:
+    def _measure(self, model: PeftModel, attribute: str, pole: str) -> dict[str, float | int]:
         """Losses a token on the continuations of the test pairs, and how often the anchor prefers its own pole."""
         test = self._pair_texts(attribute)["test"]
-        own, other = test[pole], test[_opposite(pole)]
-        if not own:
+        sides = [
+            [forms[i % len(forms)] for i, forms in enumerate(test[side][:TEST_PAIRS])]
+            for side in (pole, _opposite(pole))
+        ]
+        if not sides[0]:
             return {"test_pairs": 0}
+        with model.disable_adapter():
+            own, other = map(self._with_references, sides)
         gain_own = score_texts(model, own) - [text.reference for text in own]
         gain_other = score_texts(model, other) - [text.reference for text in other]
         base_own, base_other = (float(np.mean([text.reference for text in texts])) for texts in (own, other))
@@ -188,22 +227,32 @@ class AnchorTrainer:
             "pair_accuracy": round(float((gain_own > gain_other).mean()), 4),
         }
 
-    def _pair_texts(self, attribute: str) -> dict[str, dict[str, list[TrainingText]]]:
-        """Texts by split and pole, with the base's log-likelihoods; cached for the attribute's other pole."""
+    def _pair_texts(self, attribute: str) -> dict[str, dict[str, list[Forms]]]:
+        """Texts by split and pole; cached for the attribute's other pole."""
         if self._cached[0] != attribute:
             pairs = find_pairs(self.data, attribute)
             texts = {
                 split: {pole: self._texts(split_pairs(pairs, split), pole) for pole in POLES}
                 for split in ("anchor", "test")
             }
-            self._cached = (attribute, texts)
+            self._cached, self._references = (attribute, texts), {}
         return self._cached[1]
 
-    def _texts(self, pairs: list[Pair], pole: str) -> list[TrainingText]:
+    def _texts(self, pairs: list[Pair], pole: str) -> list[Forms]:
+        """Each text in every form that the base takes: going on, and replying where it has a chat template."""
+        makers = (training_text, reply_text) if self.tokenizer.chat_template else (training_text,)
         longest = self.config.longest
-        texts = [training_text(getattr(pair, pole), self.tokenizer, pair.opening, longest) for pair in pairs]
-        references = score_texts(self.model, texts) if texts else []
-        return [TrainingText(t.ids, t.start, float(value)) for t, value in zip(texts, references, strict=True)]
+        return [
+            tuple(maker(getattr(pair, pole), self.tokenizer, pair.opening, longest) for maker in makers)
+            for pair in pairs
+        ]
+
+    def _with_references(self, texts: Sequence[TrainingText]) -> list[TrainingText]:
+        """The same texts with the base's log-likelihoods, which are kept for the attribute's other pole."""
+        new = [text for text in texts if text.ids not in self._references]
+        if new:
+            self._references |= dict(zip((text.ids for text in new), score_texts(self.model, new), strict=True))
+        return [replace(text, reference=float(self._references[text.ids])) for text in texts]
 
     def _made_from(self, attribute: str) -> dict:
         """What must be equal for a finished anchor not to be trained again."""
@@ -224,23 +273,16 @@ class AnchorTrainer:
         save_file(tensors, folder / WEIGHTS, {"format": "pt", "base_fingerprint": self.fingerprint})
 
 
-def _copy_labels(attribute: str, out: Path) -> None:
-    """Copy the labels of the shipped attribute to another folder, unless it has some."""
-    shipped, own = ANCHORS / attribute / LABELS, out / attribute / LABELS
-    if shipped.is_file() and not own.exists():
-        own.write_bytes(shipped.read_bytes())
-
-
 def _opposite(pole: str) -> Pole:
     return "negative" if pole == "positive" else "positive"
 
 
 def train_anchor(
-    base: Path | str,
+    base: Path | str | None,
     attribute: str,
     pole: str,
     data: Path | None = None,
-    out: Path = OUTPUTS / "anchors",
+    out: Path | None = None,
     config: AnchorConfig | None = None,
     overwrite: bool = False,
 ) -> dict:
@@ -249,9 +291,9 @@ def train_anchor(
 
 
 def train_anchors(
-    base: Path | str,
+    base: Path | str | None,
     data: Path | None = None,
-    out: Path = OUTPUTS / "anchors",
+    out: Path | None = None,
     config: AnchorConfig | None = None,
     overwrite: bool = False,
     anchors: Sequence[tuple[str, str]] | None = None,
@@ -261,11 +303,13 @@ def train_anchors(
     Finished ones are not trained again, unless `overwrite`.
 
     Args:
-        base: folder or hub id of any causal language model with linear layers.
+        base: of any causal language model with linear layers; see `mixer.model.shipped_base.find_base`.
         data: a `--data` folder; without it, the training text is the pairs that ship.
+        out: the folder of the base's shipped anchors if None.
         anchors: (attribute, pole) each; all of them if None.
 
     Raises:
+        InvalidValue: no anchors are shipped for the base, and `out` is not given.
         UnknownName: there is no such pole, or there are no pairs of the attribute.
         BadArtifact: the base cannot be loaded, or none of the pairs is in the anchors' split.
     """
@@ -275,6 +319,7 @@ def train_anchors(
             raise UnknownName("pole", pole, POLES)
         if attribute not in attributes_with_pairs(data):
             raise UnknownName("attribute with pairs", attribute, attributes_with_pairs(data))
+    out = out or own_folder(base)
     trainer = AnchorTrainer(base, data, config or AnchorConfig())
     reports = {}
     for number, (attribute, pole) in enumerate(anchors, start=1):

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Literal
 
 from mixer.errors import BadArtifact
-from mixer.resources import ANCHORS
+from mixer.resources import PAIRS
 from mixer.values.mix import POLES
 
 Split = Literal["anchor", "judge", "test"]
-ATTRIBUTES = ("sentiment", "formality", "politeness", "simplicity", "humor", "poetry")
+ATTRIBUTES = ("sentiment", "formality", "politeness", "simplicity", "humor", "poetry", "archaic", "excitement")
 TOXICITY = "toxicity"  # has labelled texts, but no pairs and no anchors
 LABELLED = (*ATTRIBUTES, TOXICITY)
 # Unlike a word of `mixer.judges.features`, one may begin and end with apostrophes.
@@ -100,19 +100,19 @@ def is_clean(text: str, offensive: frozenset[str]) -> bool:
     return offensive.isdisjoint(OFFENSIVE_WORD.findall(text.lower()))
 
 
-def find_pairs(data: Path | None, attribute: str, shipped: Path = ANCHORS) -> list[Pair]:
-    """The attribute's pairs from a data folder, or else those that ship in `anchors/ATTRIBUTE/pairs.jsonl`.
+def find_pairs(data: Path | None, attribute: str, shipped: Path = PAIRS) -> list[Pair]:
+    """The attribute's pairs from a data folder, or else those that ship in `anchors/pairs/ATTRIBUTE.jsonl`.
 
     Raises:
         BadArtifact: there are none in either place, or a line is not a pair.
     """
     path = data / "pairs" / f"{attribute}.jsonl.xz" if data is not None else None
-    return read_pairs(path if path is not None and path.is_file() else shipped / attribute / "pairs.jsonl")
+    return read_pairs(path if path is not None and path.is_file() else shipped / f"{attribute}.jsonl")
 
 
-def attributes_with_pairs(data: Path | None, shipped: Path = ANCHORS) -> tuple[str, ...]:
+def attributes_with_pairs(data: Path | None, shipped: Path = PAIRS) -> tuple[str, ...]:
     """Names of all attributes that have pairs in a data folder or among those that ship, sorted."""
-    names = {path.parent.name for path in shipped.glob("*/pairs.jsonl")}
+    names = {path.stem for path in shipped.glob("*.jsonl")}
     if data is not None:
         names |= {path.name.removesuffix(".jsonl.xz") for path in (data / "pairs").glob("*.jsonl.xz")}
     return tuple(sorted(names))

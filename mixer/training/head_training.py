@@ -17,7 +17,6 @@ from torch import Tensor
 from mixer.adapters.anchor_set import AnchorSet, load_anchors
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.desk import Desk
-from mixer.resources import ANCHORS
 from mixer.rewards.files import FOLDER, calibration_record, save_reward
 from mixer.rewards.heads import Reward
 from mixer.rewards.rad import REPORT
@@ -37,12 +36,12 @@ class HeadTraining:
     """What the heads of one base share: the base with its anchors, texts it wrote, and caches of samples in `work`."""
 
     def __init__(
-        self, base: Path | str, anchors: Path | None, data: Path | None, work: Path, config: HeadConfig
+        self, base: Path | str | None, anchors: Path | None, data: Path | None, work: Path, config: HeadConfig
     ) -> None:
         self.base, self.data, self.work, self.config = base, data, work, config
         self.anchors = anchors
         self.lm, self.tokenizer = load_base(base, "cpu")
-        found = load_anchors(anchors, self.lm, str(base)) if anchors else AnchorSet({}, (), ())
+        found = load_anchors(anchors, self.lm, portable_name(base)) if anchors else AnchorSet({}, (), ())
         self.mixed = MixedBase(self.lm, found, config.seed)
         self.embedding: Tensor = output_embedding(self.lm).float()
 
@@ -95,7 +94,7 @@ class HeadTraining:
         """Texts that the base wrote under random mixes, cached in `work` for all attributes."""
         path = self.work / f"written-{part}-{count}.json"
         if not path.is_file():
-            desk = Desk.load(self.base, self.anchors or ANCHORS, device="cpu", strict=False)
+            desk = Desk.load(self.base, self.anchors, device="cpu", strict=False)
             openings = [pair.opening for name in ATTRIBUTES for pair in of_part(find_pairs(None, name), part)]
             prompts = [openings[i % len(openings)] for i in range(count)]
             texts = written(desk, prompts, [self.mixed.random_mix() for _ in prompts], self.config.seed)

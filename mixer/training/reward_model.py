@@ -126,7 +126,7 @@ def output_embedding(lm: PreTrainedModel) -> Tensor:
     return lm.get_output_embeddings().weight.detach()  # type: ignore[union-attr]
 
 
-def new_teacher(base: Path | str, lora: int = 0) -> tuple[RewardModel, PreTrainedTokenizerBase, str]:
+def new_teacher(base: Path | str | None, lora: int = 0) -> tuple[RewardModel, PreTrainedTokenizerBase, str]:
     """A reward model on a base's network, its tokenizer, and the base's fingerprint."""
     lm, tokenizer = load_base(base, "cpu")
     fingerprint = base_fingerprint(lm)
@@ -163,7 +163,7 @@ def measure(model: RewardModel, texts: Sequence[LabelledText], batch_tokens: int
 
 
 def train_teacher(
-    base: Path | str,
+    base: Path | str | None,
     attribute: str,
     data: Path | None,
     out: Path,
@@ -238,7 +238,7 @@ def train_teacher(
     return report
 
 
-def load_teacher(base: Path | str, folder: Path, dtype: torch.dtype = torch.float32) -> RewardModel:
+def load_teacher(base: Path | str | None, folder: Path, dtype: torch.dtype = torch.float32) -> RewardModel:
     """A trained reward model, ready to score.
 
     Raises:

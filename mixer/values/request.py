@@ -13,6 +13,7 @@ from typing import Any
 
 from mixer.errors import InvalidValue
 from mixer.values.bounds import bounded
+from mixer.values.chat import Prompt
 from mixer.values.mix import POSITION_LIMIT, Mix
 from mixer.values.sampling import BOUNDS, SamplingParams
 from mixer.values.steering import BUDGET, MOST_NATS, REST, Steering
@@ -22,7 +23,7 @@ from mixer.values.steering import BUDGET, MOST_NATS, REST, Steering
 class Request:
     """One text to write in a batch."""
 
-    prompt: str
+    prompt: Prompt
     mix: Mix = field(default_factory=Mix)
     params: SamplingParams = field(default_factory=SamplingParams)
     formula: str | None = None

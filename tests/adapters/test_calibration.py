@@ -17,7 +17,7 @@ from mixer import Desk
 from mixer.adapters.calibration import ENDS, SliderCalibration, fit
 from mixer.adapters.calibration_file import FILE, load_calibration, write_calibration
 from mixer.errors import BadArtifact
-from mixer.resources import ANCHORS
+from mixer.resources import TINY_ANCHORS
 from tests.factory import make_desk_folders
 
 NAMES = ("formality", "humor", "poetry", "sentiment")
@@ -60,8 +60,8 @@ def leak(calibration: SliderCalibration, positions: np.ndarray, own: int) -> flo
 
 @pytest.fixture(scope="module")
 def shipped() -> SliderCalibration:
-    record = json.loads((ANCHORS / FILE).read_text())
-    found = load_calibration(ANCHORS / FILE, record["anchors_fingerprint"])
+    record = json.loads((TINY_ANCHORS / FILE).read_text())
+    found = load_calibration(TINY_ANCHORS / FILE, record["anchors_fingerprint"])
     assert found is not None
     return found
 
@@ -182,7 +182,7 @@ def test_a_spoiled_file_is_refused(shipped: SliderCalibration, tmp_path: Path, s
 def test_only_a_desk_with_the_anchors_that_were_measured_has_a_calibration(tmp_path: Path):
     root = make_desk_folders(tmp_path)
     assert Desk.load(root / "base", root / "anchors").anchor_set.calibration is None
-    shutil.copy(ANCHORS / FILE, root / "anchors" / FILE)
+    shutil.copy(TINY_ANCHORS / FILE, root / "anchors" / FILE)
     assert Desk.load(root / "base", root / "anchors").anchor_set.calibration is None
     (root / "anchors" / FILE).write_text("{")
     with pytest.raises(BadArtifact, match="coupling"):

@@ -15,7 +15,7 @@ from mixer.formula.functions import FUNCTIONS
 
 GOOD = {"name": "One", "formula": "sliders", "about": "Nothing.", "credit": "Nobody."}
 SHIPPED = load_presets()
-ANCHORS = PRESETS.parent.parent / "anchors"
+PAIRS = PRESETS.parent.parent / "anchors" / "pairs"
 
 
 def written(tmp_path: Path, record: object) -> Path:
@@ -34,7 +34,7 @@ def test_the_techniques_of_the_literature_are_there():
 @pytest.mark.parametrize("preset", SHIPPED, ids=lambda preset: preset.name)
 def test_every_preset_says_whose_it_is_and_sets_sliders_that_it_follows(preset: Preset):
     assert "arXiv" in preset.credit and preset.prompt
-    assert set(preset.settings) <= {folder.parent.name for folder in ANCHORS.glob("*/attribute.yaml")}
+    assert set(preset.settings) <= {path.stem for path in PAIRS.glob("*.yaml")}
     assert bool(preset.settings) == ("sliders" in preset.formula)
 
 

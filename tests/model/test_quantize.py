@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from mixer import Desk, Mix, SamplingParams
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.model.base import SCHEMES, is_quantized, load_base, quantization_config
-from mixer.resources import ANCHORS, BASE
+from mixer.resources import BASE, TINY_ANCHORS
 from tests.factory import make_desk_folders
 
 PROMPTS = ["Dear neighbor, the boat", "The garden at night was", "She opened the letter and", "My brother says that"]
@@ -114,7 +114,7 @@ def test_a_strong_mix_on_nf4_is_as_near_as_one_merged_into_the_quantized_weights
     whole: Any = AutoModelForCausalLM.from_pretrained(BASE, quantization_config=config, device_map={"": "cpu"})
     whole.dequantize(torch.float32).save_pretrained(tmp_path)
     desk.tokenizer.save_pretrained(tmp_path)
-    merged = Desk.load(tmp_path, ANCHORS, device="cpu", dtype="float32")
+    merged = Desk.load(tmp_path, TINY_ANCHORS, device="cpu", dtype="float32")
     assert merged.quantized is None
     # All six sliders amplify the rounding errors up to 2.5 times, however they are added.
     for seed in range(3):

@@ -22,10 +22,10 @@ NEEDED = [
     "mixer/assets/web/deck.js",
     "mixer/assets/presets.yaml",
     "mixer/assets/translations.yaml",
-    "mixer/anchors/formality/positive/adapter_model.safetensors",
-    "mixer/anchors/formality/reward/head.safetensors",
-    "mixer/anchors/formality/pairs.jsonl",
-    "mixer/anchors/coupling.json",
+    "mixer/anchors/tiny/formality/positive/adapter_model.safetensors",
+    "mixer/anchors/tiny/formality/reward/head.safetensors",
+    "mixer/anchors/pairs/formality.jsonl",
+    "mixer/anchors/tiny/coupling.json",
 ]
 
 

@@ -30,7 +30,7 @@ from mixer.training.training_text import (
 )
 from tests.factory import make_base
 
-CONFIG = AnchorConfig(rank=2, epochs=3, lr=2e-2, batch_tokens=512)
+CONFIG = AnchorConfig(rank=2, examples=30, lr=2e-2, batch_tokens=512)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_an_anchor_loads_in_plain_peft_and_names_its_base(trained: tuple[Path, d
         names = list(file.keys())
     assert not any("embed" in name or "lm_head" in name for name in names) and len(names) == 2 * 7 * 2
     config = json.loads((folder / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"]) == (2, 16.0)
+    assert (config["r"], config["lora_alpha"]) == (2, 4.0)
     assert config["base_model_name_or_path"] == portable_name(base)
     assert not Path(config["base_model_name_or_path"]).is_absolute()
     ids = torch.tensor([[5, 6, 7]])
@@ -130,7 +130,7 @@ def test_a_missing_base_is_a_bad_artifact(tmp_path: Path):
         load_base(tmp_path / "none")
 
 
-@pytest.mark.parametrize("bad", [{"rank": 0}, {"epochs": 0}, {"lr": 0.0}, {"steps": 0}, {"contrast": -1.0}])
+@pytest.mark.parametrize("bad", [{"rank": 0}, {"examples": 0}, {"lr": 0.0}, {"steps": 0}, {"contrast": -1.0}])
 def test_settings_out_of_range_are_refused(bad: dict):
     with pytest.raises(InvalidValue):
         AnchorConfig(**bad)

@@ -125,7 +125,7 @@ def _frame(sheet: BatchTable, state: str) -> dict[str, Any]:
         "rows": [
             {
                 "row": job.name.removeprefix("Row "),
-                "prompt": job.request.prompt[:SHORT],
+                "prompt": str(job.request.prompt)[:SHORT],
                 "text": job.text[:SHORT],
                 "error": job.error,
             }

@@ -94,7 +94,7 @@ def trained(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """`work` with a reward model and `anchors` with a head, of the tiny base, which takes the shipped one's place."""
     anchors = shutil.copytree(tiny / "anchors", tmp_path / "anchors")
     monkeypatch.setattr("bench.cli.BASE", tiny / "base")
-    monkeypatch.setattr("bench.cli.ANCHORS", anchors)
+    monkeypatch.setattr("bench.cli.TINY_ANCHORS", anchors)
     bench = HeadTraining(tiny / "base", anchors, None, tmp_path / "work", CONFIG)
     train_teacher(tiny / "base", "humor", None, bench.teacher_folder("humor"), TeacherConfig(minutes=0.02))
     calibrate_teacher("humor", bench)

@@ -1,0 +1,120 @@
+"""Loading of a desk's parts: base, anchors, reward heads, judges. What cannot be used is left out and said.
+
+Knows folders and names. Knows nothing of texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mixer.adapters.anchor_set import AnchorSet, load_anchors
+from mixer.adapters.fingerprint import base_fingerprint, is_other_precision, is_same_base
+from mixer.adapters.peft import WEIGHTS
+from mixer.errors import BadArtifact, InvalidValue, MixerError
+from mixer.judges.linear import Judges, load_judges
+from mixer.model.base import DeviceMap, load_base, local_folder, pick_device, pick_dtype
+from mixer.model.shipped_base import find_base
+from mixer.resources import ANCHORS, JUDGES, PAIRS, TINY_ANCHORS
+from mixer.rewards.files import load_rewards
+from mixer.rewards.heads import Reward
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A base model in memory.
+
+    Attributes:
+        source: folder or hub id. shown: what it is called. note: see `mixer.model.shipped_base.BaseSource`.
+    """
+
+    lm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    shown: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is loaded beside a base.
+
+    Attributes:
+        problems: what was left out, and why. notes: what people should know, one sentence each.
+    """
+
+    anchors: AnchorSet
+    judges: Judges | None
+    rewards: Mapping[str, Reward]
+    problems: list[MixerError] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def load_resident(
+    base: str | Path | None, device: str, dtype: str, quantize: str | None, device_map: DeviceMap | None
+) -> LoadedBase:
+    """Load the base of a desk; see `Desk.load`.
+
+    Raises:
+        MixerError: it cannot be loaded.
+    """
+    if device_map is not None and device != "auto":
+        raise InvalidValue(f"The device {device!r} and a device map exclude each other.", "Give one of them.")
+    where = pick_device(device)
+    found = find_base(base)
+    lm, tokenizer = load_base(found.source, where, pick_dtype(dtype, where, quantize), quantize, device_map)
+    return LoadedBase(lm, tokenizer, found.source, found.shown, found.note)
+
+
+def load_extras(base: LoadedBase, anchors: str | Path | None, judges: str | Path | None, any_base: bool) -> Extras:
+    """Load anchors, reward heads and judges for a base; see `Desk.load`."""
+    problems: list[MixerError] = []
+    notes = [base.note] if base.note else []
+    found, loaded, rewards = AnchorSet({}, (), ()), None, {}
+    fingerprint = base_fingerprint(base.lm)
+    try:
+        folder = local_folder(str(anchors)) if anchors else _shipped_anchors(base, fingerprint, any_base)
+        found = load_anchors(folder, base.lm, base.source, any_base)
+        size = base.lm.config.get_text_config().hidden_size
+        rewards, odd = load_rewards(folder, size, None if any_base else fingerprint)
+        problems += (*found.problems, *odd)
+        if any(is_other_precision(one.trained_on, fingerprint) for one in found.adapters if one.trained_on):
+            notes.append("The anchors were trained on this model in another precision, which they bear.")
+    except BadArtifact as error:
+        problems.append(error)
+    if judges or JUDGES.is_dir():
+        try:
+            loaded = load_judges(Path(judges or JUDGES))
+        except BadArtifact as error:
+            problems.append(error)
+    return Extras(found, loaded, rewards, problems, notes)
+
+
+def shipped_anchors(fingerprint: str) -> Path | None:
+    """The shipped folder of anchors that were trained on the base with this fingerprint; None if there is none."""
+    for folder in sorted(path for path in ANCHORS.iterdir() if path.is_dir() and path != PAIRS):
+        weights = next(iter(sorted(folder.glob(f"*/*/{WEIGHTS}"))), None)
+        if weights is None:
+            continue
+        try:
+            with safe_open(weights, framework="pt") as tensors:
+                trained_on = (tensors.metadata() or {}).get("base_fingerprint", "")
+        except (SafetensorError, OSError):  # loading this folder by name gives the reason
+            continue
+        if is_same_base(trained_on, fingerprint):
+            return folder
+    return None
+
+
+def _shipped_anchors(base: LoadedBase, fingerprint: str, any_base: bool) -> Path:
+    found = shipped_anchors(fingerprint) or (TINY_ANCHORS if any_base else None)
+    if found is None:
+        raise BadArtifact(
+            f"No anchors for {base.shown} are shipped.",
+            "Train some with `python -m mixer train anchors --base BASE --out FOLDER`, and give that folder.",
+        )
+    return found
