@@ -23,6 +23,8 @@ from mixer.resources import ANCHORS, JUDGES, PAIRS, TINY_ANCHORS
 from mixer.rewards.files import load_rewards
 from mixer.rewards.heads import Reward
 
+TRAIN = "Train some: `python -m mixer train anchors --base BASE --out FOLDER`, then `--anchors FOLDER`."
+
 
 @dataclass(frozen=True)
 class LoadedBase:
@@ -77,11 +79,16 @@ def load_extras(base: LoadedBase, anchors: str | Path | None, judges: str | Path
     found, loaded, rewards = AnchorSet({}, (), ()), None, {}
     fingerprint = base_fingerprint(base.lm)
     try:
-        folder = local_folder(str(anchors)) if anchors else _shipped_anchors(base, fingerprint, any_base)
-        found = load_anchors(folder, base.lm, base.source, any_base)
-        size = base.lm.config.get_text_config().hidden_size
-        rewards, odd = load_rewards(folder, size, None if any_base else fingerprint)
-        problems += (*found.problems, *odd)
+        folder = local_folder(str(anchors)) if anchors else shipped_anchors(fingerprint)
+        if folder is None and any_base:
+            folder = TINY_ANCHORS
+        if folder is None:
+            notes.append(f"No anchors are shipped for {base.shown}, so there are no sliders. {TRAIN}")
+        else:
+            found = load_anchors(folder, base.lm, base.source, any_base)
+            size = base.lm.config.get_text_config().hidden_size
+            rewards, odd = load_rewards(folder, size, None if any_base else fingerprint)
+            problems += (*found.problems, *odd)
         if any(is_other_precision(one.trained_on, fingerprint) for one in found.adapters if one.trained_on):
             notes.append("The anchors were trained on this model in another precision, which they bear.")
     except BadArtifact as error:
@@ -108,13 +115,3 @@ def shipped_anchors(fingerprint: str) -> Path | None:
         if is_same_base(trained_on, fingerprint):
             return folder
     return None
-
-
-def _shipped_anchors(base: LoadedBase, fingerprint: str, any_base: bool) -> Path:
-    found = shipped_anchors(fingerprint) or (TINY_ANCHORS if any_base else None)
-    if found is None:
-        raise BadArtifact(
-            f"No anchors for {base.shown} are shipped.",
-            "Train some with `python -m mixer train anchors --base BASE --out FOLDER`, and give that folder.",
-        )
-    return found

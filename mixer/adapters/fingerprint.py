@@ -16,14 +16,14 @@ from torch import Tensor, nn
 def base_fingerprint(model: nn.Module) -> str:
     """Two times 16 hex digits, `EMBEDDING.NORMS`, the same in whatever dtype the model was loaded.
 
-    The digest of a sample of the input embedding and that of all norms, rounded to bfloat16. A model without norms has
-    the first part alone.
+    The digest of a sample of the input embedding and that of all norms, rounded to bfloat16. A model whose norms tell
+    nothing, because there are none or they were never trained, has the first part alone.
     """
     weight: Tensor = model.get_input_embeddings().weight.detach()  # type: ignore[operator, union-attr]
     digest = hashlib.sha256(repr(tuple(weight.shape)).encode())
     digest.update(_bytes(weight[:: max(1, weight.shape[0] // 1024)]))
     norms = {name: own for name, own in model.named_parameters() if own.ndim == 1 and name.endswith("norm.weight")}
-    if not norms:
+    if all(bool((own == 1).all()) for own in norms.values()):
         return digest.hexdigest()[:16]
     second = hashlib.sha256(repr(tuple(weight.shape)).encode())
     for name in sorted(norms):

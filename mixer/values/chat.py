@@ -71,8 +71,8 @@ Prompt = str | Conversation
 def _message(number: int, value: object) -> Message:
     role = value.get("role") if isinstance(value, Mapping) else None
     content = value.get("content") if isinstance(value, Mapping) else None
-    roles: dict[object, Role] = {one: one for one in get_args(Role)}
-    if role not in roles:
+    roles: dict[str, Role] = {one: one for one in get_args(Role)}
+    if not isinstance(role, str) or role not in roles:
         raise InvalidValue(f"Message {number} has no role out of {', '.join(get_args(Role))}.", HINT)
     if not isinstance(content, str):
         raise InvalidValue(f"The content of message {number} is no text.", HINT)

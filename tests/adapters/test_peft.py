@@ -156,16 +156,21 @@ def test_a_missing_folder_is_an_error_or_a_problem(tiny: Path, tmp_path: Path):
 
 
 def test_labels_and_description_come_from_the_yaml_beside_the_poles(tiny: Path, tmp_path: Path):
-    home = Path(shutil.copytree(tiny / "anchors/formality", tmp_path / "anchors/formality"))
-    assert load(tiny, home.parent).attributes["formality"].labels == ("less formality", "more formality")
+    home = Path(shutil.copytree(tiny / "anchors/formality", tmp_path / "anchors/dress"))
+    assert load(tiny, home.parent).attributes["dress"].labels == ("less dress", "more dress")
     (home / "attribute.yaml").write_text("labels: {negative: informal, positive: formal}\ndescription: Dress code.\n")
-    attribute = load(tiny, home.parent).attributes["formality"]
+    attribute = load(tiny, home.parent).attributes["dress"]
     assert attribute.labels == ("informal", "formal") and attribute.description == "Dress code."
     (home / "attribute.yaml").write_text("labels: [informal, formal]\n")
     with pytest.raises(BadArtifact, match=r"attribute\.yaml is not a description"):
         load(tiny, home.parent)
     desk = load(tiny, home.parent, strict=False)
-    assert list(desk.attributes) == ["formality"], "a bad label must not cost the anchors"
+    assert list(desk.attributes) == ["dress"], "a bad label must not cost the anchors"
+
+
+def test_an_attribute_of_a_shipped_name_has_the_shipped_labels(tiny: Path):
+    attribute = load(tiny, tiny / "anchors").attributes["formality"]
+    assert attribute.labels == ("informal", "formal") and attribute.description
 
 
 def test_the_config_that_peft_writes_is_the_one_that_is_read(adapter: Path):

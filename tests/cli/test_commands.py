@@ -174,7 +174,7 @@ def test_export_merged_writes_a_model_that_the_desk_loads(tiny: Path, tmp_path: 
         (["generate", "Hi", "--dtype", "int3"], "no dtype"),
         (["generate", "Hi", "--device", "abacus"], "'abacus' cannot be used"),
         (["generate", "Hi", "--anchors", "/nowhere"], "There is no folder /nowhere"),
-        (["train", "anchors", "--base", "x"], "would replace those that are shipped"),
+        (["train", "anchors", "--base", "x"], "Nothing is shipped for this base"),
         (["generate", "Hi", "--base", "/nowhere"], "There is no base model at /nowhere"),
         (["generate", "Hi", "--mix", "/nowhere.yaml"], "The mix file /nowhere.yaml cannot be read"),
         (["export", "adapter", "/nowhere"], "The mix is the base model: there is no adapter to export"),
