@@ -70,7 +70,7 @@ class AnchorConfig:
         longest: tokens of a text.
     """
 
-    rank: int = 8
+    rank: int = 2
     lora_alpha: float | None = None
     examples: int = 240
     steps: int | None = None
