@@ -28,7 +28,7 @@ def texts(name: str, value: object) -> tuple[str, ...]:
     """`value`, one text or a sequence of texts, as a tuple of texts.
 
     Raises:
-        InvalidValue: one of them is empty, too long or no text, or there are too many. `name` names them in the message.
+        InvalidValue: one of them is empty, too long or no text, or there are too many. `name` names the list.
     """
     found = (value,) if isinstance(value, str) else value
     if not isinstance(found, Sequence):

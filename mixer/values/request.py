@@ -334,8 +334,8 @@ def read_sampling(given: Mapping[str, Any], served: bool = False) -> SamplingPar
         InvalidValue: a value is not of its type or out of range; with `served`, out of a server's range.
     """
     checked = dict(given)
-    for field in map(FIELDS.__getitem__, SAMPLING):
-        value = given.get(field.argument)
-        if value is not None and field.kind is not dict:  # `SamplingParams` itself checks these
-            checked[field.argument] = field.check(value, served)
+    for one in map(FIELDS.__getitem__, SAMPLING):
+        value = given.get(one.argument)
+        if value is not None and one.kind is not dict:  # `SamplingParams` itself checks these
+            checked[one.argument] = one.check(value, served)
     return SamplingParams(**checked)
