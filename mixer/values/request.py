@@ -336,6 +336,6 @@ def read_sampling(given: Mapping[str, Any], served: bool = False) -> SamplingPar
     checked = dict(given)
     for one in map(FIELDS.__getitem__, SAMPLING):
         value = given.get(one.argument)
-        if value is not None and one.kind is not dict:  # `SamplingParams` itself checks these
+        if value is not None and one.kind is not dict:  # `SamplingParams` itself checks a bias
             checked[one.argument] = one.check(value, served)
     return SamplingParams(**checked)
