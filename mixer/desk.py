@@ -332,7 +332,7 @@ class Desk:
             messages: `{"role": "system" | "user" | "assistant", "content": ...}` each, or what the user says.
 
         Raises:
-            Unsupported: the model has no chat template. InvalidValue: these are no messages. And as for `session`.
+            Unsupported: there is no chat template. InvalidValue: these are no messages. And as for `session`.
         """
         return self.session(Conversation.of(messages), *args, **options)
 

@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
     steering_options(one)
     rows = one.add_argument_group("for rows that leave these out")
     field_option(rows, "formula")
-    sampling_options(rows, ("tokens", "temperature", "seed"))
+    sampling_options(rows)
 
 
 def batch(options: argparse.Namespace) -> dict:

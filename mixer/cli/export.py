@@ -7,7 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mixer.cli.options import command, load_desk, mix_options, read_mix, read_steering, steering_options
+from mixer.cli.options import (
+    command,
+    load_desk,
+    mix_options,
+    read_mix,
+    read_params,
+    read_steering,
+    sampling_options,
+    steering_options,
+)
 from mixer.errors import InvalidValue
 
 
@@ -25,6 +34,7 @@ def add(commands: Any) -> None:
         mix_options(parser)
         parser.add_argument("--overwrite", action="store_true", help="replace what is already there")
     steering_options(mix)
+    sampling_options(mix)
     for parser in (adapter, merged):
         # For these commands `--dtype` is the dtype of the written files. The desk's dtype follows from it.
         parser.set_defaults(dtype=None)
@@ -66,9 +76,9 @@ def export_mix(options: argparse.Namespace) -> dict:
 
     if options.out.exists() and not options.overwrite:
         raise InvalidValue(f"{options.out} is already there.", "Give another path, or --overwrite.")
-    mix, steering = read_mix(options), read_steering(options)
+    mix, steering, params = read_mix(options), read_steering(options), read_params(options)
     load_desk(options, mix, steering)
-    path = save_mix(mix, options.out, steering)
+    path = save_mix(mix, options.out, steering, params)
     if not options.json:
         print(path)
     return {"path": str(path), "mix": str(mix), "key": mix.key}

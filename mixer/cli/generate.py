@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
     one.add_argument(
         "--draft", default="auto", help="who guesses tokens ahead: auto (the formula's own), off, ngram or base"
     )
-    sampling_options(one, ("tokens", "fewest_tokens", "temperature", "top_p", "seed"))
+    sampling_options(one)
 
     explain = command(commands, "formula", explain_formula, "say what a formula does, without running it", desk=True)
     explain.add_argument("formula")

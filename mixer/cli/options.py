@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mixer.errors import InvalidValue, UnknownName
 from mixer.resources import OUTPUTS
 from mixer.values.mix import POLES, RULES, Mix, Setting
-from mixer.values.request import FIELDS
+from mixer.values.request import FIELDS, SAMPLING, read_sampling
 from mixer.values.sampling import SamplingParams
 from mixer.values.steering import REST, Steering
 
@@ -134,6 +134,9 @@ def field_option(parser: argparse._ActionsContainer, name: str, **options: Any) 
     if field.kind is dict:
         known |= {"action": "append", "default": [], "metavar": "NAME=NUMBER"}
         known["help"] += " May be repeated."
+    elif field.kind is tuple:
+        known |= {"action": "append", "default": list(field.default), "metavar": "TEXT"}
+        known["help"] += " May be repeated."
     elif field.kind is bool:
         known |= {"action": "store_true"}
     else:
@@ -143,20 +146,35 @@ def field_option(parser: argparse._ActionsContainer, name: str, **options: Any) 
     parser.add_argument(field.flag, **known | options)
 
 
-def sampling_options(parser: argparse._ActionsContainer, names: Collection[str]) -> None:
-    """Add the options of these fields, which are arguments of `SamplingParams`. `read_params` reads them."""
-    for name in names:
-        field_option(parser, name)
-    parser.set_defaults(sampling=[FIELDS[name].argument for name in names])
+def sampling_options(parser: argparse._ActionsContainer) -> None:
+    """Add the options of all arguments of `SamplingParams`. `read_params` reads them."""
+    for name in SAMPLING:
+        # None, so that a default does not replace what the mix file says.
+        field_option(parser, name, dest=FIELDS[name].argument, default=None)
 
 
 def read_params(options: argparse.Namespace) -> SamplingParams:
-    """The sampling parameters that the options of `sampling_options` give.
+    """The sampling parameters that `--mix` and the options of `sampling_options` give. Options replace the file's.
 
     Raises:
-        InvalidValue: one of them is out of range.
+        MixerError: the file holds no mix, or an option is not written as it must be or out of range.
     """
-    return SamplingParams(**{argument: getattr(options, argument) for argument in options.sampling})
+    given: dict[str, Any] = {}
+    if options.mix is not None:
+        from mixer.files.mix_file import load_sampling
+
+        given = load_sampling(options.mix).record()
+    arguments = [FIELDS[name].argument for name in SAMPLING]
+    asked = {name: value for name in arguments if (value := getattr(options, name)) is not None}
+    if "logit_bias" in asked:
+        asked["logit_bias"] = dict(_bias(text) for text in asked["logit_bias"])
+    return read_sampling({**given, **asked})
+
+
+def _bias(text: str) -> tuple[str, float]:
+    """Read `colour=5` as a word or token id and a number. The word may have spaces and `=` in it."""
+    word, _, number = text.rpartition("=")
+    return word, setting(f"word={number}" if word else text, "--logit-bias")[1]
 
 
 def mix_options(parser: argparse.ArgumentParser) -> None:

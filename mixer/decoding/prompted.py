@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mixer.decoding.evaluate import evaluate, without_opinions
 from mixer.decoding.opinions import OpinionSource
+from mixer.decoding.penalties import Penalties
 from mixer.formula.bind import BoundFormula, Branch
 from mixer.model.model import Model
 from mixer.rewards.controller import PreparedSteering, RewardController, SteeredLogits
@@ -98,6 +99,7 @@ class PromptedFormula:
         prepared: PreparedSteering,
         temperature: float,
         origin: Tensor | None,
+        penalties: Penalties | None = None,
     ) -> SteeredLogits:
         """What the rewards make of the formula's logits, `(V,)`, after these tokens.
 
@@ -106,10 +108,14 @@ class PromptedFormula:
                 log-probabilities are needed.
             temperature: at which the budget counts.
             origin: where the budget counts from, `(V,)`; None for the formula without judges.
+            penalties: what acted on the formula's logits. It acts on where the budget counts from too, so that the
+                budget pays nothing for it.
         """
         plain = None
         if self.bound.judge_goals and logprobs is not None:
             plain = without_opinions(self.bound, logprobs, self.opinions.after(token_ids, state))
+            plain = penalties(plain, token_ids) if penalties else plain
             plain = plain.masked_fill(logits == -torch.inf, -torch.inf)
+        origin = penalties(origin, token_ids) if penalties and origin is not None else origin
         ids = [*self.prompt_ids, *token_ids] if prepared.models else ()
         return self.controller.steer(logits, state, prepared, temperature, ids, plain, origin)

@@ -28,9 +28,9 @@ class Replay(Session):
     Its steps are those of the text, with the log-probabilities of its tokens. In an exact segment a token is as likely
     as from a full pass, under the mix of its segment, over everything that stands before it. In a segment that is not
     exact, the keys and values of former segments are used, as `keep` does in a text being written. So
-    `Session.segments`, replayed under the formula, the temperature and the `min_new_tokens` of their session, give that
-    session's `Step.logprob`s again. The exception is words that a ban took back: a segment does not record what was
-    forbidden in their places.
+    `Session.segments`, replayed under the formula and the parameters of their session (temperature, `min_new_tokens`,
+    bias and penalties count), give that session's `Step.logprob`s again. The exception is words that a ban took back:
+    a segment does not record what was forbidden in their places.
 
     Raises:
         InvalidValue: there are no tokens, one of them is none of the model's, a token that ends texts stands inside, or

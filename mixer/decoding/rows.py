@@ -299,6 +299,8 @@ class RowGroup:
                     else:
                         state.give_up()
                     return
+            if penalties := self.session.penalties:
+                logits = penalties(logits, self._text_with(place))
             if not self.drafting and self._steers:
                 # A token that must not be drawn is not steered either: else a cut to few tokens might leave none.
                 if not state.may_end(index) and (rest := _without(logits, state.ends)).max() > -torch.inf:
@@ -342,8 +344,8 @@ class RowGroup:
         logprobs = self._logprobs(place) if session.prompted.bound.judge_goals else None
         origin = self._base_row.logits[place] if prepared.steering.whole and self._base_row else None
         state = self._reward_row.states[place] if self._reward_row else NO_STATE
-        temperature = session.params.temperature
-        return session.prompted.steered(logits, logprobs, self._text_with(place), state, prepared, temperature, origin)
+        given = state, prepared, session.params.temperature, origin, session.penalties
+        return session.prompted.steered(logits, logprobs, self._text_with(place), *given)
 
     def accept(self, sampled: Sequence[tuple[int, float]]) -> bool:
         """Take what was sampled from `samples`: tokens with log-probabilities. Whether more can be sampled now."""

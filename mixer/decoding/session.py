@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
+from mixer.decoding.penalties import penalties
 from mixer.decoding.prompted import PromptedFormula
 from mixer.decoding.speculation import Speculation
 from mixer.decoding.steps import FinishReason, OnMixChange, Segment, Stats, Step
@@ -49,6 +50,7 @@ class Session:
     Attributes:
         prompted: the formula and the prompt that it is written by.
         params: its sampling parameters.
+        penalties: the bias and the penalties of `params`; None where all of them are neutral.
         speculation: how tokens are guessed ahead; None where they are not.
         state: the text so far; its row group alone writes to it.
         on_mix_change: what becomes of keys and values when the mix moves; see `Desk.session`.
@@ -69,6 +71,8 @@ class Session:
         if on_mix_change not in get_args(OnMixChange):
             raise UnknownName("way to treat a mix change", str(on_mix_change), get_args(OnMixChange))
         self.prompted, self.params = prompted, params
+        model = prompted.model
+        self.penalties = penalties(params, prompted.prompt_ids, model.backend_tokenizer, model.vocab)
         self.on_mix_change: OnMixChange = on_mix_change
         self.speculation, self._scheduler = speculation, scheduler
         self.seed = secrets.randbits(31) if params.seed is None else params.seed

@@ -19,7 +19,8 @@ class Step:
 
     Attributes:
         text: what this step adds to the text; empty while a character or a possible stop text is incomplete.
-        logprob: log-probability of the token under the formula, at temperature 1 and before truncation.
+        logprob: log-probability of the token in the distribution after the formula, bias, penalties and rewards, at
+            temperature 1 and before truncation. A replay with the same parameters gives it again.
         mix_key: key of the mix that the token was drawn under.
         exact: whether every key and value that it saw was computed under that mix.
         index: number of tokens before it; 0 again after a restart.

@@ -1,5 +1,5 @@
 """Mix files: a mix as a small YAML file that a person can edit. A saved mix loads again bit for bit. The file may also
-hold a steering.
+hold a steering and sampling parameters.
 
     rule: offset
     settings:
@@ -12,6 +12,7 @@ hold a steering.
     levels: {toxicity: 0}                      # levels to aim for in place of positions
     budget: 0.5                                # null for no limit; 1 if left out
     whole: true                                # the budget counts from the base model, so it limits the mix too
+    sampling: {temperature: 0.7, logit_bias: {colour: 5}}  # arguments of `SamplingParams`; what is left out, by default
 
 This module does not know which attributes, anchors and rewards exist. The desk that uses the mix checks them.
 """
@@ -27,20 +28,23 @@ import yaml
 from mixer.errors import BadArtifact, InvalidValue, UnknownName
 from mixer.values.bounds import bounded
 from mixer.values.mix import COEFFICIENT_LIMIT, POSITION_LIMIT, RULES, Mix, Setting
-from mixer.values.request import FIELDS
+from mixer.values.request import FIELDS, SAMPLING, read_sampling
+from mixer.values.sampling import SamplingParams
 from mixer.values.steering import REST, Steering
 
 MOST_BYTES = 65_536
 DEEPEST = 4  # levels of nesting: the file, its settings, one setting, and one more
-KEYS = ("rule", FIELDS["positions"].argument, "raw", *REST.record())
+KEYS = ("rule", FIELDS["positions"].argument, "raw", *REST.record(), "sampling")
+SAMPLING_KEYS = tuple(FIELDS[name].argument for name in SAMPLING)
 SETTING_KEYS = ("position", "alpha", "lambda")
 HINT = "A mix file is YAML with `rule:`, `settings:` and `raw:`, as `python -m mixer export mix` writes it."
 
 
-def save_mix(mix: Mix, path: Path | str, steering: Steering = REST) -> Path:
-    """Write a mix, and a steering, as YAML, and return the path. An existing file is replaced.
+def save_mix(mix: Mix, path: Path | str, steering: Steering = REST, params: SamplingParams | None = None) -> Path:
+    """Write a mix, a steering and sampling parameters as YAML, and return the path. An existing file is replaced.
 
-    `load_mix` returns the same settings, rule and raw coefficients. `load_steering` returns the same steering.
+    `load_mix` returns the same settings, rule and raw coefficients, `load_steering` the same steering, and
+    `load_sampling` the same parameters.
 
     Raises:
         InvalidValue: the file would be larger than 64 KiB, or the steering has `cut`, `fused` or another `reach`.
@@ -56,12 +60,14 @@ def save_mix(mix: Mix, path: Path | str, steering: Steering = REST) -> Path:
     }
     if steering != REST:
         record |= steering.record()
+    if sampling := params.record() if params else {}:
+        record["sampling"] = sampling
     words = "".join(letter if letter.isprintable() else " " for letter in f"{mix} ({mix.rule})")
     header = (
         f"# A mix for the mixing desk: {words}\n# Key {mix.key}. Positions: -1 and 1 are the poles, 0 is at rest.\n"
     )
     # PyYAML reads some characters, such as U+0085, back changed unless it writes them as escapes.
-    plain = all(name.isprintable() for name in (*mix.settings, *mix.raw, *steering.heads))
+    plain = all(name.isprintable() for name in (*mix.settings, *mix.raw, *steering.heads, *_texts(sampling)))
     body = yaml.safe_dump(record, sort_keys=False, allow_unicode=plain, default_flow_style=False, width=10**9)
     data = (header + body).encode()
     if len(data) > MOST_BYTES:
@@ -92,7 +98,12 @@ def load_steering(path: Path | str) -> Steering:
     return _loaded(Path(path))[1]
 
 
-def _loaded(path: Path) -> tuple[Mix, Steering]:
+def load_sampling(path: Path | str) -> SamplingParams:
+    """The sampling parameters in a mix file; the defaults if the file has none. Raises the errors of `load_mix`."""
+    return _loaded(Path(path))[2]
+
+
+def _loaded(path: Path) -> tuple[Mix, Steering, SamplingParams]:
     record = _parsed(path)
     _check_keys(path, "", record, KEYS)
     rule = record.get("rule", "offset")
@@ -103,7 +114,7 @@ def _loaded(path: Path) -> tuple[Mix, Steering]:
         for name, value in _mapping(path, "settings", record.get("settings", {})).items()
     }
     raw = _numbers(path, "raw", record, (-COEFFICIENT_LIMIT, COEFFICIENT_LIMIT))
-    return Mix(settings, rule, raw), _steering(path, record)
+    return Mix(settings, rule, raw), _steering(path, record), _sampling(path, record)
 
 
 def _steering(path: Path, record: Mapping[str, Any]) -> Steering:
@@ -118,6 +129,20 @@ def _steering(path: Path, record: Mapping[str, Any]) -> Steering:
     if budget is not None:
         budget = FIELDS["budget"].check(budget, noun=f"{path}: budget")
     return Steering(positions, levels, budget, whole)
+
+
+def _sampling(path: Path, record: Mapping[str, Any]) -> SamplingParams:
+    given = record.get("sampling", {})
+    _check_keys(path, "sampling", given, SAMPLING_KEYS)
+    try:
+        return read_sampling(given)
+    except InvalidValue as error:
+        raise InvalidValue(f"{path}: sampling: {error.message}", error.hint) from None
+
+
+def _texts(sampling: Mapping[str, Any]) -> list[str]:
+    """All texts in a record of sampling parameters: stop texts, breakers and words."""
+    return [text for value in sampling.values() if isinstance(value, list | dict) for text in value]
 
 
 def _numbers(path: Path, key: str, record: Mapping[str, Any], bounds: tuple[float, float]) -> dict[str, float]:

@@ -1,24 +1,27 @@
 """A CSV table of prompts as a batch: the meaning of its columns, a job for each row, and a table of the results.
 
-    prompt,formality,reward.sentiment,aim.toxicity,formula,seed,tokens,temperature
+    prompt,formality,reward.sentiment,aim.toxicity,formula,seed,tokens,temperature,bias.colour
 
-Only the column `prompt` is required. An empty cell takes its value from a default request. A wrong row gets an error
-and does not stop the others. Unknown columns are copied into the results. This module opens no files and generates no
-text.
+Only the column `prompt` is required. Every sampling parameter has a column. A cell of texts, such as those that stop
+the writing, is one text or a JSON list. An empty cell takes its value from a default request. A wrong row gets an
+error and does not stop the others. Unknown columns are copied into the results. This module opens no files and
+generates no text.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mixer.errors import InvalidValue, MixerError, UnknownName
 from mixer.files.csv_table import Table, write_table
 from mixer.tasks.batch import BatchText
-from mixer.values.request import FIELDS
+from mixer.values.request import FIELDS, SAMPLING
+from mixer.values.sampling import SamplingParams
 from mixer.values.steering import REST, Steering
 
 if TYPE_CHECKING:
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
 
 PROMPT = FIELDS["prompt"].column
 SETTINGS = {field.column: field.name for field in FIELDS.values() if field.column and field.kind is not dict}
-# Prefix of a column -> field. After the prefix comes the name of an attribute or a reward head. Prefixes of share links
-# are accepted too.
+# Prefix of a column -> field. After the prefix comes the name of an attribute or a reward head, or a word. Prefixes of
+# share links are accepted too.
 PREFIXES = {
     prefix: field.name
     for field in FIELDS.values()
@@ -47,7 +50,7 @@ class Column:
     Attributes:
         head: the column's name in the file.
         field: the name of a field in `FIELDS`; empty for an unknown column.
-        name: of the attribute or reward head, if the field has one.
+        name: of the attribute or reward head, or the word, if the field has one.
     """
 
     head: str
@@ -140,7 +143,9 @@ class BatchTable:
             error = InvalidValue(f"{name} has {len(row)} cells, and the header has {len(self._columns)}.", hint)
             return BatchText(self._default, name, str(error))
         request, steered = self._default, set[str]()
-        for column, cell in zip(self._columns, row, strict=False):
+        cells = list(zip(self._columns, row, strict=False))
+        # The most tokens come first, because they limit the fewest.
+        for column, cell in sorted(cells, key=lambda one: one[0].field != "tokens"):
             if not cell.strip() or not column.field:
                 continue
             try:
@@ -166,12 +171,15 @@ class BatchTable:
                 most = field.check(_whole(cell), self._served)
                 fewest = self._fewest_tokens(most)
                 return replace(request, params=replace(params, max_new_tokens=most, min_new_tokens=fewest))
-            case "seed" | "temperature":
-                number = field.check(_whole(cell) if field.kind is int else _number(cell), self._served)
-                return replace(request, params=replace(params, **{field.argument: number}))
+            case "bias":
+                biases = {**dict(params.biases), _key(column.name): field.check(_number(cell), self._served)}
+                return replace(request, params=replace(params, logit_bias=biases))
             case "positions":
                 position = field.check(_number(cell), self._served)
                 return replace(request, mix=request.mix.with_position(column.name, position))
+        if column.field in SAMPLING:
+            value = field.check(_value(cell, field.kind), self._served)
+            return replace(request, params=replace(params, **{field.argument: value}))
         at_rest = request.steering == REST
         steering = Steering() if at_rest else request.steering
         change = steering.with_position if column.field == "rewards" else steering.with_level
@@ -204,10 +212,38 @@ def _column(head: str, attributes: Collection[str], rewards: Collection[str]) ->
     for prefix, field in PREFIXES.items():
         if head.startswith(prefix):
             name, known = head.removeprefix(prefix), attributes if field == "positions" else rewards
+            if field == "bias":
+                return Column(head, field, name)
             if name not in known:
                 raise UnknownName("attribute" if field == "positions" else "reward", name, known)
             return Column(head, field, name)
     return Column(head)
+
+
+def _value(cell: str, kind: type) -> Any:
+    """The value of a cell: a number, a whole number, or texts.
+
+    Raises:
+        InvalidValue: the cell is no such thing.
+    """
+    if kind is not tuple:
+        return _whole(cell) if kind is int else _number(cell)
+    if not cell.lstrip().startswith("["):
+        return cell
+    try:
+        return json.loads(cell)
+    except ValueError:
+        hint = 'Write ["one", "other"], or one text that does not begin with a bracket.'
+        raise InvalidValue(f"{cell.strip()[:40]!r} is no JSON list.", hint) from None
+
+
+def _key(word: str) -> str | int:
+    """A word, or a token id, as `SamplingParams` keeps it.
+
+    Raises:
+        InvalidValue: it is neither.
+    """
+    return SamplingParams(logit_bias=[(word, 0.0)]).biases[0][0]
 
 
 def _number(cell: str) -> float:

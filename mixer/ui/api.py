@@ -8,7 +8,6 @@ session.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -38,6 +37,8 @@ MOST_LETTERS = 20_000  # of a text that judges read
 GENERATE = (
     *("prompt", "positions", "tokens", "temperature", "seed", "formula"),
     *("rewards", "levels", "budget", "whole", "fewest_tokens", "decouple"),
+    *("top_p", "top_k", "min_p", "stop", "bias", "repetition_penalty", "presence_penalty", "frequency_penalty"),
+    *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers"),
 )
 
 # Prompt, sliders, sampling parameters and formula -> the text.
@@ -82,15 +83,41 @@ def generate(desk: Desk, write: Write | None = None) -> Callable[..., str]:
         whole: bool = FIELDS["whole"].default,
         min_new_tokens: int = FIELDS["fewest_tokens"].default,
         decouple: bool = FIELDS["decouple"].default,
+        top_p: float = FIELDS["top_p"].default,
+        top_k: int = FIELDS["top_k"].default,
+        min_p: float = FIELDS["min_p"].default,
+        stop: list[str] | None = None,
+        logit_bias: dict[str, float] | None = None,
+        repetition_penalty: float = FIELDS["repetition_penalty"].default,
+        presence_penalty: float = FIELDS["presence_penalty"].default,
+        frequency_penalty: float = FIELDS["frequency_penalty"].default,
+        dry_multiplier: float = FIELDS["dry_multiplier"].default,
+        dry_base: float = FIELDS["dry_base"].default,
+        dry_allowed_length: int = FIELDS["dry_allowed_length"].default,
+        dry_sequence_breakers: list[str] | None = None,
     ) -> str:
+        more = {
+            "min_new_tokens": min_new_tokens,
+            "top_p": top_p,
+            "top_k": top_k,
+            "min_p": min_p,
+            "stop": stop,
+            "logit_bias": logit_bias,
+            "repetition_penalty": repetition_penalty,
+            "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty,
+            "dry_multiplier": dry_multiplier,
+            "dry_base": dry_base,
+            "dry_allowed_length": dry_allowed_length,
+            "dry_sequence_breakers": dry_sequence_breakers,
+        }
         try:
             text = read_text("The prompt", prompt)
             positions = read_positions({} if settings is None else settings, desk.attributes)
             chosen = None if formula is None else read_box({"text": formula}).text
             asked = {"rewards": rewards, "levels": levels, "budget": budget, "whole": whole}
             steering = read_steering({k: v for k, v in asked.items() if v is not None}, desk.rewards)
-            params = options(max_new_tokens, temperature, seed)
-            params = replace(params, min_new_tokens=FIELDS["fewest_tokens"].check(min_new_tokens, True))
+            params = options(max_new_tokens, temperature, seed, more)
             value = DeckValue(0, positions, steering, FIELDS["decouple"].check(decouple))
             return write(text, value, params, chosen)
         except MixerError as error:

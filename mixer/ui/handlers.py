@@ -13,6 +13,7 @@ from mixer.ui.live.browsers import BrowserSessions
 from mixer.ui.state.controls import read_box, read_text, read_value
 from mixer.ui.state.decouple import mix_of
 from mixer.ui.state.formula_text import place
+from mixer.ui.state.page_state import PENALTIES
 from mixer.ui.state.request import sampling, with_formula
 from mixer.values.request import FIELDS
 
@@ -35,13 +36,18 @@ def generate(
         seed: Any,
         rate: Any,
         fresh: Any,
+        repetition: Any,
+        presence: Any,
+        frequency: Any,
+        dry: Any,
         request: gr.Request,
     ) -> Iterator[tuple[Any, Any]]:
         try:
             formula = read_box(box)
             value = read_value(deck, desk.attributes, desk.rewards)
             value, found = with_formula(desk, formula.text, value, formula.typed)
-            params = sampling(tokens, temperature, seed, fresh)
+            penalties = dict(zip(PENALTIES, (repetition, presence, frequency, dry), strict=True))
+            params = sampling(tokens, temperature, seed, fresh, penalties)
             speed = FIELDS["rate"].check(rate, True)
             text = read_text("The prompt", prompt or "")
         except MixerError as error:

@@ -19,7 +19,7 @@ from mixer.ui.live.stream import run
 from mixer.ui.live.zero_gpu import ZeroGpu, gpu_decorator, is_zero_gpu
 from mixer.ui.panels import batch, export, pad, paint, sweep
 from mixer.ui.state.decouple import scales
-from mixer.ui.state.page_state import PageState
+from mixer.ui.state.page_state import PENALTIES, PageState
 from mixer.ui.state.presets import presets
 from mixer.ui.state.snippets import SHIPPED, DeskSource
 from mixer.ui.translations import LANGUAGES
@@ -39,6 +39,12 @@ PANELS: dict[str, Panel] = {  # of the shelf, by title
     "Pad": pad.panel,
     "Batch": batch.panel,
     "Export": export.panel,
+}
+PENALTY_LABELS = {
+    "repetition_penalty": "Repetition penalty",
+    "presence_penalty": "Presence penalty",
+    "frequency_penalty": "Frequency penalty",
+    "dry_multiplier": "DRY multiplier",
 }
 COMPUTING = ("Paint", "Sweep", "Batch", "Export")  # panels that need the model in this process, so not on ZeroGPU
 
@@ -123,7 +129,27 @@ def _options(state: PageState) -> dict[str, Any]:
         with gr.Row(equal_height=True):
             rate = gr.Number(state.rate, label="Tokens a second", info="0: all it can", elem_id="rate", min_width=120)
             fresh = gr.Checkbox(state.fresh, label="New seed each time", elem_id="fresh", min_width=150)
-    return {"mode": mode, "temperature": temperature, "tokens": tokens, "seed": seed, "rate": rate, "fresh": fresh}
+        penalties = {}
+        for names in (PENALTIES[:2], PENALTIES[2:]):
+            with gr.Row(equal_height=True):
+                for name in names:
+                    penalties[name] = gr.Number(
+                        getattr(state, name),
+                        label=PENALTY_LABELS[name],
+                        info="1: none" if FIELDS[name].default else "0: none",
+                        step=0.05,
+                        elem_id=name.replace("_", "-"),
+                        min_width=120,
+                    )
+    return {
+        "mode": mode,
+        "temperature": temperature,
+        "tokens": tokens,
+        "seed": seed,
+        "rate": rate,
+        "fresh": fresh,
+        **penalties,
+    }
 
 
 def _header(desk: Desk) -> gr.HTML:

@@ -1,8 +1,12 @@
-"""The check of every number that comes from a person or a file. Standard library only."""
+"""The check of every number and every list of texts that comes from a person or a file. Standard library only."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mixer.errors import InvalidValue
+
+MOST_TEXTS, MOST_LETTERS = 100, 1000  # texts in one list, and characters of each
 
 
 def bounded(name: str, value: object, low: float, high: float) -> float:
@@ -18,3 +22,21 @@ def bounded(name: str, value: object, low: float, high: float) -> float:
         shown = f"{value:.6g}" if abs(value) < 10**300 or value != value else "far too large"
         raise InvalidValue(f"{name} is {shown}, which is out of range.", hint)
     return float(value)
+
+
+def texts(name: str, value: object) -> tuple[str, ...]:
+    """`value`, one text or a sequence of texts, as a tuple of texts.
+
+    Raises:
+        InvalidValue: one of them is empty, too long or no text, or there are too many. `name` names the list.
+    """
+    found = (value,) if isinstance(value, str) else value
+    if not isinstance(found, Sequence):
+        raise InvalidValue(f"{name} must be texts, not {str(value)[:40]!r}.", "Give a list of texts.")
+    if len(found) > MOST_TEXTS:
+        raise InvalidValue(f"{name} has {len(found):,} texts.", f"Give at most {MOST_TEXTS}.")
+    for text in found:
+        if not isinstance(text, str) or not 0 < len(text) <= MOST_LETTERS:
+            shown = "empty" if text == "" else f"{str(text)[:40]!r}"
+            raise InvalidValue(f"A text of {name} is {shown}.", f"Give texts of 1 to {MOST_LETTERS:,} characters.")
+    return tuple(found)

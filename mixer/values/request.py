@@ -7,15 +7,14 @@ descriptions from this table. Standard library only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from mixer.errors import InvalidValue
-from mixer.values.bounds import bounded
 from mixer.values.chat import Prompt
+from mixer.values.field import Field
 from mixer.values.mix import POSITION_LIMIT, Mix
-from mixer.values.sampling import BOUNDS, SamplingParams
+from mixer.values.sampling import BOUNDS, MOST_BIAS, SamplingParams
 from mixer.values.steering import BUDGET, MOST_NATS, REST, Steering
 
 
@@ -28,80 +27,6 @@ class Request:
     params: SamplingParams = field(default_factory=SamplingParams)
     formula: str | None = None
     steering: Steering = REST
-
-
-@dataclass(frozen=True)
-class Field:
-    """One field of a request. Python, the command line, links and so on are called doors here.
-
-    If `flag`, `link` or `column` is empty, that door does not have the field.
-
-    Attributes:
-        name: its key in the page's state.
-        kind: the type of its value. `dict` means one number for each attribute or reward head.
-        noun: what it is called at the beginning of a sentence.
-        about: what it means. `describe` replaces `{low}` and `{high}` by the bounds.
-        default: its value if a request does not give it.
-        low, high: bounds of a number. If `low` is below 0, the lower bound is the negative of the upper bound.
-        served: the upper bound for what anybody can send to a server (the page, its links, its CSV files, the API);
-            None for `high`.
-        opening: its value in a new page; None for `default`.
-        argument: its name in Python, in the API and in mix files; empty for `name`.
-        flag: its option on the command line.
-        link: its key in a link. A key that ends with a dot is a prefix of the name of an attribute or a reward head.
-        column: its column in a CSV file. A dot at the end means the same.
-        choices: the allowed texts; empty for any text.
-    """
-
-    name: str
-    kind: type
-    noun: str
-    about: str = ""
-    default: Any = None
-    low: float = 0.0
-    high: float = 0.0
-    served: float | None = None
-    opening: Any = None
-    argument: str = ""
-    flag: str = ""
-    link: str = ""
-    column: str = ""
-    choices: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.opening is None:
-            object.__setattr__(self, "opening", self.default)
-        object.__setattr__(self, "argument", self.argument or self.name)
-
-    def bounds(self, served: bool = False) -> tuple[float, float]:
-        """The lowest and the highest number. With `served`, those for a server."""
-        high = self.served if served and self.served is not None else self.high
-        return (-high if self.low < 0 else self.low), high
-
-    def describe(self, served: bool = False) -> str:
-        """What the field means, with its bounds."""
-        low, high = self.bounds(served)
-        return self.about.format(low=f"{low:g}", high=f"{high:.15g}")
-
-    def check(self, value: object, served: bool = False, noun: str = "") -> Any:
-        """`value`, if the field allows it. For a field of kind `dict`, `value` is one of its numbers.
-
-        Raises:
-            InvalidValue: `value` has another type, is out of bounds or is none of the choices.
-        """
-        noun = noun or self.noun
-        if self.choices and value not in self.choices:
-            raise InvalidValue(f"There is no such {self.name}.", f"Choose one of {', '.join(self.choices)}.")
-        if self.kind is bool and not isinstance(value, bool):
-            raise InvalidValue(f"{noun} is not true or false.", "Leave it out.")
-        if self.kind in (bool, str):
-            return value
-        number: Any = bounded(noun, value, *self.bounds(served))
-        if self.kind is not int:
-            return number
-        if number != int(number):
-            raise InvalidValue(f"{noun} is not a whole number.", "Leave the fraction away.")
-        return int(value)  # type: ignore[call-overload]  # `bounded` has seen that it is a number
 
 
 _TABLE = (
@@ -237,6 +162,7 @@ _TABLE = (
         served=1000,
         argument="min_new_tokens",
         flag="--min-new-tokens",
+        column="min_new_tokens",
     ),
     Field(
         "top_p",
@@ -246,12 +172,42 @@ _TABLE = (
         SamplingParams.top_p,
         *BOUNDS["top_p"],
         flag="--top-p",
+        column="top_p",
+    ),
+    Field(
+        "top_k",
+        int,
+        "top_k",
+        "Draw from so many of the likeliest tokens, {low} to {high}; 0 for all.",
+        SamplingParams.top_k,
+        *BOUNDS["top_k"],
+        flag="--top-k",
+        column="top_k",
+    ),
+    Field(
+        "min_p",
+        float,
+        "min_p",
+        "Draw from tokens at least this fraction as likely as the likeliest, {low} to {high}.",
+        SamplingParams.min_p,
+        *BOUNDS["min_p"],
+        flag="--min-p",
+        column="min_p",
+    ),
+    Field(
+        "stop",
+        tuple,
+        "stop",
+        "Texts that end the writing and are not part of it.",
+        SamplingParams.stop,
+        flag="--stop",
+        column="stop",
     ),
     Field(
         "seed",
         int,
         "The seed",
-        "Whole number from {low}; equal seeds give equal texts. Left out, a fresh one is drawn.",
+        "Whole number from 0; equal seeds give equal texts. Left out or {low}, a fresh one is drawn.",
         SamplingParams.seed,
         *BOUNDS["seed"],
         served=2**53,  # browsers and spreadsheets round larger numbers
@@ -259,6 +215,94 @@ _TABLE = (
         flag="--seed",
         link="seed",
         column="seed",
+    ),
+    Field(
+        "bias",
+        dict,
+        "The bias",
+        "Word or token id -> number from {low} (never) to {high} (always) that is added to its logit, before and "
+        "after a space; digits alone are a token id.",
+        SamplingParams.logit_bias,
+        low=-MOST_BIAS,
+        high=MOST_BIAS,
+        argument="logit_bias",
+        flag="--logit-bias",
+        column="bias.",
+    ),
+    Field(
+        "repetition_penalty",
+        float,
+        "The repetition penalty",
+        "Divides positive and multiplies negative logits of tokens that prompt or text have, {low} to {high}; 1 for "
+        "none.",
+        SamplingParams.repetition_penalty,
+        *BOUNDS["repetition_penalty"],
+        flag="--repetition-penalty",
+        link="rp",
+        column="repetition_penalty",
+    ),
+    Field(
+        "presence_penalty",
+        float,
+        "The presence penalty",
+        "Taken off the logits of tokens that the text has, {low} to {high}.",
+        SamplingParams.presence_penalty,
+        *BOUNDS["presence_penalty"],
+        flag="--presence-penalty",
+        link="pp",
+        column="presence_penalty",
+    ),
+    Field(
+        "frequency_penalty",
+        float,
+        "The frequency penalty",
+        "Taken off a token's logit once for each time that the text has it, {low} to {high}.",
+        SamplingParams.frequency_penalty,
+        *BOUNDS["frequency_penalty"],
+        flag="--frequency-penalty",
+        link="fp",
+        column="frequency_penalty",
+    ),
+    Field(
+        "dry_multiplier",
+        float,
+        "The DRY multiplier",
+        "Strength of DRY, which takes multiplier * base ** (n - allowed length) off the logit of a token that would "
+        "extend a repetition of n tokens, {low} (none) to {high}.",
+        SamplingParams.dry_multiplier,
+        *BOUNDS["dry_multiplier"],
+        flag="--dry-multiplier",
+        link="dry",
+        column="dry_multiplier",
+    ),
+    Field(
+        "dry_base",
+        float,
+        "The DRY base",
+        "How fast DRY grows with the length of a repetition, {low} to {high}.",
+        SamplingParams.dry_base,
+        *BOUNDS["dry_base"],
+        flag="--dry-base",
+        column="dry_base",
+    ),
+    Field(
+        "dry_allowed_length",
+        int,
+        "The DRY allowed length",
+        "Repetitions of fewer tokens are free of DRY, {low} to {high}.",
+        SamplingParams.dry_allowed_length,
+        *BOUNDS["dry_allowed_length"],
+        flag="--dry-allowed-length",
+        column="dry_allowed_length",
+    ),
+    Field(
+        "dry_sequence_breakers",
+        tuple,
+        "dry_sequence_breakers",
+        "Texts that no repetition goes across, for DRY.",
+        SamplingParams.dry_sequence_breakers,
+        flag="--dry-sequence-breaker",
+        column="dry_sequence_breakers",
     ),
     Field(
         "rate",
@@ -280,3 +324,19 @@ _TABLE = (
     ),
 )
 FIELDS: Mapping[str, Field] = MappingProxyType({one.name: one for one in _TABLE})
+# The fields that are arguments of `SamplingParams`, in the order of the table.
+SAMPLING = tuple(one.name for one in _TABLE if one.argument in {own.name for own in fields(SamplingParams)})
+
+
+def read_sampling(given: Mapping[str, Any], served: bool = False) -> SamplingParams:
+    """Sampling parameters from values of the fields `SAMPLING`, by their arguments' names, checked by the table.
+
+    Raises:
+        InvalidValue: a value is not of its type or out of range; with `served`, out of a server's range.
+    """
+    checked = dict(given)
+    for one in map(FIELDS.__getitem__, SAMPLING):
+        value = given.get(one.argument)
+        if value is not None and one.kind is not dict:  # `SamplingParams` itself checks a bias
+            checked[one.argument] = one.check(value, served)
+    return SamplingParams(**checked)

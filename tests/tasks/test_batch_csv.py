@@ -91,7 +91,7 @@ def test_a_row_is_what_its_cells_say_and_otherwise_the_default(
         ("tokens", "12.5", "Row 2, column tokens: 12.5 is no whole number"),
         ("tokens", "1,000", "Row 2, column tokens: 1,000 is no whole number. Write it with digits alone."),
         ("tokens", "1001", "Row 2, column tokens: The number of tokens is 1001, which is out of range"),
-        ("seed", "-1", "Row 2, column seed"),
+        ("seed", "-2", "Row 2, column seed"),
         ("seed", "9" * 5000, "Row 2, column seed"),
         ("temperature", "3", "Row 2, column temperature: The temperature is 3"),
         ("formula", "[fromal]", "Row 2, column formula: Line 1, column 2: "),

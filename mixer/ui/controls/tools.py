@@ -16,7 +16,7 @@ from mixer.errors import MixerError
 from mixer.ui.state import snippets
 from mixer.ui.state.decouple import LEFT_OUT, calibration, without_decouple
 from mixer.ui.state.link import read_query, write_query
-from mixer.ui.state.page_state import DECK, PageState, read_state
+from mixer.ui.state.page_state import DECK, PENALTIES, PageState, read_state
 from mixer.ui.state.presets import Choice
 from mixer.ui.state.snippets import SHIPPED, DeskSource
 from mixer.ui.web import script
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LONGEST_LINK = 16_000  # characters; servers and mail programs cut longer links off
 # The fields of the state whose controls are Gradio's own, in the order in which the page lists them.
-PLAIN = ("prompt", "mode", "temperature", "tokens", "seed", "rate", "fresh")
+PLAIN = ("prompt", "mode", "temperature", "tokens", "seed", "rate", "fresh", *PENALTIES)
 # Both run in the browser alone.
 PUT = f"(state) => {list(PLAIN)}.map((name) => state[name])"
 TELL = '(...values) => void document.dispatchEvent(new CustomEvent("desk:values", {detail: values}))'

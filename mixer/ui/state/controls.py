@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mixer.errors import InvalidValue, UnknownName
-from mixer.values.request import FIELDS
+from mixer.values.request import FIELDS, read_sampling
 from mixer.values.sampling import SamplingParams
 from mixer.values.steering import REST, Steering
 
@@ -157,17 +157,25 @@ def read_text(what: str, value: object, most: int | None = None) -> str:
     return value.encode("utf-8", "replace").decode()
 
 
-def options(max_new_tokens: object, temperature: object, seed: object) -> SamplingParams:
-    """Sampling options as a client sends them; a seed of None draws a fresh one.
+def options(
+    max_new_tokens: object, temperature: object, seed: object, more: Mapping[str, object] = MappingProxyType({})
+) -> SamplingParams:
+    """Sampling options as a client sends them; a seed of None or -1 draws a fresh one.
+
+    Args:
+        more: further arguments of `SamplingParams`. One that is None is as by default.
 
     Raises:
-        InvalidValue: one of them is no number or out of range.
+        InvalidValue: one of them is not of its type or out of range.
     """
-    return SamplingParams(
-        max_new_tokens=FIELDS["tokens"].check(max_new_tokens, True),
-        temperature=FIELDS["temperature"].check(temperature, True),
-        seed=FIELDS["seed"].check(secrets.randbelow(10_000) if seed is None else seed, True),
-    )
+    drawn = FIELDS["seed"].check(secrets.randbelow(10_000) if seed is None or seed == -1 else seed, True)
+    # A value that is missing is refused here; `read_sampling` takes the default for it.
+    given = {
+        "max_new_tokens": FIELDS["tokens"].check(max_new_tokens, True),
+        "temperature": FIELDS["temperature"].check(temperature, True),
+        "seed": drawn,
+    }
+    return read_sampling(given | {name: value for name, value in more.items() if value is not None}, True)
 
 
 def describe(positions: Mapping[str, float], steering: Steering = REST, decouple: bool = False) -> str:

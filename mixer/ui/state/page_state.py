@@ -16,6 +16,7 @@ from mixer.values.request import FIELDS
 from mixer.values.steering import REST, Steering
 
 NAMES = tuple(field.name for field in FIELDS.values() if field.link)  # of a state's fields, in the order of its JSON
+PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty", "dry_multiplier")
 DECK = ("positions", *REST.record(), "decouple")  # those that the deck holds
 
 
@@ -27,7 +28,7 @@ class PageState:
         formula: as text, right or wrong.
         positions: attribute -> slider position; those at rest are left out.
         steering: the reward sliders and their budget.
-        seed: None for an empty box.
+        seed: None for an empty box; it is None where -1 was given.
     """
 
     prompt: str = FIELDS["prompt"].opening
@@ -41,6 +42,19 @@ class PageState:
     rate: float = FIELDS["rate"].opening
     fresh: bool = FIELDS["fresh"].opening
     decouple: bool = FIELDS["decouple"].opening
+    repetition_penalty: float = FIELDS["repetition_penalty"].opening
+    presence_penalty: float = FIELDS["presence_penalty"].opening
+    frequency_penalty: float = FIELDS["frequency_penalty"].opening
+    dry_multiplier: float = FIELDS["dry_multiplier"].opening
+
+    def __post_init__(self) -> None:
+        if self.seed == -1:
+            object.__setattr__(self, "seed", None)
+
+    @property
+    def penalties(self) -> dict[str, float]:
+        """The penalties that are not neutral, by name."""
+        return {name: value for name in PENALTIES if (value := getattr(self, name)) != FIELDS[name].default}
 
     @property
     def steers(self) -> Steering:
@@ -65,7 +79,9 @@ def read_state(posted: object, names: Collection[str], heads: Collection[str]) -
     if not isinstance(posted, Mapping):
         raise InvalidValue("The state is not an object.", "Send one as the page does.")
     state = {**PageState().json(), **posted}
-    params = options(state["tokens"], state["temperature"], 0 if state["seed"] is None else state["seed"])
+    seed = None if state["seed"] == -1 else state["seed"]
+    more = {name: state[name] for name in PENALTIES}
+    params = options(state["tokens"], state["temperature"], 0 if seed is None else seed, more)
     return PageState(
         read_text("The prompt", state["prompt"]),
         read_box({"text": state["formula"]}).text,
@@ -73,6 +89,7 @@ def read_state(posted: object, names: Collection[str], heads: Collection[str]) -
         read_steering(state, heads),
         temperature=params.temperature,
         tokens=params.max_new_tokens,
-        seed=None if state["seed"] is None else params.seed,
+        seed=None if seed is None else params.seed,
+        **{name: getattr(params, name) for name in PENALTIES},
         **{name: FIELDS[name].check(state[name], True) for name in ("mode", "rate", "fresh", "decouple")},
     )

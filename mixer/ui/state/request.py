@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,7 +26,7 @@ def request(desk: Desk, state: PageState) -> tuple[Request, Recipe]:
         FormulaError: the formula cannot be read, or names what is not loaded. Unsupported: see `decouple.positions_of`.
     """
     state, found = with_formula(desk, state.formula, state)
-    params = sampling(state.tokens, state.temperature, state.seed, state.fresh)
+    params = sampling(state.tokens, state.temperature, state.seed, state.fresh, state.penalties)
     return Request(state.prompt, mix_of(desk, state), params, found.formula, state.steers), found
 
 
@@ -44,13 +45,15 @@ def with_formula(desk: Desk, text: str, sliders: Sliders, typed: bool = True) ->
     return sliders, found
 
 
-def sampling(tokens: object, temperature: object, seed: object, fresh: object) -> SamplingParams:
-    """Sampling parameters as a client sends them; with `fresh`, or a seed of None, a seed is drawn.
+def sampling(
+    tokens: object, temperature: object, seed: object, fresh: object, penalties: Mapping[str, object]
+) -> SamplingParams:
+    """Sampling parameters as a client sends them; with `fresh`, or a seed of None or -1, a seed is drawn.
 
     Raises:
         InvalidValue: one of them is no number or out of range.
     """
-    params = options(tokens, temperature, None if fresh else seed)
+    params = options(tokens, temperature, None if fresh else seed, penalties)
     return replace(params, min_new_tokens=fewest_tokens(params.max_new_tokens))
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixer.errors import InvalidValue, Unsupported
 from mixer.ui.state.controls import MOST_TOKENS, options, read_box, read_positions, read_steering
-from mixer.values.request import FIELDS
+from mixer.values.request import FIELDS, SAMPLING
 from mixer.values.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -23,17 +23,21 @@ if TYPE_CHECKING:
 
 MOST_READ = 60_000  # tokens of prefill that one replay may do again because sliders moved
 DIGITS = 9  # decimals of a position, more than any slider has
+PENALTIES = tuple(FIELDS[name].argument for name in SAMPLING if name == "bias" or "penalty" in name or "dry" in name)
 
 
 def write_written(session: Session, formula: str | None) -> dict[str, Any] | None:
-    """`{formula, temperature, least, parts}` of a text, `least` being `min_new_tokens`; None if it has no tokens.
+    """`{formula, temperature, least, penalties, parts}` of a text; None if it has no tokens.
+
+    `least` is `min_new_tokens`, and `penalties` has the bias and the penalties that are not neutral.
 
     A part is a `mixer.decoding.session.Segment`: `{tokens, exact, positions}` and what `read_steering` reads.
     """
     params = session.params
     parts = [_part(segment) for segment in session.segments]
-    written = {"formula": formula, "temperature": params.temperature, "least": params.min_new_tokens, "parts": parts}
-    return written if parts else None
+    penalties = {name: value for name, value in params.record().items() if name in PENALTIES}
+    written = {"formula": formula, "temperature": params.temperature, "least": params.min_new_tokens}
+    return {**written, "penalties": penalties, "parts": parts} if parts else None
 
 
 def _part(segment: Segment) -> dict[str, Any]:
@@ -58,7 +62,10 @@ def read_written(posted: object, desk: Desk) -> tuple[list[Segment], SamplingPar
     sizes = [len(segment.token_ids) for segment in segments]
     if not all(sizes) or len(segments) < len(parts):
         raise InvalidValue("A part of the text has no tokens.", "Leave it out.")
-    params = options(sum(sizes), posted.get("temperature"), 0)
+    penalties = posted.get("penalties", {})
+    if not isinstance(penalties, Mapping) or not set(penalties) <= set(PENALTIES):
+        raise InvalidValue("The penalties are not as the page keeps them.", f"Send some of {', '.join(PENALTIES)}.")
+    params = options(sum(sizes), posted.get("temperature"), 0, penalties)
     before = accumulate(sizes[:-1])
     if sum(size for size, segment in zip(before, segments[1:], strict=True) if segment.exact) > MOST_READ:
         hint = "Choose keep in the options, or a shorter text."

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mixer.ui.state.page_state import PageState
+from mixer.ui.state.page_state import PENALTIES, PageState
 from mixer.ui.state.request import fewest_tokens
 from mixer.values.request import FIELDS
 from mixer.values.steering import REST
@@ -31,13 +31,13 @@ class DeskSource:
 
 
 SHIPPED = DeskSource()
-SAMPLING = ("tokens", "fewest_tokens", "temperature", "seed")  # the fields that are arguments of `SamplingParams`
+SAMPLING = ("tokens", "fewest_tokens", "temperature", "seed", *PENALTIES)  # arguments of `SamplingParams`
 
 
 def python(state: PageState, origin: DeskSource = SHIPPED) -> str:
     """A program that prints the text."""
     values, steering = _values(state), state.steers
-    params = ", ".join(f"{FIELDS[name].argument}={values[name]!r}" for name in SAMPLING)
+    params = ", ".join(f"{FIELDS[name].argument}={values[name]!r}" for name in SAMPLING if name in values)
     lines = [
         f"{state.prompt!r},",
         f"desk.mix({dict(state.positions)!r})," if state.positions else "desk.mix(),",
@@ -100,7 +100,10 @@ def request(state: PageState) -> dict[str, Any]:
 
 
 def _values(state: PageState) -> dict[str, Any]:
-    """The fields of the request that Generate makes; None for a seed to draw, and for the formula `sliders`."""
+    """The fields of the request that Generate makes; None for a seed to draw, and for the formula `sliders`.
+
+    Neutral penalties are left out.
+    """
     return {
         "prompt": state.prompt,
         "positions": dict(state.positions),
@@ -111,4 +114,5 @@ def _values(state: PageState) -> dict[str, Any]:
         "tokens": state.tokens,
         "fewest_tokens": fewest_tokens(state.tokens),
         "seed": None if state.fresh else state.seed,
+        **state.penalties,
     }

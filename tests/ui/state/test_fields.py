@@ -30,16 +30,18 @@ Door = Callable[[Field, float, Desk, Path], Any]  # reads one number of a field 
 
 
 def own(field: Field, number: float, desk: Desk) -> Any:
-    """A field's value; of the kind `dict` for one attribute or reward head."""
+    """A field's value; of the kind `dict` for one attribute, reward head or token id."""
     if field.kind is not dict:
         return number
+    if field.name == "bias":
+        return {"7": number}
     return {next(iter(desk.attributes)) if field.name == "positions" else desk.rewards[0]: number}
 
 
 def python(field: Field, number: float, desk: Desk, folder: Path) -> Any:
     if field.argument in SAMPLING:
         more = {"max_new_tokens": 100_000} if field.name == "fewest_tokens" else {}
-        return SamplingParams(**{**more, field.argument: number})
+        return SamplingParams(**{**more, field.argument: own(field, number, desk)})
     if field.name == "positions":
         return Setting.at(number)
     return Steering(**{"positions" if field.name == "rewards" else field.name: own(field, number, desk)})
@@ -55,7 +57,11 @@ def command_line(field: Field, number: float, desk: Desk, folder: Path) -> Any:
 
 def mix_file(field: Field, number: float, desk: Desk, folder: Path) -> Any:
     path = folder / "mix.yaml"
-    path.write_text(yaml.safe_dump({field.argument: own(field, number, desk)}))
+    asked: dict[str, Any] = {field.argument: own(field, number, desk)}
+    if field.argument in SAMPLING:
+        more = {"max_new_tokens": 100_000} if field.name == "fewest_tokens" else {}
+        asked = {"sampling": more | asked}
+    path.write_text(yaml.safe_dump(asked))
     return load_mix(path), load_steering(path)
 
 
@@ -82,7 +88,10 @@ def csv(served: bool) -> Door:
     def read(field: Field, number: float, desk: Desk, folder: Path) -> Any:
         value = own(field, number, desk)
         column = f"{field.column or field.link}{next(iter(value))}" if field.kind is dict else field.column
-        [job] = BatchTable(desk, read_table(f"prompt,{column}\nA,{number!r}", "prompt"), Request(""), served).jobs
+        most = FIELDS["tokens"].bounds(served)[1]
+        more = (",tokens", f",{most:.0f}") if field.name == "fewest_tokens" else ("", "")
+        table = read_table(f"prompt,{column}{more[0]}\nA,{number!r}{more[1]}", "prompt")
+        [job] = BatchTable(desk, table, Request(""), served).jobs
         if job.error:
             raise MixerError(job.error)
         return job.request
@@ -93,7 +102,7 @@ def csv(served: bool) -> Door:
 DOORS: Mapping[str, tuple[Door, bool, set[str]]] = {  # how to read there, whether it is a server's, its fields
     "Python": (python, False, SAMPLING | {"settings", "rewards", "levels", "budget"}),
     "command line": (command_line, False, {field.argument for field in NUMBERS if field.flag}),
-    "mix file": (mix_file, False, set(KEYS)),
+    "mix file": (mix_file, False, SAMPLING | set(KEYS)),
     "CSV": (csv(False), False, {field.argument for field in NUMBERS if field.column or field.kind is dict}),
     "CSV of the page": (csv(True), True, {field.argument for field in NUMBERS if field.column or field.kind is dict}),
     "page": (page, True, {FIELDS[name].argument for name in NAMES}),
@@ -130,11 +139,12 @@ def test_what_is_left_out_is_as_the_table_says(desk: Desk) -> None:
     for name, field in FIELDS.items():
         if field.argument in SAMPLING:
             assert getattr(SamplingParams(), field.argument) == field.default
-            assert options[field.argument] == field.default
+            assert options[field.argument] is None  # so that a mix file's value stays
         if name in NAMES:
             assert state[name] == (field.opening if field.kind is not dict else {})
-        if name in GENERATE and field.kind is not dict and name not in ("prompt", "budget"):
+        if name in GENERATE and field.kind not in (dict, tuple) and name not in ("prompt", "budget"):
             assert parameters[field.argument].default == field.default
+    assert read_params(parsed([])) == SamplingParams()
     assert [FIELDS[name].argument for name in GENERATE] == list(parameters)
     assert Steering().budget == FIELDS["budget"].default and Steering().whole == FIELDS["whole"].default
     assert list(Steering().record()) == ["rewards", "levels", "budget", "whole"]
