@@ -26,7 +26,7 @@ def rounded(model: PreTrainedModel, bits: int) -> None:
 
 
 def test_the_dtype_it_was_loaded_in_does_not_matter(model: PreTrainedModel):
-    assert base_fingerprint(model) == base_fingerprint(model.to(torch.bfloat16))
+    assert base_fingerprint(model) == base_fingerprint(model.bfloat16())
 
 
 @pytest.mark.parametrize("bits", [4, 8])
