@@ -85,7 +85,8 @@ function mount(element, trigger, props, _watch, server) {
     if (timer !== null && !target) settle();
   }
 
-  function apply(state) {
+  function apply(asked) {
+    const state = { ...props.rest, ...asked }; // an old text of the history may lack newer fields
     now = state;
     step = state;
     target = state;

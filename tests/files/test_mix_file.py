@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixer import Steering, load_mix, save_mix
+from mixer import SamplingParams, Steering, load_mix, save_mix
 from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName
-from mixer.files.mix_file import load_steering
+from mixer.files.mix_file import load_sampling, load_steering
 from mixer.values.mix import RULES, Mix, Setting
 
 names = st.one_of(
@@ -83,6 +83,40 @@ def test_how_rewards_steer_comes_back_too_and_leaves_the_mix_alone(
     assert load_steering(save_mix(mix, file, steering)) == steering
     assert load_mix(file).key == mix.key
     assert load_steering(save_mix(mix, file)) == Steering(budget=None)
+
+
+@given(
+    st.builds(
+        SamplingParams,
+        temperature=st.floats(0, 10),
+        stop=st.lists(st.text(min_size=1, max_size=9), max_size=3),
+        seed=st.none() | st.integers(-1, 2**60),
+        logit_bias=st.dictionaries(
+            st.integers(0, 99) | st.text("abc =:\x85", min_size=1), st.floats(-100, 100), max_size=3
+        ),
+        repetition_penalty=st.floats(0.1, 10),
+        frequency_penalty=st.floats(-2, 2),
+        dry_sequence_breakers=st.lists(st.text(min_size=1, max_size=3), max_size=3),
+    )
+)
+def test_sampling_parameters_come_back_too(file: Path, params: SamplingParams):
+    mix = Mix({"humor": Setting.at(0.5)})
+    assert load_sampling(save_mix(mix, file, params=params)) == params
+    assert load_mix(file) == mix and load_sampling(save_mix(mix, file)) == SamplingParams()
+
+
+def test_a_wrong_sampling_parameter_is_refused_by_name(tmp_path: Path):
+    path = tmp_path / "mix.yaml"
+    for text, message in {
+        "sampling: {temprature: 1}": "no key .* called 'temprature'. Did you mean temperature",
+        "sampling: {min_p: 2}": "mix.yaml: sampling: min_p is 2, which is out of range",
+        "sampling: {stop: ['']}": "mix.yaml: sampling: A text of stop is empty",
+        "sampling: {logit_bias: {no: 1}}": "mix.yaml: sampling: logit_bias has 'False', which is no word",
+        "sampling: 3": "sampling must hold names with values",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(MixerError, match=message):
+            load_sampling(path)
 
 
 def test_a_budget_that_is_left_out_is_the_default_where_anything_steers(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,21 @@ def test_an_error_names_row_and_column_and_stops_no_other_row(desk: Desk, head: 
     made = table_of(desk, f'prompt,{head}\nA,"{cell}"\nB,', served=True)
     assert made.jobs[0].error.startswith(message)
     assert not made.jobs[1].error
+
+
+def test_every_sampling_parameter_has_a_column(desk: Desk):
+    made = table_of(
+        desk,
+        "prompt,min_new_tokens,tokens,top_k,min_p,stop,bias.7,bias.a b,repetition_penalty,dry_allowed_length\n"
+        'A,300,400,5,"0,1","[""x"", ""\n""]",-100,2,1.2,3\nB,,,,,end,,,,\nC,,,,,[x,,,,\nD,,,,,,101,,,',
+    )
+    params = [job.request.params for job in made.jobs]
+    asked = {"max_new_tokens": 400, "min_new_tokens": 300, "top_k": 5, "min_p": 0.1, "stop": ["x", "\n"]}
+    biases = {7: -100, "a b": 2}
+    assert params[0] == replace(params[3], **asked, logit_bias=biases, repetition_penalty=1.2, dry_allowed_length=3)
+    assert params[1].stop == ("end",)
+    assert made.jobs[2].error.startswith("Row 4, column stop: '[x' is no JSON list.")
+    assert made.jobs[3].error.startswith("Row 5, column bias.7: The bias is 101, which is out of range.")
 
 
 def test_a_head_has_a_reward_or_an_aim(desk: Desk):

@@ -43,6 +43,10 @@ states = st.builds(
     rate=st.floats(0, 1000),
     fresh=st.booleans(),
     decouple=st.booleans(),
+    repetition_penalty=st.just(1.0) | st.floats(0.1, 10),
+    presence_penalty=st.just(0.0) | st.floats(-2, 2),
+    frequency_penalty=st.just(0.0) | st.floats(-2, 2),
+    dry_multiplier=st.just(0.0) | st.floats(0, 100),
 )
 json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -101,6 +105,8 @@ def test_a_link_can_be_read_by_a_person() -> None:
         "&f=base+%2B+formal&t=1&seed=3&fresh=1"
     )
     assert write_query(PageState("Hi")) == "v=1&p=Hi"
+    assert write_query(PageState("Hi", repetition_penalty=1.1, dry_multiplier=0.8)) == "v=1&p=Hi&rp=1.1&dry=0.8"
+    assert read_query("v=1&p=Hi&seed=-1", NAMES, HEADS) == (PageState("Hi", seed=None), [])
     assert "s.seed=1" in write_query(PageState(positions={"seed": 1.0}))
 
 

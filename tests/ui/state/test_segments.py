@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,10 @@ SOUND: dict[str, Any] = {"formula": None, "temperature": 0.8, "least": 2, "parts
 
 
 def test_what_is_written_reads_back(desk: Desk) -> None:
-    formula, params = "1.5*sliders - 0.5*base", SamplingParams(max_new_tokens=24, min_new_tokens=12, seed=7)
+    formula, params = (
+        "1.5*sliders - 0.5*base",
+        SamplingParams(max_new_tokens=24, min_new_tokens=12, seed=7, repetition_penalty=1.2, logit_bias={"7": 1.5}),
+    )
     steering = Steering({"humor": 0.35}, {"toxicity": 0.1}, budget=None, whole=True)
     session = desk.session(PROMPT, desk.mix(formality=0.1), params, "refill", formula=formula, steering=steering)
     for step in session:
@@ -30,7 +34,7 @@ def test_what_is_written_reads_back(desk: Desk) -> None:
     posted = json.loads(json.dumps(write_written(session, formula)))
     segments, read, text = read_written(posted, desk)
     assert len(segments) == 2 and text == formula
-    assert (read.max_new_tokens, read.min_new_tokens, read.temperature) == (24, 12, 0.8)
+    assert read == replace(params, seed=0)
     for segment, original in zip(segments, session.segments, strict=True):
         assert (segment.token_ids, segment.exact) == (original.token_ids, original.exact)
         assert segment.steering == original.steering

@@ -26,13 +26,19 @@ STATE = PageState(
     temperature=0.9,
     tokens=14,
     seed=5,
+    repetition_penalty=1.3,
+    dry_multiplier=0.8,
 )
 shipped = pytest.mark.skipif(os.environ["MIXER_BASE"] != "tiny", reason="the snippets load the shipped desk")
 
 
 def written(desk: Desk, state: PageState) -> str:
     params = SamplingParams(
-        max_new_tokens=state.tokens, min_new_tokens=state.tokens // 2, temperature=state.temperature, seed=state.seed
+        max_new_tokens=state.tokens,
+        min_new_tokens=state.tokens // 2,
+        temperature=state.temperature,
+        seed=state.seed,
+        **state.penalties,
     )
     mix = desk.mix(dict(state.positions))
     return desk.generate(state.prompt, mix, params, state.formula, state.steers).text
