@@ -122,7 +122,7 @@ class Catalog:
         # Judges read what a text goes on from, but not what a reply replies to.
         before = prompt if isinstance(prompt, str) else ""
         opinions = OpinionSource(self._judges, self.controller, own.backend_tokenizer, before, ids)
-        return PromptedFormula(own, str(prompt), ids, bound, branch_prompts, self.controller, opinions)
+        return PromptedFormula(own, prompt, ids, bound, branch_prompts, self.controller, opinions)
 
 
 def _new(name: str, taken: Iterable[str]) -> None:

@@ -21,14 +21,15 @@ function mount(element, _trigger, props, watch) {
   let pressed = -Infinity; // when Generate was pressed, until the first frame comes
 
   // Changes only what is different, so that a selection survives. What was taken back is removed from the end.
-  function write(pane, prompt, parts) {
-    if (pane.prompt !== prompt || !pane.body.firstChild) {
+  function write(pane, { prompt, reply }, parts) {
+    if (pane.prompt !== prompt || pane.reply !== reply || !pane.body.firstChild) {
       const lead = document.createElement("span");
-      lead.className = "lead";
+      lead.className = reply ? "lead asked" : "lead";
       lead.textContent = prompt;
       pane.body.replaceChildren(lead);
       pane.parts = [];
       pane.prompt = prompt;
+      pane.reply = reply;
       pane.follow = true;
     }
     while (pane.parts.length > parts.length) drop(pane.parts.pop());
@@ -130,8 +131,8 @@ function mount(element, _trigger, props, watch) {
     alert.textContent = error;
     const kept = frame.state === "error" && !frame.base && !frame.mix.length; // refused: the former texts stay
     if (!kept && frame.state !== "idle") {
-      write(panes.base, frame.prompt, [["", frame.base]]);
-      write(panes.mix, frame.prompt, frame.mix.length ? frame.mix : [["", ""]]);
+      write(panes.base, frame, [["", frame.base]]);
+      write(panes.mix, frame, frame.mix.length ? frame.mix : [["", ""]]);
       const label = frame.mix.length ? frame.mix[frame.mix.length - 1][0] : "";
       if (label || frame.formula) entitle(titled(frame.formula, label));
     }

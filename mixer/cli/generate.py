@@ -17,7 +17,7 @@ from mixer.cli.options import (
     steering_options,
 )
 from mixer.errors import UnknownName
-from mixer.values.chat import Conversation, Prompt
+from mixer.values.chat import Conversation
 from mixer.values.mix import POLES, Mix, Setting
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def add(commands: Any) -> None:
     """Add these commands to the parser."""
     one = command(commands, "generate", generate, "write a text under a mix", desk=True)
     one.add_argument("prompt", help="how the text begins; with --chat, what is said to the model")
-    one.add_argument("--chat", action="store_true", help="reply to the prompt, through the model's chat template")
-    one.add_argument("--system", metavar="TEXT", help="a system message before it; means --chat")
+    field_option(one, "reply")
+    field_option(one, "system")
     mix_options(one)
     steering_options(one)
     how = one.add_mutually_exclusive_group()
@@ -55,10 +55,7 @@ def generate(options: argparse.Namespace) -> dict:
     if preset and not options.set and not options.mix:
         mix = Mix({name: Setting.at(position) for name, position in preset.settings.items()})
     desk = load_desk(options, mix, steering)
-    prompt: Prompt = options.prompt
-    if options.chat or options.system is not None:
-        system = [] if options.system is None else [{"role": "system", "content": options.system}]
-        prompt = Conversation.of([*system, {"role": "user", "content": options.prompt}])
+    prompt = Conversation.asking(options.prompt, options.system) if options.chat else options.prompt
     session = desk.session(prompt, mix, params, formula=formula, draft=options.draft, steering=steering)
     levels = {}
     # A ban takes characters back, and what is printed cannot be taken back. So such a text is shown when it is whole.

@@ -15,6 +15,7 @@ from mixer.decoding.penalties import Penalties
 from mixer.formula.bind import BoundFormula, Branch
 from mixer.model.model import Model
 from mixer.rewards.controller import PreparedSteering, RewardController, SteeredLogits
+from mixer.values.chat import Prompt
 from mixer.values.mix import Mix
 
 NO_STATE = torch.zeros(0)
@@ -44,7 +45,7 @@ class PromptedFormula:
 
     Attributes:
         model: the resident model.
-        prompt: as text, of a conversation what the user said last; and prompt_ids: as the resident model reads it.
+        prompt: a text or a conversation, and prompt_ids: as the resident model reads it.
         bound: the formula.
         branch_prompts: one for each row: the formula's branches, a draft's, the base where a budget counts from it.
         controller: the reward heads that may steer.
@@ -52,7 +53,7 @@ class PromptedFormula:
     """
 
     model: Model
-    prompt: str
+    prompt: Prompt
     prompt_ids: tuple[int, ...]
     bound: BoundFormula
     branch_prompts: tuple[BranchPrompt, ...]

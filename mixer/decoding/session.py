@@ -89,8 +89,8 @@ class Session:
 
     @property
     def prompt(self) -> str:
-        """The prompt as text."""
-        return self.prompted.prompt
+        """The prompt as text; of a conversation, what the user said last."""
+        return str(self.prompted.prompt)
 
     @property
     def prompt_ids(self) -> list[int]:

@@ -163,7 +163,8 @@ class BatchTable:
         field, params = FIELDS[column.field], request.params
         match column.field:
             case "prompt":
-                return replace(request, prompt=cell)
+                before = request.prompt
+                return replace(request, prompt=cell if isinstance(before, str) else before.saying(cell))
             case "formula":
                 self.desk.formula(cell)
                 return replace(request, formula=cell)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from mixer.decoding.lockstep import in_batches
 from mixer.decoding.steps import Segment
 from mixer.desk import BATCH_ROWS
+from mixer.values.chat import Prompt
 from mixer.values.mix import Mix
 from mixer.values.sampling import SamplingParams
 
@@ -50,7 +51,7 @@ class Effects:
 
 def effects(
     desk: Desk,
-    prompt: str,
+    prompt: Prompt,
     segments: Sequence[Segment],
     params: SamplingParams | None = None,
     formula: str | None = None,
@@ -81,7 +82,7 @@ class EffectReplays:
     def __init__(
         self,
         desk: Desk,
-        prompt: str,
+        prompt: Prompt,
         segments: Sequence[Segment],
         params: SamplingParams | None = None,
         formula: str | None = None,

@@ -26,6 +26,7 @@ from mixer.ui.state.controls import (
 from mixer.ui.state.decouple import mix_of
 from mixer.ui.state.formula_text import recipe
 from mixer.ui.state.presets import presets
+from mixer.values.chat import Conversation, Prompt
 from mixer.values.request import FIELDS
 from mixer.values.sampling import SamplingParams
 
@@ -36,13 +37,13 @@ MOST_LETTERS = 20_000  # of a text that judges read
 # The fields that the endpoint `generate` takes; their order is that of its arguments.
 GENERATE = (
     *("prompt", "positions", "tokens", "temperature", "seed", "formula"),
-    *("rewards", "levels", "budget", "whole", "fewest_tokens", "decouple"),
+    *("rewards", "levels", "budget", "whole", "fewest_tokens", "decouple", "reply", "system"),
     *("top_p", "top_k", "min_p", "stop", "bias", "repetition_penalty", "presence_penalty", "frequency_penalty"),
     *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers"),
 )
 
 # Prompt, sliders, sampling parameters and formula -> the text.
-Write = Callable[[str, DeckValue, SamplingParams, str | None], str]
+Write = Callable[[Prompt, DeckValue, SamplingParams, str | None], str]
 
 
 def offer(desk: Desk, at_once: int, write: Write | None = None) -> None:
@@ -60,7 +61,7 @@ def offer(desk: Desk, at_once: int, write: Write | None = None) -> None:
 def _write(desk: Desk) -> Write:
     """Writes a text in this process."""
 
-    def write(prompt: str, value: DeckValue, params: SamplingParams, formula: str | None) -> str:
+    def write(prompt: Prompt, value: DeckValue, params: SamplingParams, formula: str | None) -> str:
         return desk.generate(prompt, mix_of(desk, value), params, formula, value.steering).text
 
     return write
@@ -83,6 +84,8 @@ def generate(desk: Desk, write: Write | None = None) -> Callable[..., str]:
         whole: bool = FIELDS["whole"].default,
         min_new_tokens: int = FIELDS["fewest_tokens"].default,
         decouple: bool = FIELDS["decouple"].default,
+        chat: bool = FIELDS["reply"].default,
+        system: str = FIELDS["system"].default,
         top_p: float = FIELDS["top_p"].default,
         top_k: int = FIELDS["top_k"].default,
         min_p: float = FIELDS["min_p"].default,
@@ -112,14 +115,16 @@ def generate(desk: Desk, write: Write | None = None) -> Callable[..., str]:
             "dry_sequence_breakers": dry_sequence_breakers,
         }
         try:
-            text = read_text("The prompt", prompt)
+            asked_on: Prompt = read_text("The prompt", prompt)
+            if FIELDS["reply"].check(chat, True):
+                asked_on = Conversation.asking(asked_on, read_text("The system message", system))
             positions = read_positions({} if settings is None else settings, desk.attributes)
             chosen = None if formula is None else read_box({"text": formula}).text
             asked = {"rewards": rewards, "levels": levels, "budget": budget, "whole": whole}
             steering = read_steering({k: v for k, v in asked.items() if v is not None}, desk.rewards)
             params = options(max_new_tokens, temperature, seed, more)
             value = DeckValue(0, positions, steering, FIELDS["decouple"].check(decouple))
-            return write(text, value, params, chosen)
+            return write(asked_on, value, params, chosen)
         except MixerError as error:
             raise _refusal(error) from error
 

@@ -15,6 +15,7 @@ from mixer.ui.state.decouple import mix_of
 from mixer.ui.state.formula_text import place
 from mixer.ui.state.page_state import PENALTIES
 from mixer.ui.state.request import sampling, with_formula
+from mixer.values.chat import Conversation, Prompt
 from mixer.values.request import FIELDS
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def generate(
         deck: Any,
         box: Any,
         prompt: Any,
+        reply: Any,
+        system: Any,
         mode: Any,
         temperature: Any,
         tokens: Any,
@@ -47,15 +50,18 @@ def generate(
             value = read_value(deck, desk.attributes, desk.rewards)
             value, found = with_formula(desk, formula.text, value, formula.typed)
             penalties: dict[str, object] = dict(zip(PENALTIES, (repetition, presence, frequency, dry), strict=True))
-            params = sampling(tokens, temperature, seed, fresh, penalties)
+            replies = FIELDS["reply"].check(reply, True)
+            params = sampling(tokens, temperature, seed, fresh, penalties, replies)
             speed = FIELDS["rate"].check(rate, True)
-            text = read_text("The prompt", prompt or "")
+            asked: Prompt = read_text("The prompt", prompt or "")
+            if replies:
+                asked = Conversation.asking(asked, read_text("The system message", system or ""))
         except MixerError as error:
             fault = place(error, read_box(box).text) if isinstance(error, FormulaError) else None
             yield Frame(state="error", error=str(error), fault=fault).json(), gr.skip()
             return
         shown: Any = params.seed
-        for frame in write(browsers.open(str(request.session_hash)), text, value, mode, params, speed, found):
+        for frame in write(browsers.open(str(request.session_hash)), asked, value, mode, params, speed, found):
             yield frame.json(), shown
             shown = gr.skip()  # once is enough
         # Gradio sends the last value twice. Before the second time a text of the history may have come to the stage.

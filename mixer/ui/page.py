@@ -69,7 +69,7 @@ def build(
         with gr.Column(elem_id="console"):
             deck = deck_component(desk.vocabulary, state, scales(desk))
             box = formula_component(desk, state.formula)
-            controls = _options(state)
+            controls = _options(state, desk.model.replies)
         with gr.Column(elem_id="prompt-area"):
             gr.HTML(NOTICES, apply_default_css=False, elem_id="notices")
             controls["prompt"] = prompt = gr.Textbox(
@@ -78,7 +78,15 @@ def build(
                 lines=2,
                 max_lines=4,
                 elem_id="prompt",
-                placeholder="How the text begins",
+                placeholder="How the text begins, or what to reply to",
+            )
+            # A model without a chat template was not trained to reply, so there is no switch.
+            controls["reply"] = gr.Checkbox(
+                state.reply and desk.model.replies,
+                label="Reply to the prompt",
+                info="off: go on from it",
+                elem_id="reply",
+                visible=desk.model.replies,
             )
         stage = stage_component(state, **formula_summary(desk, state.formula))
         panels = {title: panel for title, panel in PANELS.items() if not (zero_gpu and title in COMPUTING)}
@@ -109,7 +117,7 @@ def build(
     return page
 
 
-def _options(state: PageState) -> dict[str, Any]:
+def _options(state: PageState, replies: bool) -> dict[str, Any]:
     """The controls of the options, by the name of their field."""
     # Numbers without bounds of Gradio's own, which would answer in a toast: the handler answers on the page.
     with gr.Accordion("Options", open=False, elem_id="options"):
@@ -141,7 +149,17 @@ def _options(state: PageState) -> dict[str, Any]:
                         elem_id=name.replace("_", "-"),
                         min_width=120,
                     )
+        system = gr.Textbox(
+            state.system,
+            label="System message",
+            info="what the model is told before it replies",
+            lines=1,
+            max_lines=4,
+            elem_id="system",
+            visible=replies,
+        )
     return {
+        "system": system,
         "mode": mode,
         "temperature": temperature,
         "tokens": tokens,

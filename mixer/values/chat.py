@@ -53,6 +53,24 @@ class Conversation:
             raise InvalidValue("There is nothing to reply to: the last message is not the user's, or empty.", HINT)
         return cls(found)
 
+    @classmethod
+    def asking(cls, text: str, system: str | None = "") -> Conversation:
+        """A conversation in which the user says one thing, after a system message if that is not blank.
+
+        Raises:
+            InvalidValue: the text is blank.
+        """
+        asked = cls.of(text)
+        return asked.with_system(system) if system and system.strip() else asked
+
+    def saying(self, text: str) -> Conversation:
+        """The same conversation, with this in place of what the user said last.
+
+        Raises:
+            InvalidValue: the text is blank.
+        """
+        return Conversation((*self.messages[:-1], *self.of(text).messages))
+
     def with_system(self, text: str) -> Conversation:
         """The same conversation with this system message, behind the one that it has."""
         first, *rest = self.messages

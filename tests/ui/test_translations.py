@@ -12,7 +12,8 @@ import pytest
 from gradio.components.api_component import Api
 
 from mixer import Desk
-from mixer.resources import WEB
+from mixer.adapters.anchor_set import read_labels
+from mixer.resources import PAIRS, WEB
 from mixer.ui import build, translations
 from mixer.ui.translations import LANGUAGES, catalogs
 from tests.ui.conftest import in_loop
@@ -60,8 +61,9 @@ def said(desk: Desk) -> set[str]:
             found |= {text for text in given if isinstance(text, str)}
     for path in [*WEB.glob("*.js"), *Path(translations.__file__).parent.glob("*.py")]:
         found |= {json.loads(f'"{text}"') for text in SAID.findall(path.read_text(encoding="utf-8"))}
-    for attribute in desk.vocabulary.attributes.values():
-        found |= {attribute.name.replace("_", " "), *attribute.labels, attribute.description}
+    for name in sorted({path.stem for path in PAIRS.glob("*.jsonl")}):  # of all bases that something is shipped for
+        labels, description = read_labels(PAIRS / name)
+        found |= {name.replace("_", " "), *labels, description}
     found -= {desk.name, *LANGUAGES.values(), *SAME}
     return {text for text in found if re.search(r"[A-Za-z]", re.sub(r"\{[^}]*\}", "", text))}
 

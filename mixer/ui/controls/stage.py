@@ -24,7 +24,8 @@ class Frame:
 
     Attributes:
         state: the phase of the take.
-        prompt: the prompt that both texts continue.
+        prompt: the prompt that both texts continue, or reply to.
+        reply: whether they reply.
         base: the base model's text so far.
         mix: the mixed model's text so far: (sliders in words, text) for each part between two changes of the mix.
         scores: attribute -> the judge's score of the mixed text in [0, 1].
@@ -41,6 +42,7 @@ class Frame:
 
     state: Phase = "idle"
     prompt: str = ""
+    reply: bool = False
     base: str = ""
     mix: list[tuple[str, str]] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)

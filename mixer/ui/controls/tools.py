@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LONGEST_LINK = 16_000  # characters; servers and mail programs cut longer links off
 # The fields of the state whose controls are Gradio's own, in the order in which the page lists them.
-PLAIN = ("prompt", "mode", "temperature", "tokens", "seed", "rate", "fresh", *PENALTIES)
+PLAIN = ("prompt", "reply", "system", "mode", "temperature", "tokens", "seed", "rate", "fresh", *PENALTIES)
 # Both run in the browser alone.
 PUT = f"(state) => {list(PLAIN)}.map((name) => state[name])"
 TELL = '(...values) => void document.dispatchEvent(new CustomEvent("desk:values", {detail: values}))'

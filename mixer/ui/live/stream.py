@@ -20,6 +20,7 @@ from mixer.ui.state.controls import DeckValue
 from mixer.ui.state.decouple import mix_of
 from mixer.ui.state.formula_text import Recipe, place
 from mixer.ui.state.segments import write_written
+from mixer.values.chat import Conversation, Prompt
 from mixer.values.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 def run(
     desk: Desk,
     browser: BrowserSession,
-    prompt: str,
+    prompt: Prompt,
     value: DeckValue,
     mode: Literal["keep", "refill", "restart"],
     params: SamplingParams,
@@ -50,7 +51,10 @@ def run(
     gives the rows back. Bad input and faults end in a frame with state "error"; nothing is raised.
     """
     recipe = recipe or Recipe()
-    frame = Frame(state="running", prompt=prompt, seq=value.seq, status={"seed": params.seed}, formula=recipe.title)
+    frame = Frame(
+        state="running", prompt=str(prompt), seq=value.seq, status={"seed": params.seed}, formula=recipe.title
+    )
+    frame.reply = isinstance(prompt, Conversation)
     take: Take | None = None
     try:
         take = _begin(desk, browser, prompt, value, mode, params, recipe)
@@ -72,7 +76,7 @@ def run(
 def _begin(
     desk: Desk,
     browser: BrowserSession,
-    prompt: str,
+    prompt: Prompt,
     value: DeckValue,
     mode: Any,
     params: SamplingParams,

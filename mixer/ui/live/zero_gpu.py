@@ -24,6 +24,7 @@ from mixer.ui.live.shared_slots import SLOTS, Address, SharedSlots
 from mixer.ui.state.controls import DeckValue
 from mixer.ui.state.decouple import mix_of
 from mixer.ui.state.formula_text import Recipe
+from mixer.values.chat import Prompt
 from mixer.values.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def gpu_decorator() -> Decorator:
     return spaces.GPU(duration=gpu_seconds)
 
 
-def gpu_seconds(address: Address, prompt: str, mode: Any, params: SamplingParams, rate: float, recipe: Recipe) -> int:
+def gpu_seconds(
+    address: Address, prompt: Prompt, mode: Any, params: SamplingParams, rate: float, recipe: Recipe
+) -> int:
     speed = min(rate or SLOWEST, SLOWEST)
     return min(LONGEST, STARTS_IN + round(params.max_new_tokens / speed))
 
@@ -70,7 +73,7 @@ class ZeroGpu:
     def run(
         self,
         browser: BrowserSession,
-        prompt: str,
+        prompt: Prompt,
         value: DeckValue,
         mode: Any,
         params: SamplingParams,
@@ -82,7 +85,7 @@ class ZeroGpu:
         try:
             take = self.slots.open()
         except MixerError as error:
-            yield Frame(state="error", prompt=prompt, error=str(error))
+            yield Frame(state="error", prompt=str(prompt), error=str(error))
             return
         try:
             newer = browser.begin(take, value, mix_of(self._desk, value))
@@ -96,13 +99,13 @@ class ZeroGpu:
                 finally:
                     browser.end(take)  # before the generator is closed, which waits for the other process
         except MixerError as error:
-            yield Frame(state="error", prompt=prompt, error=str(error))
+            yield Frame(state="error", prompt=str(prompt), error=str(error))
         except gr.Error as error:  # there was no GPU, or it was taken away
-            yield Frame(state="error", prompt=prompt, error=str(error.message))
+            yield Frame(state="error", prompt=str(prompt), error=str(error.message))
         finally:
             browser.end(take)
 
-    def text(self, prompt: str, value: DeckValue, params: SamplingParams, formula: str | None) -> str:
+    def text(self, prompt: Prompt, value: DeckValue, params: SamplingParams, formula: str | None) -> str:
         """One text, as programs ask for it.
 
         Raises:
@@ -116,7 +119,7 @@ class ZeroGpu:
         return "".join(part for _, part in last.mix)
 
     def _write(
-        self, address: Address, prompt: str, mode: Any, params: SamplingParams, rate: float, recipe: Recipe
+        self, address: Address, prompt: Prompt, mode: Any, params: SamplingParams, rate: float, recipe: Recipe
     ) -> Frames:
         """Runs in the forked process."""
         browser, done = BrowserSession(), threading.Event()

@@ -82,7 +82,7 @@ def read_sheet(posted: object, desk: Desk) -> BatchTable:
     default, _ = request(desk, state)
     if state.fresh or state.seed is None:
         default = replace(default, params=replace(default.params, seed=None))  # one for each row
-    return BatchTable(desk, table, default, served=True, fewest_tokens=fewest_tokens)
+    return BatchTable(desk, table, default, served=True, fewest_tokens=lambda most: fewest_tokens(most, state.reply))
 
 
 def run(desk: Desk, sheet: BatchTable, flag: threading.Event) -> Iterator[dict[str, Any]]:

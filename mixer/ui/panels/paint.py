@@ -19,6 +19,7 @@ from mixer.ui.live.pace import Pace
 from mixer.ui.panels.job import FRAMES, wire
 from mixer.ui.state.segments import read_written
 from mixer.ui.web import script
+from mixer.values.chat import Conversation
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
@@ -67,8 +68,11 @@ def run(desk: Desk, posted: object, flag: threading.Event) -> Iterator[dict[str,
     prompt = posted.get("prompt") if isinstance(posted, Mapping) else None
     if not isinstance(posted, Mapping) or not isinstance(prompt, str):
         raise InvalidValue("The text has no prompt.", "Send {prompt, written}.")
-    segments, params, formula = read_written(posted.get("written"), desk)
-    replays = EffectReplays(desk, prompt.encode("utf-8", "replace").decode(), segments, params, formula)
+    written = posted.get("written")
+    segments, params, formula = read_written(written, desk)
+    messages = written.get("messages") if isinstance(written, Mapping) else None
+    asked = prompt.encode("utf-8", "replace").decode() if messages is None else Conversation.of(messages)
+    replays = EffectReplays(desk, asked, segments, params, formula)
     pace = Pace(FRAMES)
     with closing(replays.run()) as shares:
         for share in shares:

@@ -146,7 +146,7 @@ def run(desk: Desk, question: SweepQuestion, flag: threading.Event) -> Iterator[
         *(BatchText(request(desk, state)[0]) for state in states),
         BatchText(Request(asked.prompt, params=asked.params)),
     ]
-    frame: dict[str, Any] = {"part": question.part, "name": question.name, "prompt": asked.prompt}
+    frame: dict[str, Any] = {"part": question.part, "name": question.name, "prompt": str(asked.prompt)}
     frame |= {"seed": asked.params.seed, "state": "running"}
     pace = Pace(FRAMES)
     with closing(write(desk, jobs)) as steps:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mixer.errors import InvalidValue
 from mixer.ui.state.controls import options, read_box, read_positions, read_steering, read_text
+from mixer.values.chat import Conversation, Prompt
 from mixer.values.request import FIELDS
 from mixer.values.steering import REST, Steering
 
@@ -46,10 +47,21 @@ class PageState:
     presence_penalty: float = FIELDS["presence_penalty"].opening
     frequency_penalty: float = FIELDS["frequency_penalty"].opening
     dry_multiplier: float = FIELDS["dry_multiplier"].opening
+    reply: bool = FIELDS["reply"].opening
+    system: str = FIELDS["system"].opening
 
     def __post_init__(self) -> None:
         if self.seed == -1:
             object.__setattr__(self, "seed", None)
+
+    @property
+    def asked(self) -> Prompt:
+        """What is written on from: the prompt, or a conversation that it ends.
+
+        Raises:
+            InvalidValue: it is to be replied to, and is blank.
+        """
+        return Conversation.asking(self.prompt, self.system) if self.reply else self.prompt
 
     @property
     def penalties(self) -> dict[str, float]:
@@ -90,6 +102,7 @@ def read_state(posted: object, names: Collection[str], heads: Collection[str]) -
         temperature=params.temperature,
         tokens=params.max_new_tokens,
         seed=None if seed is None else params.seed,
+        system=read_text("The system message", state["system"]),
         **{name: getattr(params, name) for name in PENALTIES},
-        **{name: FIELDS[name].check(state[name], True) for name in ("mode", "rate", "fresh", "decouple")},
+        **{name: FIELDS[name].check(state[name], True) for name in ("mode", "rate", "fresh", "decouple", "reply")},
     )

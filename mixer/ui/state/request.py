@@ -26,8 +26,8 @@ def request(desk: Desk, state: PageState) -> tuple[Request, Recipe]:
         FormulaError: the formula cannot be read, or names what is not loaded. Unsupported: see `decouple.positions_of`.
     """
     state, found = with_formula(desk, state.formula, state)
-    params = sampling(state.tokens, state.temperature, state.seed, state.fresh, state.penalties)
-    return Request(state.prompt, mix_of(desk, state), params, found.formula, state.steers), found
+    params = sampling(state.tokens, state.temperature, state.seed, state.fresh, state.penalties, state.reply)
+    return Request(state.asked, mix_of(desk, state), params, found.formula, state.steers), found
 
 
 def with_formula(desk: Desk, text: str, sliders: Sliders, typed: bool = True) -> tuple[Sliders, Recipe]:
@@ -46,7 +46,12 @@ def with_formula(desk: Desk, text: str, sliders: Sliders, typed: bool = True) ->
 
 
 def sampling(
-    tokens: object, temperature: object, seed: object, fresh: object, penalties: Mapping[str, object]
+    tokens: object,
+    temperature: object,
+    seed: object,
+    fresh: object,
+    penalties: Mapping[str, object],
+    reply: bool = False,
 ) -> SamplingParams:
     """Sampling parameters as a client sends them; with `fresh`, or a seed of None or -1, a seed is drawn.
 
@@ -54,9 +59,12 @@ def sampling(
         InvalidValue: one of them is no number or out of range.
     """
     params = options(tokens, temperature, None if fresh else seed, penalties)
-    return replace(params, min_new_tokens=fewest_tokens(params.max_new_tokens))
+    return replace(params, min_new_tokens=fewest_tokens(params.max_new_tokens, reply))
 
 
-def fewest_tokens(tokens: int) -> int:
-    """Fewest tokens of a text with at most `tokens`: a text that ends after a sentence leaves nothing to steer."""
-    return tokens // 2
+def fewest_tokens(tokens: int, reply: bool) -> int:
+    """Fewest tokens of a text with at most `tokens`: a text that ends after a sentence leaves nothing to steer.
+
+    A reply ends where the model ends it.
+    """
+    return 0 if reply else tokens // 2

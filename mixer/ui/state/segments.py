@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixer.errors import InvalidValue, Unsupported
 from mixer.ui.state.controls import MOST_TOKENS, options, read_box, read_positions, read_steering
+from mixer.values.chat import Conversation
 from mixer.values.request import FIELDS, SAMPLING
 from mixer.values.sampling import SamplingParams
 
@@ -27,7 +28,7 @@ PENALTIES = tuple(FIELDS[name].argument for name in SAMPLING if name == "bias" o
 
 
 def write_written(session: Session, formula: str | None) -> dict[str, Any] | None:
-    """`{formula, temperature, least, penalties, parts}` of a text; None if it has no tokens.
+    """`{formula, temperature, least, penalties, parts}` of a text, and `messages` of a reply; None without tokens.
 
     `least` is `min_new_tokens`, and `penalties` has the bias and the penalties that are not neutral.
 
@@ -36,7 +37,10 @@ def write_written(session: Session, formula: str | None) -> dict[str, Any] | Non
     params = session.params
     parts = [_part(segment) for segment in session.segments]
     penalties = {name: value for name, value in params.record().items() if name in PENALTIES}
-    written = {"formula": formula, "temperature": params.temperature, "least": params.min_new_tokens}
+    written: dict[str, Any] = {"formula": formula, "temperature": params.temperature, "least": params.min_new_tokens}
+    asked = session.prompted.prompt
+    if isinstance(asked, Conversation):
+        written["messages"] = [message.record() for message in asked.messages]
     return {**written, "penalties": penalties, "parts": parts} if parts else None
 
 

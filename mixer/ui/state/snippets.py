@@ -13,6 +13,7 @@ from typing import Any
 
 from mixer.ui.state.page_state import PENALTIES, PageState
 from mixer.ui.state.request import fewest_tokens
+from mixer.values.chat import Conversation
 from mixer.values.request import FIELDS
 from mixer.values.steering import REST
 
@@ -38,8 +39,10 @@ def python(state: PageState, origin: DeskSource = SHIPPED) -> str:
     """A program that prints the text."""
     values, steering = _values(state), state.steers
     params = ", ".join(f"{FIELDS[name].argument}={values[name]!r}" for name in SAMPLING if name in values)
+    asked = state.asked
+    messages = [message.record() for message in asked.messages] if isinstance(asked, Conversation) else None
     lines = [
-        f"{state.prompt!r},",
+        f"{messages or state.prompt!r},",
         f"desk.mix({dict(state.positions)!r})," if state.positions else "desk.mix(),",
         f"SamplingParams({params}),",
     ]
@@ -54,7 +57,8 @@ def python(state: PageState, origin: DeskSource = SHIPPED) -> str:
     loaded = f"desk = Desk.load({', '.join(f'{name}={value!r}' for name, value in origin.load.items())})\n"
     for kind, name, source, label in origin.added:
         loaded += f"desk.add_{kind}({name!r}, {source!r}{label and f', {label!r}'})\n"
-    return f"from mixer import {names}\n\n{loaded}output = desk.generate(\n{body}\n)\nprint(output.text)\n"
+    call = f"output = desk.{'chat' if messages else 'generate'}(\n{body}\n)"
+    return f"from mixer import {names}\n\n{loaded}{call}\nprint(output.text)\n"
 
 
 def shell(state: PageState, origin: DeskSource = SHIPPED) -> str:
@@ -106,13 +110,15 @@ def _values(state: PageState) -> dict[str, Any]:
     """
     return {
         "prompt": state.prompt,
+        "reply": state.reply,
+        "system": state.system if state.reply and state.system.strip() else None,
         "positions": dict(state.positions),
         **state.steers.record(),
         "decouple": state.decouple,
         "formula": None if state.formula == PageState().formula else state.formula,
         "temperature": state.temperature,
         "tokens": state.tokens,
-        "fewest_tokens": fewest_tokens(state.tokens),
+        "fewest_tokens": fewest_tokens(state.tokens, state.reply),
         "seed": None if state.fresh else state.seed,
         **state.penalties,
     }

@@ -7,6 +7,7 @@ import os
 import runpy
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -33,12 +34,13 @@ shipped = pytest.mark.skipif(os.environ["MIXER_BASE"] != "tiny", reason="the sni
 
 
 def written(desk: Desk, state: PageState) -> str:
+    penalties: dict[str, Any] = dict(state.penalties)
     params = SamplingParams(
         max_new_tokens=state.tokens,
         min_new_tokens=state.tokens // 2,
         temperature=state.temperature,
         seed=state.seed,
-        **state.penalties,
+        **penalties,
     )
     mix = desk.mix(dict(state.positions))
     return desk.generate(state.prompt, mix, params, state.formula, state.steers).text
