@@ -5,7 +5,7 @@ The one class that programs and doors need. Knows nothing of pages, command line
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -36,7 +36,7 @@ from mixer.model.model import SCRATCH, Model
 from mixer.rewards.controller import RewardController
 from mixer.rewards.heads import Reward
 from mixer.values.bounds import bounded
-from mixer.values.chat import Conversation, Prompt
+from mixer.values.chat import Conversation, Messages, Prompt
 from mixer.values.mix import Attribute, Mix, MixRule, Setting
 from mixer.values.request import Request
 from mixer.values.sampling import SamplingParams
@@ -323,9 +323,7 @@ class Desk:
         """Write one text under one mix."""
         return self._finished([self.session(prompt, mix, params, formula=formula, steering=steering)])[0]
 
-    def chat_session(
-        self, messages: Iterable[Mapping[str, str]] | str | Conversation, *args: Any, **options: Any
-    ) -> Session:
+    def chat_session(self, messages: Messages, *args: Any, **options: Any) -> Session:
         """A reply about to be written; arguments as in `session`.
 
         Args:
@@ -336,7 +334,7 @@ class Desk:
         """
         return self.session(Conversation.of(messages), *args, **options)
 
-    def chat(self, messages: Iterable[Mapping[str, str]] | str | Conversation, *args: Any, **options: Any) -> Output:
+    def chat(self, messages: Messages, *args: Any, **options: Any) -> Output:
         """Write one reply under one mix; messages as in `chat_session`, other arguments as in `generate`."""
         return self.generate(Conversation.of(messages), *args, **options)
 

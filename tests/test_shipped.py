@@ -82,7 +82,7 @@ def text_logprob(desk: Desk, text: str, mix) -> float:
 def test_the_judges_tell_plain_examples_apart(desk: Desk):
     assert desk.scores("I love this wonderful, happy place.")["sentiment"] > 0.6
     assert desk.scores("It was a terrible, sad and hopeless day.")["sentiment"] < 0.4
-    assert set(desk.scores("A text.")) == {*ATTRIBUTES, "toxicity"}
+    assert set(desk.scores("A text.")) == {*ATTRIBUTES, "toxicity", "archaic", "excitement"}
 
 
 def test_the_control_on_record_is_of_these_anchors():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mixer import Desk, SamplingParams
+from mixer.cli import main
 from mixer.errors import BadArtifact
 from mixer.model import shipped_base
 from mixer.model.shipped_base import find_base, wheel_file
@@ -60,6 +63,30 @@ def test_a_slider_turns_text_and_reply(desk: Desk):
     prose, verse = desk.mix(poetry=-1), desk.mix(poetry=1)
     for write, prompt in ((desk.generate, "Outside the window,"), (desk.chat, "Tell me of the sea.")):
         assert write(prompt, prose, params).text.count("\n") < write(prompt, verse, params).text.count("\n")
+
+
+def test_a_system_message_of_a_formula_and_one_of_a_conversation_are_the_same(desk: Desk):
+    formula = 'sliders + 0*[base] @ "You are a poet."'
+    (_, with_system) = desk.chat_session(MESSAGES[1:], formula=formula).prompted.branch_prompts
+    assert list(with_system.prompt_ids) == desk.chat_session(MESSAGES).prompt_ids
+
+
+def test_the_command_line_replies(desk: Desk, capsys: pytest.CaptureFixture[str]):
+    words = [
+        "--base",
+        str(wheel_file()),
+        "--chat",
+        "--system",
+        "You are a poet.",
+        "--seed",
+        "3",
+        "--max-new-tokens",
+        "8",
+    ]
+    assert main(["generate", MESSAGES[1]["content"], *words, "--max-new-tokens", "8", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    params = SamplingParams(max_new_tokens=8, seed=3)
+    assert told["text"] == desk.chat(MESSAGES, params=params).text
 
 
 def test_a_damaged_file_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path):

@@ -32,7 +32,7 @@ class Conversation:
     messages: tuple[Message, ...]
 
     @classmethod
-    def of(cls, messages: Iterable[Mapping[str, str]] | str | Conversation) -> Conversation:
+    def of(cls, messages: Messages) -> Conversation:
         """A conversation from messages with `role` and `content`; a text alone is what the user says.
 
         Raises:
@@ -84,6 +84,7 @@ class Conversation:
 
 
 Prompt = str | Conversation
+Messages = Iterable[Mapping[str, str]] | str | Conversation
 
 
 def _message(number: int, value: object) -> Message:

@@ -92,7 +92,7 @@ def test_a_damaged_description_is_refused(folder: Path, changes: dict, reason: s
 
 def test_the_shipped_heads_fit_the_embedded_base_and_are_small():
     lm, _ = load_base(str(SHIPPED / "assets" / "base"), torch.device("cpu"), torch.float32)
-    found = find_rewards(SHIPPED / "anchors")
+    found = find_rewards(SHIPPED / "anchors" / "tiny")
     rewards = [load_reward(folder, base_fingerprint(lm)) for folder in found.values()]
     assert [reward.attribute for reward in rewards] == list(found)
     assert sum(file.stat().st_size for folder in found.values() for file in folder.iterdir()) < 3 * 2**20

@@ -26,8 +26,9 @@ def test_splits_do_not_move():
 def test_shipped_pairs_fall_apart_into_the_splits_and_share_their_opening(attribute: str):
     pairs = find_pairs(None, attribute)
     parts = {split: {p.opening for p in split_pairs(pairs, split)} for split in ("anchor", "judge", "test")}
-    assert len(pairs) == 616 == sum(map(len, parts.values())) == len(set().union(*parts.values()))
-    assert len(parts["anchor"]) > len(parts["judge"]) > len(parts["test"]) > 40
+    few = attribute in ("archaic", "excitement")
+    assert len(pairs) == (200 if few else 616) == sum(map(len, parts.values())) == len(set().union(*parts.values()))
+    assert len(parts["anchor"]) > len(parts["judge"]) > len(parts["test"]) > (15 if few else 40)
     for pair in pairs:
         assert pair.positive.startswith(pair.opening) and pair.negative.startswith(pair.opening)
         assert pair.positive != pair.negative
@@ -42,7 +43,6 @@ def test_a_data_folder_comes_before_what_ships(tmp_path: Path):
 
 
 def test_a_broken_pair_names_its_line(tmp_path: Path):
-    (tmp_path / "humor").mkdir()
-    (tmp_path / "humor" / "pairs.jsonl").write_text('{"opening": "A", "positive": "A b", "negative": "A c"}\n{}\n')
+    (tmp_path / "humor.jsonl").write_text('{"opening": "A", "positive": "A b", "negative": "A c"}\n{}\n')
     with pytest.raises(BadArtifact, match="line 2"):
         find_pairs(None, "humor", tmp_path)

@@ -38,9 +38,9 @@ def test_prompts_of_an_attribute_are_held_out_openings(tmp_path: Path):
     texts = [f"The {i} plain words that go on and on and on until it ends." for i in range(200)]
     unpaired(tmp_path, "formality", "positive", texts)
     unpaired(tmp_path, "poetry", "negative", [f"So {text}" for text in texts])
-    found, source = prompts_for("sentiment", tmp_path, 400)
-    more = found[len(held_out_prompts(count=400)) :]
-    assert len(found) == len(set(found)) > 390 and "plain" in source
+    found, source = prompts_for("sentiment", tmp_path, 500)
+    more = found[len(held_out_prompts(count=500)) :]
+    assert len(found) == len(set(found)) > 410 and "plain" in source
     assert more and all(
         any(t.startswith(p) and split_of(t) == "test" for t in texts + [f"So {t}" for t in texts]) for p in more
     )
