@@ -52,7 +52,7 @@ class PageState:
             object.__setattr__(self, "seed", None)
 
     @property
-    def penalties(self) -> dict[str, float]:
+    def penalties(self) -> dict[str, Any]:
         """The penalties that are not neutral, by name."""
         return {name: value for name in PENALTIES if (value := getattr(self, name)) != FIELDS[name].default}
 
