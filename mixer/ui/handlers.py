@@ -46,7 +46,7 @@ def generate(
             formula = read_box(box)
             value = read_value(deck, desk.attributes, desk.rewards)
             value, found = with_formula(desk, formula.text, value, formula.typed)
-            penalties = dict(zip(PENALTIES, (repetition, presence, frequency, dry), strict=True))
+            penalties: dict[str, Any] = dict(zip(PENALTIES, (repetition, presence, frequency, dry), strict=True))
             params = sampling(tokens, temperature, seed, fresh, penalties)
             speed = FIELDS["rate"].check(rate, True)
             text = read_text("The prompt", prompt or "")

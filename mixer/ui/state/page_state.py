@@ -16,7 +16,7 @@ from mixer.values.request import FIELDS
 from mixer.values.steering import REST, Steering
 
 NAMES = tuple(field.name for field in FIELDS.values() if field.link)  # of a state's fields, in the order of its JSON
-PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty", "dry_multiplier")
+PENALTIES: tuple[str, ...] = ("repetition_penalty", "presence_penalty", "frequency_penalty", "dry_multiplier")
 DECK = ("positions", *REST.record(), "decouple")  # those that the deck holds
 
 
