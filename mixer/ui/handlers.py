@@ -49,7 +49,7 @@ def generate(
             formula = read_box(box)
             value = read_value(deck, desk.attributes, desk.rewards)
             value, found = with_formula(desk, formula.text, value, formula.typed)
-            penalties: dict[str, object] = dict(zip(PENALTIES, (repetition, presence, frequency, dry), strict=True))
+            penalties: dict[str, Any] = dict(zip(PENALTIES, (repetition, presence, frequency, dry), strict=True))
             replies = FIELDS["reply"].check(reply, True)
             params = sampling(tokens, temperature, seed, fresh, penalties, replies)
             speed = FIELDS["rate"].check(rate, True)

@@ -140,7 +140,7 @@ def test_what_is_left_out_is_at_rest(tmp_path: Path):
 
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
 BAD = {
-    "unknown key": ("setings: {}", UnknownName, r"called 'setings'\. Did you mean settings\?"),
+    "unknown key": ("setings: {}", UnknownName, r"called 'setings'\. Did you mean settings or sampling\?"),
     "unknown key of a setting": ("settings: {humor: {positon: 1}}", UnknownName, r"settings\.humor.*positon.*position"),
     "unknown rule": ("rule: ofset", UnknownName, r"rule.*'ofset'.*offset"),
     "a rule that is a list": ("rule: [offset]", UnknownName, "rule"),

@@ -110,7 +110,7 @@ def test_every_sampling_parameter_has_a_column(desk: Desk):
     made = table_of(
         desk,
         "prompt,min_new_tokens,tokens,top_k,min_p,stop,bias.7,bias.a b,repetition_penalty,dry_allowed_length\n"
-        'A,300,400,5,"0,1","[""x"", ""\n""]",-100,2,1.2,3\nB,,,,,end,,,,\nC,,,,,[x,,,,\nD,,,,,,101,,,',
+        'A,300,400,5,"0,1","[""x"", ""\\n""]",-100,2,1.2,3\nB,,,,,end,,,,\nC,,,,,[x,,,,\nD,,,,,,101,,,',
     )
     params = [job.request.params for job in made.jobs]
     asked = {"max_new_tokens": 400, "min_new_tokens": 300, "top_k": 5, "min_p": 0.1, "stop": ["x", "\n"]}

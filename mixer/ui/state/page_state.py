@@ -17,7 +17,7 @@ from mixer.values.request import FIELDS
 from mixer.values.steering import REST, Steering
 
 NAMES = tuple(field.name for field in FIELDS.values() if field.link)  # of a state's fields, in the order of its JSON
-PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty", "dry_multiplier")
+PENALTIES: tuple[str, ...] = ("repetition_penalty", "presence_penalty", "frequency_penalty", "dry_multiplier")
 DECK = ("positions", *REST.record(), "decouple")  # those that the deck holds
 
 
@@ -64,7 +64,7 @@ class PageState:
         return Conversation.asking(self.prompt, self.system) if self.reply else self.prompt
 
     @property
-    def penalties(self) -> dict[str, float]:
+    def penalties(self) -> dict[str, Any]:
         """The penalties that are not neutral, by name."""
         return {name: value for name in PENALTIES if (value := getattr(self, name)) != FIELDS[name].default}
 

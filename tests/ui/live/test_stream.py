@@ -185,7 +185,7 @@ def test_a_prompt_that_cannot_be_used_is_answered_in_a_sentence(desk: Desk, prom
 
 
 @pytest.mark.parametrize(
-    "chosen", [(0, 0.8, 1), (24, -1, 1), (24, 0.8, -1), (24, float("nan"), 1), (2.5, 0.8, 1), ("x", 0.8, 1), (24, 3, 1)]
+    "chosen", [(0, 0.8, 1), (24, -1, 1), (24, 0.8, -2), (24, float("nan"), 1), (2.5, 0.8, 1), ("x", 0.8, 1), (24, 3, 1)]
 )
 def test_options_out_of_range_are_refused(chosen: tuple[Any, Any, Any]) -> None:
     with pytest.raises(MixerError):

@@ -17,7 +17,7 @@ from mixer.cli.generate import add
 from mixer.cli.options import read_mix, read_params, read_steering
 from mixer.errors import MixerError
 from mixer.files.csv_table import read_table
-from mixer.files.mix_file import KEYS, load_mix, load_steering
+from mixer.files.mix_file import KEYS, load_mix, load_steering, save_mix
 from mixer.tasks.batch_csv import BatchTable
 from mixer.ui.api import GENERATE, generate
 from mixer.ui.state.link import read_query
@@ -149,3 +149,29 @@ def test_what_is_left_out_is_as_the_table_says(desk: Desk) -> None:
     assert Steering().budget == FIELDS["budget"].default and Steering().whole == FIELDS["whole"].default
     assert list(Steering().record()) == ["rewards", "levels", "budget", "whole"]
     assert read_steering(parsed(["--whole"])) == Steering(whole=True) and read_mix(parsed([])) == Mix()
+
+
+def test_texts_and_biases_on_the_command_line_and_options_before_the_mix_file(tmp_path: Path) -> None:
+    words = ["--stop=x", "--stop=y z", "--logit-bias=a=b=2", "--logit-bias=7=-100", "--dry-sequence-breaker=."]
+    asked: dict[str, Any] = {"stop": ["x", "y z"], "logit_bias": {"a=b": 2, 7: -100}, "dry_sequence_breakers": ["."]}
+    assert read_params(parsed(words)) == SamplingParams(**asked)
+    file = save_mix(Mix(), tmp_path / "mix.yaml", params=SamplingParams(top_k=4, min_p=0.2, stop=["end"]))
+    params = read_params(parsed([f"--mix={file}", "--top-k=0", "--seed=-1"]))
+    assert params == SamplingParams(min_p=0.2, stop=["end"])
+    with pytest.raises(MixerError, match="--logit-bias 'a' is not a setting"):
+        read_params(parsed(["--logit-bias=a"]))
+
+
+def test_the_endpoint_takes_texts_and_words(desk: Desk) -> None:
+    asked = []
+    write = generate(desk, lambda prompt, value, params, formula: str(asked.append(params)))
+    more: dict[str, Any] = {
+        "stop": ["x"],
+        "logit_bias": {"the": -5, "7": 1},
+        "dry_sequence_breakers": [],
+        "repetition_penalty": 1.2,
+    }
+    write("A", seed=3, **more)
+    assert asked == [SamplingParams(seed=3, **more)]
+    with pytest.raises(gr.Error, match="is several tokens"):
+        generate(desk)("A", logit_bias={"qzxqzxqzx": 1.0}, max_new_tokens=2)
