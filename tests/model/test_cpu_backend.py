@@ -211,7 +211,8 @@ def test_ends_that_a_model_names_but_has_no_token_for_are_none():
     assert lm.generation_config is not None
     lm.generation_config.eos_token_id = [3, VOCAB, 50256]
     tokenizer = byte_tokenizer()
-    assert Model(lm, tokenizer, AnchorSet({}, (), ())).eos_ids == {3, tokenizer.eos_token_id}
+    own: Any = tokenizer.eos_token_id
+    assert Model(lm, tokenizer, AnchorSet({}, (), ())).eos_ids == {3, own}
 
 
 @pytest.mark.parametrize("threads", [1, 2])
