@@ -84,7 +84,7 @@ def build(
             controls["reply"] = gr.Checkbox(
                 state.reply and desk.model.replies,
                 label="Reply to the prompt",
-                info="off: go on from it",
+                container=False,
                 elem_id="reply",
                 visible=desk.model.replies,
             )
