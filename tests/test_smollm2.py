@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mixer import Desk, SamplingParams
 from mixer.cli import main
 from mixer.errors import BadArtifact
+from mixer.measure.control import base_loglikelihoods, control, requests
 from mixer.model import shipped_base
 from mixer.model.shipped_base import find_base, wheel_file
 
@@ -87,6 +88,12 @@ def test_the_command_line_replies(desk: Desk, capsys: pytest.CaptureFixture[str]
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     params = SamplingParams(max_new_tokens=8, seed=3)
     assert told["text"] == desk.chat(MESSAGES, params=params).text
+
+
+def test_control_is_measured_on_replies_too(desk: Desk):
+    report = control(desk, requests(3), ["poetry"], (-1.0, 1.0), 24, loglikelihoods=base_loglikelihoods(wheel_file()))
+    assert [one.position for one in report.measures] == [-1.0, 1.0] and report.reaches[0].difference > 0
+    assert all(1 < (one.perplexity or 0) < 200 for one in report.measures)
 
 
 def test_a_damaged_file_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path):

@@ -22,6 +22,7 @@ def add(commands: Any) -> None:
         evaluate, "control", evaluate_control, "judges' scores at the poles of every attribute", desk=True
     )
     control.add_argument("--prompts", type=int, default=50, help="held-out openings to continue")
+    control.add_argument("--chat", action="store_true", help="reply to requests instead")
     control.add_argument("--tokens", type=int, default=60)
     control.add_argument("--positions", type=float, nargs="+", default=[-1.0, 0.0, 1.0])
     control.add_argument("--rule", choices=RULES, default="offset")
@@ -57,11 +58,11 @@ def add(commands: Any) -> None:
 
 def evaluate_control(options: argparse.Namespace) -> dict:
     """Measure the judges' mean scores along every slider."""
-    from mixer.measure.control import base_loglikelihoods, control, held_out_prompts
+    from mixer.measure.control import base_loglikelihoods, control, held_out_prompts, requests
 
     report = control(
         load_desk(options),
-        held_out_prompts(count=options.prompts),
+        requests(options.prompts) if options.chat else held_out_prompts(count=options.prompts),
         positions=options.positions,
         tokens=options.tokens,
         seed=options.seed,

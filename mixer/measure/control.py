@@ -1,9 +1,9 @@
 """Control: how much each slider changes the judge's score of the texts, their perplexity, and their variety.
 
-The same prompts are continued with the same seeds at every position of one slider, while all others rest. The texts are
-scored without their prompts. Prompts are openings of test pairs, so no anchor and no judge was trained on them. Both
-texts of a pair begin with its opening, so an opening favors neither pole. This module knows nothing of how texts or
-judges are made.
+The same prompts are continued, or replied to, with the same seeds at every position of one slider, while all others
+rest. The texts are scored without their prompts. Prompts are openings of test pairs, so no anchor and no judge was
+trained on them. Both texts of a pair begin with its opening, so an opening favors neither pole. This module knows
+nothing of how texts or judges are made.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mixer.errors import InvalidValue, UnknownName
+from mixer.model.chat_template import chat_ids, plain_ids
 from mixer.training.data import ATTRIBUTES, find_pairs, split_pairs
+from mixer.values.chat import Conversation, Prompt
 from mixer.values.mix import MixRule
 from mixer.values.sampling import SamplingParams
 
@@ -29,7 +31,13 @@ if TYPE_CHECKING:
 
 PASS_DIFFERENCE = 0.3  # least difference between the judge's mean scores at the poles
 # Takes prompts and texts. Gives each text's mean log-likelihood per token after its prompt, under the base model, (N,).
-LogLikelihoods = Callable[[Sequence[str], Sequence[str]], np.ndarray]
+LogLikelihoods = Callable[[Sequence[Prompt], Sequence[str]], np.ndarray]
+TASKS = ("Describe", "Write a few sentences about", "Tell me a very short story about")
+TOPICS = (
+    *("the sea", "a rainy morning", "my grandmother's kitchen", "a lost dog", "the night train", "an old bridge"),
+    *("the first day of school", "a storm", "a market in summer", "the moon", "a broken clock", "a walk in the woods"),
+    *("a letter from a friend", "the last day of the holidays", "a small garden", "a knock at the door"),
+)
 
 
 @dataclass(frozen=True)
@@ -131,24 +139,35 @@ def held_out_prompts(data: Path | None = None, count: int = 50) -> tuple[str, ..
     return tuple(dict.fromkeys(in_turn))[:count]
 
 
+def requests(count: int = 48) -> tuple[Conversation, ...]:
+    """At most `count` requests to reply to: none names a style, and none has the form of a request of the training."""
+    asked = (f"{task} {topic}." for topic in TOPICS for task in TASKS)
+    return tuple(Conversation.of(text) for text in asked)[:count]
+
+
 def base_loglikelihoods(base: Path | str | None) -> LogLikelihoods:
     """A function for the mean log-likelihood per token of texts after their prompts, under a base without anchors."""
     from mixer.training.frozen_base import load_base
-    from mixer.training.training_text import score_texts, training_text
+    from mixer.training.training_text import TrainingText, score_texts, training_text
 
     model, tokenizer = load_base(base)
     longest = min(1024, getattr(model.config, "max_position_embeddings", 1024))
 
-    def measure(prompts: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-        joined = [(prompt, prompt + text) for prompt, text in zip(prompts, texts, strict=True)]
-        return score_texts(model, [training_text(whole, tokenizer, prompt, longest) for prompt, whole in joined])
+    def joined(prompt: Prompt, text: str) -> TrainingText:
+        if isinstance(prompt, str):
+            return training_text(prompt + text, tokenizer, prompt, longest)
+        before = chat_ids(tokenizer, prompt)
+        return TrainingText((*before, *plain_ids(tokenizer, text))[:longest], len(before))
+
+    def measure(prompts: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
+        return score_texts(model, [joined(*one) for one in zip(prompts, texts, strict=True)])
 
     return measure
 
 
 def control(
     desk: Desk,
-    prompts: Sequence[str] | None = None,
+    prompts: Sequence[Prompt] | None = None,
     attributes: Sequence[str] | None = None,
     positions: Sequence[float] = (-1.0, 0.0, 1.0),
     tokens: int = 60,
@@ -161,7 +180,7 @@ def control(
     """Measure every attribute's scores at every position.
 
     Args:
-        prompts: `held_out_prompts()` if None.
+        prompts: `held_out_prompts()` if None; conversations, such as `requests()`, are replied to.
         attributes: all attributes of the desk that have a judge, if None.
         seed: prompt i is continued with seed `seed + i` at every position.
         loglikelihoods: `base_loglikelihoods(base)` for perplexities, which need a second pass over the texts.
