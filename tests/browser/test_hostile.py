@@ -230,7 +230,7 @@ class Stranger(threading.Thread):
         self.begun = threading.Event()
         self._server, self._session = server, session
         (take,) = [one["id"] for one in endpoints(server) if one["api_name"] == "take"]
-        data = [deck, None, "The last train was", "keep", 0.8, tokens, 7, 60, False]
+        data = [deck, None, "The last train was", False, "", "keep", 0.8, tokens, 7, 60, False, 1, 0, 0, 0]
         self._body = {"data": data, "fn_index": take, "session_hash": session}
 
     def run(self) -> None:
@@ -279,7 +279,7 @@ def dropped(server: Server, many: int) -> None:
 
     def drop(at: int) -> None:
         (take,) = [one["id"] for one in endpoints(server) if one["api_name"] == "take"]
-        data = [{}, None, "The last train was", "keep", 0.8, 200, 7, 30, False]
+        data = [{}, None, "The last train was", False, "", "keep", 0.8, 200, 7, 30, False, 1, 0, 0, 0]
         body = {"data": data, "fn_index": take, "session_hash": f"dropped{at}"}
         with httpx.Client(timeout=PATIENCE) as client:
             if client.post(f"{server.url}gradio_api/queue/join", json=body).status_code == 503:
