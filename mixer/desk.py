@@ -145,7 +145,7 @@ class Desk:
             Model(found.lm, found.tokenizer, extras.anchors, native),
             extras.anchors,
             extras.judges,
-            found.shown,
+            found.source.shown,
             [str(problem) for problem in extras.problems],
             auto_fold,
             extras.rewards,

@@ -18,7 +18,7 @@ from mixer.adapters.peft import WEIGHTS
 from mixer.errors import BadArtifact, InvalidValue, MixerError
 from mixer.judges.linear import Judges, load_judges
 from mixer.model.base import DeviceMap, load_base, local_folder, pick_device, pick_dtype
-from mixer.model.shipped_base import find_base
+from mixer.model.shipped_base import BaseSource, find_base
 from mixer.resources import ANCHORS, JUDGES, PAIRS, TINY_ANCHORS
 from mixer.rewards.files import load_rewards
 from mixer.rewards.heads import Reward
@@ -28,17 +28,11 @@ TRAIN = "Train some: `python -m mixer train anchors --base BASE --out FOLDER`, t
 
 @dataclass(frozen=True)
 class LoadedBase:
-    """A base model in memory.
-
-    Attributes:
-        source: folder or hub id. shown: what it is called. note: see `mixer.model.shipped_base.BaseSource`.
-    """
+    """A base model in memory, and where it came from."""
 
     lm: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    source: str
-    shown: str
-    note: str
+    source: BaseSource
 
 
 @dataclass(frozen=True)
@@ -69,13 +63,13 @@ def load_resident(
     where = pick_device(device)
     found = find_base(base)
     lm, tokenizer = load_base(found.source, where, pick_dtype(dtype, where, quantize), quantize, device_map)
-    return LoadedBase(lm, tokenizer, found.source, found.shown, found.note)
+    return LoadedBase(lm, tokenizer, found)
 
 
 def load_extras(base: LoadedBase, anchors: str | Path | None, judges: str | Path | None, any_base: bool) -> Extras:
     """Load anchors, reward heads and judges for a base; see `Desk.load`."""
     problems: list[MixerError] = []
-    notes = [base.note] if base.note else []
+    notes = [base.source.note] if base.source.note else []
     found, loaded, rewards = AnchorSet({}, (), ()), None, {}
     fingerprint = base_fingerprint(base.lm)
     try:
@@ -83,14 +77,14 @@ def load_extras(base: LoadedBase, anchors: str | Path | None, judges: str | Path
         if folder is None and any_base:
             folder = TINY_ANCHORS
         if folder is None:
-            notes.append(f"No anchors are shipped for {base.shown}, so there are no sliders. {TRAIN}")
+            notes.append(f"No anchors are shipped for {base.source.shown}, so there are no sliders. {TRAIN}")
         else:
-            found = load_anchors(folder, base.lm, base.source, any_base)
+            found = load_anchors(folder, base.lm, base.source.name, any_base)
             size = base.lm.config.get_text_config().hidden_size
             rewards, odd = load_rewards(folder, size, None if any_base else fingerprint)
             problems += (*found.problems, *odd)
         if any(is_other_precision(one.trained_on, fingerprint) for one in found.adapters if one.trained_on):
-            notes.append("The anchors were trained on this model in another precision, which they bear.")
+            notes.append("The anchors were trained on this model in another precision.")
     except BadArtifact as error:
         problems.append(error)
     if judges or JUDGES.is_dir():

@@ -55,7 +55,7 @@ def generate(options: argparse.Namespace) -> dict:
     if preset and not options.set and not options.mix:
         mix = Mix({name: Setting.at(position) for name, position in preset.settings.items()})
     desk = load_desk(options, mix, steering)
-    prompt = Conversation.asking(options.prompt, options.system) if options.chat else options.prompt
+    prompt = Conversation.asking(options.prompt, options.system or "") if options.chat else options.prompt
     session = desk.session(prompt, mix, params, formula=formula, draft=options.draft, steering=steering)
     levels = {}
     # A ban takes characters back, and what is printed cannot be taken back. So such a text is shown when it is whole.

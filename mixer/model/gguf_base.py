@@ -11,6 +11,7 @@ import atexit
 import hashlib
 import os
 import shutil
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +24,8 @@ from mixer.errors import BadArtifact, Unsupported
 
 FORMAT = 1  # raised when a conversion would give something else than before
 MAGIC = b"GGUF"
+# What `transformers` raises for a file that is cut off, damaged, or of a model that it does not know.
+UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, struct.error)
 
 
 def cache_folder() -> Path:
@@ -101,7 +104,7 @@ def _convert(path: Path, out: Path) -> None:
         lm: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     except ImportError as error:
         raise Unsupported(f"Reading GGUF files needs a package: {error}", "`pip install gguf` gives it.") from error
-    except (ValueError, KeyError, RuntimeError, NotImplementedError, IndexError) as error:
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())[:300]
         raise BadArtifact(
             f"{path} cannot be read as a language model: {reason}", "Give a GGUF file of a Llama-shaped model."
@@ -110,7 +113,6 @@ def _convert(path: Path, out: Path) -> None:
     if hasattr(lm.config, "quantization_config"):
         del lm.config.quantization_config
     lm.hf_quantizer = None
-    lm.config.dtype = torch.bfloat16
     tokenizer.save_pretrained(out)
     lm.save_pretrained(out)
     config = AutoConfig.from_pretrained(out)  # `save_pretrained` writes the dtype of the weights

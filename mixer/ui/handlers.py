@@ -10,12 +10,11 @@ import gradio as gr
 from mixer.errors import FormulaError, MixerError
 from mixer.ui.controls.stage import Frame
 from mixer.ui.live.browsers import BrowserSessions
-from mixer.ui.state.controls import read_box, read_text, read_value
+from mixer.ui.state.controls import read_box, read_prompt, read_value
 from mixer.ui.state.decouple import mix_of
 from mixer.ui.state.formula_text import place
 from mixer.ui.state.page_state import PENALTIES
 from mixer.ui.state.request import sampling, with_formula
-from mixer.values.chat import Conversation, Prompt
 from mixer.values.request import FIELDS
 
 if TYPE_CHECKING:
@@ -50,12 +49,9 @@ def generate(
             value = read_value(deck, desk.attributes, desk.rewards)
             value, found = with_formula(desk, formula.text, value, formula.typed)
             penalties: dict[str, Any] = dict(zip(PENALTIES, (repetition, presence, frequency, dry), strict=True))
-            replies = FIELDS["reply"].check(reply, True)
-            params = sampling(tokens, temperature, seed, fresh, penalties, replies)
+            asked = read_prompt(prompt or "", reply, system or "")
+            params = sampling(tokens, temperature, seed, fresh, penalties, not isinstance(asked, str))
             speed = FIELDS["rate"].check(rate, True)
-            asked: Prompt = read_text("The prompt", prompt or "")
-            if replies:
-                asked = Conversation.asking(asked, read_text("The system message", system or ""))
         except MixerError as error:
             fault = place(error, read_box(box).text) if isinstance(error, FormulaError) else None
             yield Frame(state="error", error=str(error), fault=fault).json(), gr.skip()

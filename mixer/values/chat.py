@@ -54,14 +54,14 @@ class Conversation:
         return cls(found)
 
     @classmethod
-    def asking(cls, text: str, system: str | None = "") -> Conversation:
+    def asking(cls, text: str, system: str = "") -> Conversation:
         """A conversation in which the user says one thing, after a system message if that is not blank.
 
         Raises:
             InvalidValue: the text is blank.
         """
         asked = cls.of(text)
-        return asked.with_system(system) if system and system.strip() else asked
+        return asked.with_system(system) if system.strip() else asked
 
     def saying(self, text: str) -> Conversation:
         """The same conversation, with this in place of what the user said last.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mixer import Desk
 from mixer.errors import BadArtifact
 from mixer.export.gguf import export_gguf_base
 from mixer.model.gguf_base import cache_folder, gguf_folder
+from mixer.resources import TINY_ANCHORS
 
 PROMPT = "The door was open, and"
 
@@ -95,3 +98,25 @@ def test_what_is_no_model_is_refused_with_a_sentence(tmp_path: Path, cache: Path
     with pytest.raises(BadArtifact, match=message) as caught:
         Desk.load(path)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.95])
+def test_a_file_that_is_cut_off_is_refused_as_a_file(
+    file: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str], share: float
+):
+    path = tmp_path / "short.gguf"
+    path.write_bytes(file.read_bytes()[: round(share * file.stat().st_size)])
+    with pytest.raises(BadArtifact, match="cannot be read"):
+        gguf_folder(path)
+    assert "not kept" not in capsys.readouterr().err and not [*(cache / "bases").iterdir()]
+
+
+def test_adapters_that_name_the_base_fit_what_was_made_of_its_file(file: Path, tmp_path: Path, cache: Path):
+    """An adapter without a fingerprint is known by the name of its base, which is the file's and not the cache's."""
+    home = tmp_path / "anchors" / "formality" / "positive"
+    shutil.copytree(TINY_ANCHORS / "formality" / "positive", home)
+    tensors = load_file(home / "adapter_model.safetensors")
+    save_file(tensors, home / "adapter_model.safetensors", {"format": "pt"})
+    record = json.loads((home / "adapter_config.json").read_text()) | {"base_model_name_or_path": "someone/tiny"}
+    (home / "adapter_config.json").write_text(json.dumps(record))
+    assert list(Desk.load(file, tmp_path / "anchors").attributes) == ["formality"]

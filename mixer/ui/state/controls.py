@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mixer.errors import InvalidValue, UnknownName
+from mixer.values.chat import Conversation, Prompt
 from mixer.values.request import FIELDS, read_sampling
 from mixer.values.sampling import SamplingParams
 from mixer.values.steering import REST, Steering
@@ -142,6 +143,16 @@ def read_question(posted: object, names: Collection[str]) -> tuple[int, str, Map
         read_text("The formula", posted.get("text")),
         None if positions is None else read_positions(positions, names),
     )
+
+
+def read_prompt(prompt: object, reply: object, system: object) -> Prompt:
+    """What is written on from: the prompt, or the conversation that it ends.
+
+    Raises:
+        InvalidValue: one of them is not as it should be; or the prompt is to be replied to, and is blank.
+    """
+    text, told = read_text("The prompt", prompt), read_text("The system message", system)
+    return Conversation.asking(text, told) if FIELDS["reply"].check(reply, True) else text
 
 
 def read_text(what: str, value: object, most: int | None = None) -> str:

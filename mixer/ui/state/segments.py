@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MOST_READ = 60_000  # tokens of prefill that one replay may do again because sliders moved
 DIGITS = 9  # decimals of a position, more than any slider has
-PENALTIES = tuple(FIELDS[name].argument for name in SAMPLING if name == "bias" or "penalty" in name or "dry" in name)
+KEPT = tuple(FIELDS[name].argument for name in SAMPLING if name == "bias" or "penalty" in name or "dry" in name)
 
 
 def write_written(session: Session, formula: str | None) -> dict[str, Any] | None:
@@ -36,7 +36,7 @@ def write_written(session: Session, formula: str | None) -> dict[str, Any] | Non
     """
     params = session.params
     parts = [_part(segment) for segment in session.segments]
-    penalties = {name: value for name, value in params.record().items() if name in PENALTIES}
+    penalties = {name: value for name, value in params.record().items() if name in KEPT}
     written: dict[str, Any] = {"formula": formula, "temperature": params.temperature, "least": params.min_new_tokens}
     asked = session.prompted.prompt
     if isinstance(asked, Conversation):
@@ -67,8 +67,8 @@ def read_written(posted: object, desk: Desk) -> tuple[list[Segment], SamplingPar
     if not all(sizes) or len(segments) < len(parts):
         raise InvalidValue("A part of the text has no tokens.", "Leave it out.")
     penalties = posted.get("penalties", {})
-    if not isinstance(penalties, Mapping) or not set(penalties) <= set(PENALTIES):
-        raise InvalidValue("The penalties are not as the page keeps them.", f"Send some of {', '.join(PENALTIES)}.")
+    if not isinstance(penalties, Mapping) or not set(penalties) <= set(KEPT):
+        raise InvalidValue("The penalties are not as the page keeps them.", f"Send some of {', '.join(KEPT)}.")
     params = options(sum(sizes), posted.get("temperature"), 0, penalties)
     before = accumulate(sizes[:-1])
     if sum(size for size, segment in zip(before, segments[1:], strict=True) if segment.exact) > MOST_READ:
