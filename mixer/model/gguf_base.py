@@ -1,14 +1,16 @@
 """A GGUF file of a Llama-shaped model as a base: converted once, and kept in the user's cache folder.
 
-`transformers` reads the file and undoes its quantization, which takes a while; what it gives is kept as an ordinary
-model folder, in float32, which holds every value exactly. Where the cache folder cannot be written, a temporary folder
-stands for it until the program ends. Knows nothing of which file is whose.
+The quantization is undone, which takes some seconds; what that gives is kept as an ordinary model folder, in float32,
+which holds every value exactly. The most usual kind of file is read by `mixer.model.gguf_llama`, others by
+`transformers`. Where the cache folder cannot be written, a temporary folder stands for it until the program ends. Knows
+nothing of which file is whose.
 """
 
 from __future__ import annotations
 
 import atexit
 import hashlib
+import json
 import os
 import shutil
 import struct
@@ -21,10 +23,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mixer.errors import BadArtifact, Unsupported
+from mixer.model.gguf_file import MAGIC, read_gguf
+from mixer.model.gguf_llama import PlainLlama, is_plain_llama
 
-FORMAT = 1  # raised when a conversion would give something else than before
-MAGIC = b"GGUF"
-# What `transformers` raises for a file that is cut off, damaged, or of a model that it does not know.
+FORMAT = 2  # raised when a conversion would give something else than before
+SIZES = "sizes.json"  # of the files of a conversion, in bytes: what was cut off later is made again
+# What reading raises for a file that is cut off, damaged, or of a model that nobody here knows.
 UNREADABLE = (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, struct.error)
 
 
@@ -76,8 +80,12 @@ def gguf_folder(path: Path) -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a conversion is there. A folder gets its name when it is complete, so names are enough."""
-    return all((folder / name).is_file() for name in ("config.json", "model.safetensors", "tokenizer.json"))
+    """Whether a conversion is there with all its files, each as long as it was made."""
+    try:
+        sizes = json.loads((folder / SIZES).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _convert_into(path: Path, folder: Path) -> Path:
@@ -86,6 +94,8 @@ def _convert_into(path: Path, folder: Path) -> Path:
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _convert(path, beside)
+        sizes = {made.name: made.stat().st_size for made in beside.iterdir()}
+        (beside / SIZES).write_text(json.dumps(sizes), encoding="utf-8")
         try:
             beside.replace(folder)
         except OSError:
@@ -98,10 +108,10 @@ def _convert_into(path: Path, folder: Path) -> Path:
 
 
 def _convert(path: Path, out: Path) -> None:
-    where: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        lm: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        metadata, tensors = read_gguf(path)
+        plain = is_plain_llama(metadata, tensors)
+        model = PlainLlama.of(metadata, tensors) if plain else _ReadByTransformers(path)
     except ImportError as error:
         raise Unsupported(f"Reading GGUF files needs a package: {error}", "`pip install gguf` gives it.") from error
     except UNREADABLE as error:
@@ -109,12 +119,25 @@ def _convert(path: Path, out: Path) -> None:
         raise BadArtifact(
             f"{path} cannot be read as a language model: {reason}", "Give a GGUF file of a Llama-shaped model."
         ) from error
-    # The weights are plain numbers from here on, and the dtype is the one that a GPU or training should use.
-    if hasattr(lm.config, "quantization_config"):
-        del lm.config.quantization_config
-    lm.hf_quantizer = None
-    tokenizer.save_pretrained(out)
-    lm.save_pretrained(out)
-    config = AutoConfig.from_pretrained(out)  # `save_pretrained` writes the dtype of the weights
-    config.dtype = torch.bfloat16
-    config.save_pretrained(out)
+    model.save(out)
+
+
+class _ReadByTransformers:
+    """A model and its tokenizer from any file that `transformers` reads."""
+
+    def __init__(self, path: Path) -> None:
+        where: dict[str, Any] = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+        self._tokenizer = AutoTokenizer.from_pretrained(**where)
+        self._lm: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+
+    def save(self, out: Path) -> None:
+        """Write both into a folder."""
+        # The weights are plain numbers from here on, and the dtype is the one that a GPU or training should use.
+        if hasattr(self._lm.config, "quantization_config"):
+            del self._lm.config.quantization_config
+        self._lm.hf_quantizer = None
+        self._tokenizer.save_pretrained(out)
+        self._lm.save_pretrained(out)
+        config = AutoConfig.from_pretrained(out)  # `save_pretrained` writes the dtype of the weights
+        config.dtype = torch.bfloat16
+        config.save_pretrained(out)

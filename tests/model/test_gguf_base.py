@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mixer import Desk
 from mixer.errors import BadArtifact
@@ -120,3 +121,24 @@ def test_adapters_that_name_the_base_fit_what_was_made_of_its_file(file: Path, t
     record = json.loads((home / "adapter_config.json").read_text()) | {"base_model_name_or_path": "someone/tiny"}
     (home / "adapter_config.json").write_text(json.dumps(record))
     assert list(Desk.load(file, tmp_path / "anchors").attributes) == ["formality"]
+
+
+def test_it_is_what_transformers_makes_of_the_file(file: Path, cache: Path):
+    """The shipped model is of the kind that is read without `transformers`."""
+    folder = gguf_folder(file)
+    theirs = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    ours = load_file(folder / "model.safetensors")
+    expected = {name: tensor for name, tensor in theirs.state_dict().items() if name in ours}
+    assert ours.keys() == {*theirs.state_dict()} - {"lm_head.weight"}
+    assert all(torch.equal(ours[name], tensor) for name, tensor in expected.items())
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    for text in (PROMPT, "Änderung  12\n\n\t<|endoftext|> שלום"):
+        assert AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == tokenizer(text)["input_ids"]
+
+
+def test_a_conversion_that_was_cut_off_later_is_made_again(file: Path, cache: Path):
+    folder = gguf_folder(file)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert gguf_folder(file) == folder and weights.read_bytes() == whole
