@@ -47,6 +47,13 @@ def add(commands: Any) -> None:
     own.add_argument("--labels", nargs=2, metavar=("NEG", "POS"), help="of the two poles, as formulas take them")
     _anchor_options(own)
 
+    recipe = command(train, "recipe", train_recipe, "a recipe: from the base to anchors, heads, measures and the card")
+    recipe.add_argument("recipe", metavar="NAME_OR_FILE", help="a shipped one, as in recipes/, or a .yaml file")
+    recipe.add_argument("--base", help="a folder or .gguf file to load the base from, in place of the hub")
+    recipe.add_argument("--out", type=Path, help="folder of anchors to be; anchors/NAME by default; a run is resumed")
+    recipe.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
+    recipe.add_argument("--work", type=Path, help="reward models and caches; runs/recipes/NAME by default")
+
     for name, text in (("judge", "one judge"), ("judges", "all judges")):
         judge = command(train, name, train_judges, text)
         if name == "judge":
@@ -120,6 +127,17 @@ def train_attribute(options: argparse.Namespace) -> dict:
     return report
 
 
+def train_recipe(options: argparse.Namespace) -> dict:
+    """Run a recipe, or what an earlier run left of it."""
+    from mixer.recipe.file import find_recipe
+    from mixer.recipe.run import run_recipe
+
+    report = run_recipe(find_recipe(options.recipe), options.base, options.out, options.data, options.work)
+    if not options.json:
+        print(report["out"])
+    return report
+
+
 def train_judges(options: argparse.Namespace) -> dict:
     """Train one judge, or all judges."""
     from mixer.training import judge
@@ -148,7 +166,7 @@ def train_reward(options: argparse.Namespace) -> dict:
     shipped = find_base(base).anchors
     anchors = options.anchors or (ANCHORS / shipped if shipped else None)
     config = HeadConfig(**_given(options, "source", "rank", "reads", "regularizer", "texts"))
-    run = HeadTraining(base, anchors, options.data, options.work, config)
+    run = HeadTraining(base, anchors, options.data, options.work, config, final_only=config.reads == "final")
     if options.kind == "rad":
         return calibrate_teacher(options.attribute, run)
     assert out is not None
