@@ -17,13 +17,15 @@ from typing import Any
 from mixer.errors import BadArtifact
 from mixer.measure.card_tables import as_time
 
+KEPT = "kept"
+
 
 @dataclass(frozen=True)
 class Step:
     """One part of a run.
 
     Attributes:
-        run: does it; returns a few words on what came of it.
+        run: does it; returns a few words on what came of it, or `KEPT` if there was nothing to do.
         made_from: gives what must be equal for the step not to be run again; asked only when its turn comes, since it
             may depend on the steps before it. None for a step that is always run, and keeps by itself what it can.
         files: that the step writes; if one is missing, the step is run again.
@@ -85,7 +87,11 @@ class Progress:
             start = time.perf_counter()
             said = step.run()
             seconds = time.perf_counter() - start
-            if seconds > step.seconds and said != KEPT:
+            if said == KEPT:
+                self.say(f"{title}: kept")
+                made[step.name] = known or {"key": key, "seconds": 0.0, "said": KEPT}
+                continue
+            if seconds > step.seconds:
                 work, spent = work + step.work, spent + seconds - step.seconds
             made[step.name] = {"key": key, "seconds": round(seconds, 1), "said": said}
             self.steps[step.name] = made[step.name]
@@ -100,9 +106,6 @@ class Progress:
         path = self.folder / self.RECORD
         path.with_suffix(".new").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         path.with_suffix(".new").replace(path)
-
-
-KEPT = "kept"
 
 
 @dataclass

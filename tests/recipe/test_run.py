@@ -74,7 +74,8 @@ def test_a_finished_run_is_kept_and_a_changed_part_is_made_again(made: Path, tmp
         "out/recipe.log",
         "out/MODEL_CARD.md",
     }
-    assert steps["anchor humor.positive"]["said"] == "kept" and steps["control"]["seconds"] > 0
+    assert "loss of its own pole" in steps["anchor humor.positive"]["said"] and steps["control"]["seconds"] > 0
+    assert "[4/9] anchor humor.positive: kept" in (root / "out" / "recipe.log").read_text()
 
     recipe = find_recipe(
         write_recipe(root / "mine.yaml", measure={"prompts": 3, "tokens": 6, "coupling": [2, 2, 2], "mixes": [2, 2]})
