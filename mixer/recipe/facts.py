@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mixer.measure.card import CardFacts
+from mixer.measure.card_parts import CardFacts
 from mixer.recipe.file import read_recipe, shipped_recipes
 from mixer.recipe.progress import read_record
 

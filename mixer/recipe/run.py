@@ -23,7 +23,8 @@ from mixer.adapters.fingerprint import base_fingerprint
 from mixer.adapters.peft import WEIGHTS
 from mixer.errors import BadArtifact, UnknownName
 from mixer.judges.linear import OWN_JUDGE
-from mixer.measure.card import CONTROL, REPLIES, CardFacts, make_card
+from mixer.measure.card import make_card
+from mixer.measure.card_parts import CONTROL, REPLIES, CardFacts
 from mixer.measure.control import base_loglikelihoods, control, held_out_prompts, requests
 from mixer.measure.coupling import SINGLE_POSITIONS, coupling
 from mixer.measure.leak import WAYS

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from mixer.errors import BadArtifact
-from mixer.measure.card import CONTROL, REPLIES, BaseShape, CardFacts, card
+from mixer.measure.card import card
+from mixer.measure.card_parts import CONTROL, REPLIES, BaseShape, CardFacts
 from mixer.measure.card_samples import Sample
 from mixer.measure.card_tables import as_time, cost_of_poles
 from mixer.measure.control import ControlReport, PoleDifference, PositionScore

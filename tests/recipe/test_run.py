@@ -11,11 +11,9 @@ import pytest
 from mixer import Desk
 from mixer.cli import main
 from mixer.errors import BadArtifact, UnknownName
-from mixer.model.chat_template import fill_template
 from mixer.recipe.facts import card_facts
 from mixer.recipe.file import find_recipe
 from mixer.recipe.run import run_recipe
-from mixer.training.frozen_base import load_base
 from tests.recipe.parts import make_stand_in, write_recipe
 
 ANCHORS = [f"{name}.{pole}" for name in ("formality", "humor") for pole in ("negative", "positive")]
@@ -131,7 +129,6 @@ def test_what_cannot_be_run_is_refused_before_anything_is_made(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_template_of_qwen3_is_filled_without_thinking(made: Path):
-    _, tokenizer = load_base(made / "base", "cpu")
-    text = fill_template(tokenizer, [{"role": "user", "content": "Hello."}])
-    assert text.endswith("<|im_start|>assistant\n<think></think>")
+def test_a_card_needs_anchors(made: Path, capsys):
+    assert main(["evaluate", "card", "--base", str(made / "base")]) == 2
+    assert "No anchors are shipped for base. Give --anchors their folder." in capsys.readouterr().err
