@@ -16,7 +16,7 @@ from mixer.adapters.anchor_set import AnchorSet, load_anchors
 from mixer.adapters.fingerprint import base_fingerprint, is_other_precision, is_same_base
 from mixer.adapters.peft import WEIGHTS
 from mixer.errors import BadArtifact, InvalidValue, MixerError
-from mixer.judges.linear import Judges, load_judges
+from mixer.judges.linear import Judges, add_own_judges, load_judges
 from mixer.model.base import DeviceMap, load_base, local_folder, pick_device, pick_dtype
 from mixer.model.shipped_base import BaseSource, find_base
 from mixer.resources import ANCHORS, JUDGES, PAIRS, TINY_ANCHORS
@@ -70,7 +70,7 @@ def load_extras(base: LoadedBase, anchors: str | Path | None, judges: str | Path
     """Load anchors, reward heads and judges for a base; see `Desk.load`."""
     problems: list[MixerError] = []
     notes = [base.source.note] if base.source.note else []
-    found, loaded, rewards = AnchorSet({}, (), ()), None, {}
+    found, loaded, rewards, folder = AnchorSet({}, (), ()), None, {}, None
     fingerprint = base_fingerprint(base.lm)
     try:
         folder = local_folder(str(anchors)) if anchors else shipped_anchors(fingerprint)
@@ -90,6 +90,9 @@ def load_extras(base: LoadedBase, anchors: str | Path | None, judges: str | Path
     if judges or JUDGES.is_dir():
         try:
             loaded = load_judges(Path(judges or JUDGES))
+            if folder is not None:
+                loaded, odd = add_own_judges(loaded, folder)
+                problems += odd
         except BadArtifact as error:
             problems.append(error)
     return Extras(found, loaded, rewards, problems, notes)

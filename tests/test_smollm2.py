@@ -14,6 +14,9 @@ from mixer.errors import BadArtifact
 from mixer.measure.control import base_loglikelihoods, control, requests
 from mixer.model import shipped_base
 from mixer.model.shipped_base import find_base, wheel_file
+from mixer.recipe.file import find_recipe
+from mixer.resources import ANCHORS
+from mixer.training.anchor import AnchorTrainer
 
 pytestmark = pytest.mark.skipif(wheel_file() is None, reason="the wheel with SmolLM2 is not installed")
 
@@ -42,6 +45,17 @@ def plain(desk: Desk):
 def test_it_is_the_default_and_has_its_own_anchors(desk: Desk):
     assert desk.name == "SmolLM2-135M-Instruct" and set(desk.attributes) >= ATTRIBUTES
     assert not desk.problems and desk.model.native_refusal is None
+
+
+def test_it_has_a_name_whatever_the_default_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MIXER_BASE", "tiny")
+    assert find_base().shown != find_base("smollm2").shown == "SmolLM2-135M-Instruct"
+
+
+def test_the_recipe_of_the_shipped_base_keeps_the_shipped_anchors():
+    trainer = AnchorTrainer("smollm2", None, find_recipe("smollm2-135m").anchors, name=shipped_base.HUB)
+    kept = [trainer.finished(ANCHORS / "smollm2-135m" / name / "positive", name) for name in sorted(ATTRIBUTES)]
+    assert all(kept)
 
 
 def test_logprobs_are_those_of_transformers(desk: Desk, plain):

@@ -5,6 +5,8 @@
     anchors/NAME/adapter_config.json          a single adapter: an attribute with a positive pole alone
     anchors/coupling.json                     the slider calibration: what all anchors do to all scores
 
+An attribute's folder may also hold what other modules read: `reward/`, `judge.safetensors` and `pairs.jsonl`.
+
 Knows the folder; the adapters' own format is in `peft`. Knows nothing of gates or text.
 """
 
@@ -99,7 +101,7 @@ def load_anchors(folder: Path, model: nn.Module, base: str, any_base: bool = Fal
             labels, description = read_labels(home)
         except MixerError as error:
             problems.append(error)
-            labels, description = _plain_labels(home.name), ""
+            labels, description = plain_labels(home.name), ""
         loaded = [found[pole] for pole in POLES if found.get(pole)]
         if loaded:
             poles = {adapter.anchor.pole: adapter.anchor for adapter in loaded if adapter}
@@ -123,8 +125,15 @@ def read_labels(home: Path) -> tuple[tuple[str, str], str]:
         BadArtifact: the file is damaged.
     """
     path = home / LABELS if (home / LABELS).is_file() else PAIRS / f"{home.name}.yaml"
-    if not path.is_file():
-        return _plain_labels(home.name), ""
+    return read_labels_file(path) if path.is_file() else (plain_labels(home.name), "")
+
+
+def read_labels_file(path: Path) -> tuple[tuple[str, str], str]:
+    """Labels of the (negative, positive) pole and the description in a file.
+
+    Raises:
+        BadArtifact: the file is damaged.
+    """
     try:
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
         labels = record["labels"]
@@ -136,5 +145,6 @@ def read_labels(home: Path) -> tuple[tuple[str, str], str]:
         ) from error
 
 
-def _plain_labels(name: str) -> tuple[str, str]:
+def plain_labels(name: str) -> tuple[str, str]:
+    """Labels of the (negative, positive) pole of an attribute that nobody gave any."""
     return f"less {name}", f"more {name}"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixer.cli.bench import add_door
 from mixer.cli.options import command, load_desk
-from mixer.resources import ANCHORS, JUDGES
+from mixer.errors import InvalidValue
+from mixer.resources import ANCHORS, JUDGES, OUTPUTS
 from mixer.values.mix import RULES
+
+if TYPE_CHECKING:
+    from mixer.desk import Desk
 
 
 def add(commands: Any) -> None:
@@ -48,9 +52,14 @@ def add(commands: Any) -> None:
     formulas.add_argument("--tokens", type=int, default=60)
     formulas.add_argument("--seed", type=int, default=7)
     formulas.add_argument("--out", type=Path, help="write the report there as JSON")
-    command(
-        evaluate, "card", evaluate_card, "write anchors/MODEL_CARD.md from the reports, with fresh samples", desk=True
+    card = command(
+        evaluate,
+        "card",
+        evaluate_card,
+        "write MODEL_CARD.md from the reports beside the anchors, and samples",
+        desk=True,
     )
+    card.add_argument("--license", help="of the base; that of the recipe by default, where there is one")
 
     add_door(evaluate, "rewards", ("fidelity",), "how closely reward heads follow their reward model")
     add_door(evaluate, "steering", ("steering",), "what reward heads write, against their reward model")
@@ -90,7 +99,7 @@ def evaluate_coupling(options: argparse.Namespace) -> dict:
         loglikelihoods=base_loglikelihoods(options.base),
     )
     fingerprint = anchors_fingerprint(base_fingerprint(desk.base_model), desk.anchor_set.adapters)
-    folder = _anchors_folder(options)
+    folder = _anchors_folder(options, desk)
     path = write_calibration(report.calibration, folder, fingerprint, report.record())
     if not options.json:
         print(report.table(), path, sep="\n\n")
@@ -126,21 +135,35 @@ def _write_report(report: Any, options: argparse.Namespace) -> dict:
 
 def evaluate_card(options: argparse.Namespace) -> dict:
     """Write the model card. Returns its path."""
-    from mixer.measure.card import measure_card
+    from mixer.measure.card import make_card
+    from mixer.model.base import local_folder
     from mixer.model.shipped_base import find_base
+    from mixer.recipe.facts import card_facts
 
     base = find_base(options.base)
-    anchors = Path(options.anchors or ANCHORS / base.anchors)
-    path = measure_card(load_desk(options), Path(base.source), anchors, JUDGES, _anchors_folder(options))
+    desk = load_desk(options)
+    out = _anchors_folder(options, desk)
+    anchors = local_folder(options.anchors) if options.anchors else ANCHORS / out.name
+    source = Path(base.source)
+    own_base = source if (source / "training.json").is_file() else None
+    path = make_card(desk, card_facts(anchors, base.name, options.license), anchors, JUDGES, own_base, out)
     if not options.json:
         print(path)
     return {"card": str(path)}
 
 
-def _anchors_folder(options: argparse.Namespace) -> Path:
-    """Where reports about the anchors go: beside them, or below `anchors` where the shipped ones are in the package."""
-    from mixer.training.frozen_base import own_folder
+def _anchors_folder(options: argparse.Namespace, desk: Desk) -> Path:
+    """Where reports about the anchors go: beside them, or below `anchors` where the shipped ones are in the package.
 
-    folder = Path(options.anchors) if options.anchors else own_folder(options.base)
+    Raises:
+        InvalidValue: none are shipped for the base, and no folder is given.
+    """
+    from mixer.adapters.fingerprint import base_fingerprint
+    from mixer.loader import shipped_anchors
+
+    shipped = None if options.anchors else shipped_anchors(base_fingerprint(desk.base_model))
+    if not options.anchors and shipped is None:
+        raise InvalidValue(f"No anchors are shipped for {desk.name}.", "Give --anchors their folder.")
+    folder = Path(options.anchors) if shipped is None else OUTPUTS / "anchors" / shipped.name
     folder.mkdir(parents=True, exist_ok=True)
     return folder

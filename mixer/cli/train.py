@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,21 @@ def add(commands: Any) -> None:
         if name == "anchor":
             anchor.add_argument("attribute")
             anchor.add_argument("pole", choices=POLES)
-        anchor.add_argument("--base", help=BASE_HELP)
         anchor.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
-        anchor.add_argument("--out", type=Path, help=OUT_HELP)
-        anchor.add_argument("--steps", type=int, help="optimizer steps an anchor")
-        anchor.add_argument("--rank", type=int)
-        anchor.add_argument("--overwrite", action="store_true", help="train again what is already there")
+        _anchor_options(anchor)
+
+    own = command(train, "attribute", train_attribute, "both anchors and the judge of an attribute of your own")
+    own.add_argument("pairs", type=Path, metavar="FILE.jsonl", help="pairs; labels are in FILE.yaml, if it is there")
+    own.add_argument("--name", help="of the attribute; that of the file by default")
+    own.add_argument("--labels", nargs=2, metavar=("NEG", "POS"), help="of the two poles, as formulas take them")
+    _anchor_options(own)
+
+    recipe = command(train, "recipe", train_recipe, "a recipe: from the base to anchors, heads, measures and the card")
+    recipe.add_argument("recipe", metavar="NAME_OR_FILE", help="a shipped one, as in recipes/, or a .yaml file")
+    recipe.add_argument("--base", help="a folder or .gguf file to load the base from, in place of the hub")
+    recipe.add_argument("--out", type=Path, help="folder of anchors to be; anchors/NAME by default; a run is resumed")
+    recipe.add_argument("--data", type=Path, help="more texts; without it the shipped pairs alone")
+    recipe.add_argument("--work", type=Path, help="reward models and caches; runs/recipes/NAME by default")
 
     for name, text in (("judge", "one judge"), ("judges", "all judges")):
         judge = command(train, name, train_judges, text)
@@ -67,6 +78,14 @@ def add(commands: Any) -> None:
     reward.add_argument("--texts", type=int, help="that a head learns from")
 
 
+def _anchor_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", help=BASE_HELP)
+    parser.add_argument("--out", type=Path, help=OUT_HELP)
+    parser.add_argument("--steps", type=int, help="optimizer steps an anchor")
+    parser.add_argument("--rank", type=int)
+    parser.add_argument("--overwrite", action="store_true", help="train again what is already there")
+
+
 def train_base(options: argparse.Namespace) -> dict:
     """Train a base model."""
     from mixer.training.base import BaseConfig, train_base
@@ -80,12 +99,43 @@ def train_anchors(options: argparse.Namespace) -> dict:
     """Train one anchor, or all anchors."""
     from mixer.training import anchor
 
-    changes = {name: getattr(options, name) for name in ("steps", "rank") if getattr(options, name) is not None}
-    config = anchor.AnchorConfig(**changes)
+    config = anchor.AnchorConfig(**_given(options, "steps", "rank"))
     base, out = options.base, options.out
     if hasattr(options, "attribute"):
         return anchor.train_anchor(base, options.attribute, options.pole, options.data, out, config, options.overwrite)
     return anchor.train_anchors(base, options.data, out, config, options.overwrite)
+
+
+def train_attribute(options: argparse.Namespace) -> dict:
+    """Train both anchors and the judge of a file of pairs, and say how to open the desk with them."""
+    from mixer.training.anchor import AnchorConfig
+    from mixer.training.own_attribute import read_own_attribute, train_attribute
+
+    own = read_own_attribute(options.pairs, options.name, options.labels and tuple(options.labels))
+    shares = ", ".join(f"{count} for the {split}s" for split, count in own.file.splits.items())
+    for line in (*own.file.warnings, f"{options.pairs}: {len(own.file.pairs)} pairs, {shares}."):
+        print(line, file=sys.stderr)
+    config = AnchorConfig(**_given(options, "steps", "rank"))
+    report = train_attribute(own, options.base, options.out, config, options.overwrite)
+    judge, out = report["judge"], Path(report["out"])
+    where = [] if out.resolve().parent == ANCHORS.resolve() else ["--anchors", str(out)]
+    base = ["--base", options.base] if options.base else []
+    report["open"] = shlex.join(["python", "-m", "mixer", "page", *base, *where])
+    if not options.json:
+        print(f"The judge tells {100 * judge['accuracy']:.0f} % of {judge['n']} texts apart that it has not seen.")
+        print(f"Open the desk with it: {report['open']}")
+    return report
+
+
+def train_recipe(options: argparse.Namespace) -> dict:
+    """Run a recipe, or what an earlier run left of it."""
+    from mixer.recipe.file import find_recipe
+    from mixer.recipe.run import run_recipe
+
+    report = run_recipe(find_recipe(options.recipe), options.base, options.out, options.data, options.work)
+    if not options.json:
+        print(report["out"])
+    return report
 
 
 def train_judges(options: argparse.Namespace) -> dict:
@@ -105,20 +155,24 @@ def train_reward(options: argparse.Namespace) -> dict:
     from mixer.training.head_training import HeadTraining, calibrate_teacher, train_head
     from mixer.training.reward_head import HeadConfig
 
-    def given(*names: str) -> dict[str, Any]:
-        return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-
     base = options.base
     if options.kind == "rad":
-        asked = given("minutes", "lora")  # without these options, a reward model that is already trained is used
+        asked = _given(
+            options, "minutes", "lora"
+        )  # without these options, a reward model that is already trained is used
         teacher = rad.TeacherConfig(**asked) if asked else None
         rad.train_teacher(base, options.attribute, options.data, options.work / options.attribute, teacher)
     out = options.out or (own_folder(base) if options.kind == "arm" else None)
     shipped = find_base(base).anchors
     anchors = options.anchors or (ANCHORS / shipped if shipped else None)
-    config = HeadConfig(**given("source", "rank", "reads", "regularizer", "texts"))
-    run = HeadTraining(base, anchors, options.data, options.work, config)
+    config = HeadConfig(**_given(options, "source", "rank", "reads", "regularizer", "texts"))
+    run = HeadTraining(base, anchors, options.data, options.work, config, final_only=config.reads == "final")
     if options.kind == "rad":
         return calibrate_teacher(options.attribute, run)
     assert out is not None
     return train_head(options.attribute, run, out)
+
+
+def _given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of these options that were given."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}

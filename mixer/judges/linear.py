@@ -7,6 +7,7 @@ sliders or training.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,15 @@ from typing import Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
-from mixer.errors import BadArtifact, InvalidValue, UnknownName
+from mixer.errors import BadArtifact, InvalidValue, MixerError, UnknownName
 from mixer.judges.features import BUCKETS, SURFACE, Features, Words, features_after, reading_start
 
 FORMAT = "1"
 HINT = "Fetch assets/judges again, or make it with `python -m mixer train judges`."
+OWN_JUDGE = "judge.safetensors"  # in an attribute's folder of anchors
+OWN_HINT = "Make it again with `python -m mixer train attribute`."
 # Labels for the poles of judges that belong to no attribute: label -> judge, and the score that the label stands for.
 LABELS = {"toxic": ("toxicity", 1.0), "nontoxic": ("toxicity", 0.0)}
 
@@ -147,19 +151,47 @@ def load_judges(folder: Path | str) -> Judges:
     if not folder.is_dir():
         raise BadArtifact(f"There is no folder of judges at {folder}.", HINT)
     vocabulary = load_words(folder)
-    width = vocabulary.vectors.shape[1]
-    judges = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        if path.stem == "words":
-            continue
-        shapes = {"ngrams": (2 * BUCKETS,), "words": (width,), "bias": (3,)}
-        shapes |= dict.fromkeys(("surface", "center", "scale"), (len(SURFACE),))
-        tensors = _read(path, shapes)
-        bias, slope, offset = (float(value) for value in tensors.pop("bias"))
-        judges[path.stem] = Judge(**tensors, bias=bias, slope=slope, offset=offset)
-    if not judges:
+    paths = [path for path in sorted(folder.glob("*.safetensors")) if path.stem != "words"]
+    if not paths:
         raise BadArtifact(f"{folder} holds no judge.", HINT)
-    return Judges(judges, vocabulary)
+    return Judges({path.stem: _judge(path, vocabulary, HINT) for path in paths}, vocabulary)
+
+
+def add_own_judges(judges: Judges, anchors: Path) -> tuple[Judges, list[MixerError]]:
+    """The same judges and those in a folder of anchors, `ATTRIBUTE/judge.safetensors`, which go before them.
+
+    Returns:
+        the judges, and why some were left out: damaged, or trained with other word vectors.
+    """
+    found, problems = dict(judges.judges), list[MixerError]()
+    for path in sorted(anchors.glob(f"*/{OWN_JUDGE}")):
+        try:
+            found[path.parent.name] = _judge(path, judges.vocabulary, OWN_HINT, words_digest(judges.vocabulary))
+        except BadArtifact as error:
+            problems.append(error)
+    return Judges(found, judges.vocabulary), problems
+
+
+def save_own_judge(tensors: Mapping[str, np.ndarray], home: Path, vocabulary: Words) -> None:
+    """Write a judge into its attribute's folder of anchors, for `add_own_judges`."""
+    home.mkdir(parents=True, exist_ok=True)
+    save_file(dict(tensors), home / OWN_JUDGE, {"format": FORMAT, "words": words_digest(vocabulary)})
+
+
+def words_digest(vocabulary: Words) -> str:
+    """16 hex digits that identify word vectors: a judge's weights mean nothing with others."""
+    digest = hashlib.sha256("\n".join(vocabulary.index).encode())
+    digest.update(np.ascontiguousarray(vocabulary.vectors, dtype=np.float32).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _judge(path: Path, vocabulary: Words, hint: str, words: str | None = None) -> Judge:
+    """The judge in a file; where `words` is given, it must name these word vectors."""
+    shapes = {"ngrams": (2 * BUCKETS,), "words": (vocabulary.vectors.shape[1],), "bias": (3,)}
+    shapes |= dict.fromkeys(("surface", "center", "scale"), (len(SURFACE),))
+    tensors = _read(path, shapes, hint, words)
+    bias, slope, offset = (float(value) for value in tensors.pop("bias"))
+    return Judge(**tensors, bias=bias, slope=slope, offset=offset)
 
 
 def load_words(folder: Path) -> Words:
@@ -179,20 +211,24 @@ def load_words(folder: Path) -> Words:
     return Words({word: i for i, word in enumerate(words)}, tensors["vectors"] * tensors["scale"][:, None])
 
 
-def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def _read(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], hint: str = HINT, words: str | None = None
+) -> dict[str, np.ndarray]:
     """The tensors that `shapes` names, as float32; -1 in a shape stands for any size."""
     try:
         with safe_open(path, framework="numpy") as file:
-            version = (file.metadata() or {}).get("format")
-            if version != FORMAT:
-                raise BadArtifact(f"{path} has the format {version!r} where {FORMAT!r} is read.", HINT)
+            facts = file.metadata() or {}
+            if facts.get("format") != FORMAT:
+                raise BadArtifact(f"{path} has the format {facts.get('format')!r} where {FORMAT!r} is read.", hint)
+            if words is not None and facts.get("words") != words:
+                raise BadArtifact(f"{path} was trained with other word vectors than those in use.", hint)
             tensors = {name: file.get_tensor(name).astype(np.float32) for name in shapes}
     except (SafetensorError, OSError) as error:
-        raise BadArtifact(f"{path} cannot be read: {error}.", HINT) from error
+        raise BadArtifact(f"{path} cannot be read: {error}.", hint) from error
     for name, shape in shapes.items():
         actual = tensors[name].shape
         if len(actual) != len(shape) or any(want not in (-1, got) for want, got in zip(shape, actual, strict=True)):
-            raise BadArtifact(f"{name!r} in {path} has the shape {actual} where {shape} is read.", HINT)
+            raise BadArtifact(f"{name!r} in {path} has the shape {actual} where {shape} is read.", hint)
         if not np.isfinite(tensors[name]).all():
-            raise BadArtifact(f"{name!r} in {path} is not finite.", HINT)
+            raise BadArtifact(f"{name!r} in {path} is not finite.", hint)
     return tensors

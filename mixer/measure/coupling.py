@@ -205,6 +205,8 @@ def _prediction_quality(names: Sequence[str], predicted: np.ndarray, scores: np.
     """From predicted scores `(M, A)` of M mixes and measured scores `(M, n, A)` of their texts."""
     means, noise = scores.mean(1), scores.std(1, ddof=1) / scores.shape[1] ** 0.5
     errors = predicted - means
-    explained = 1 - (errors**2).sum(0) / ((means - means.mean(0)) ** 2).sum(0)
+    spread = ((means - means.mean(0)) ** 2).sum(0)
+    # Where all mixes score the same there is no variance to explain.
+    explained = np.where(spread > 0, 1 - (errors**2).sum(0) / np.where(spread > 0, spread, 1), 0.0)
     expected = float(noise.mean() * MEAN_ABS_NORMAL)
     return PredictionQuality(_by_name(names, explained), round(float(np.abs(errors).mean()), 4), round(expected, 4))

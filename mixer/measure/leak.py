@@ -175,7 +175,8 @@ def _figures(changes: np.ndarray, own: np.ndarray, others: np.ndarray, wanted: n
     own_changes = changes[np.arange(len(own)), own]
     leak = np.where(others, np.abs(changes), 0).sum(1) / others.sum(1)
     reach, miss = np.abs(own_changes).mean(), np.abs(own_changes - wanted).mean()
-    summary = (reach, miss, leak.mean(), leak.mean() / reach)
+    share = leak.mean() / reach if reach else 0.0  # sliders that move nothing have no share
+    summary = (reach, miss, leak.mean(), share)
     return {"own": own_changes, "leak": leak, **dict(zip(SUMMARY_FIGURES, summary, strict=True))}
 
 

@@ -42,6 +42,16 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> 
     return ids
 
 
+def fill_template(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
+    """The text of a chat template with these messages, up to where the reply begins.
+
+    Qwen3 and others would think aloud first; their templates take `enable_thinking`, and other templates do not see it.
+    """
+    return str(
+        tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, enable_thinking=False)
+    )
+
+
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = False) -> list[int]:
     """Token ids of a text in which control strings are plain text.
 
@@ -62,7 +72,7 @@ def _filled(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, cont
         for message, content in zip(conversation.messages, contents, strict=True)
     ]
     try:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+        return fill_template(tokenizer, messages)
     except (TemplateError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InvalidValue(f"The model's chat template refuses this conversation: {reason}", "Change it.") from error

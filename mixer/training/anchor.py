@@ -144,11 +144,22 @@ def learn(model: PeftModel, epochs: Sequence[Sequence[Example]], config: AnchorC
 
 
 class AnchorTrainer:
-    """The base model and what all anchors of one run share. The base is loaded once, and is left as it was."""
+    """The base model and what all anchors of one run share. The base is loaded once, and is left as it was.
 
-    def __init__(self, base: Path | str | None, data: Path | None, config: AnchorConfig, device: str = "auto") -> None:
+    Args:
+        name: what the anchors' files call the base; see `portable_name` if None.
+    """
+
+    def __init__(
+        self,
+        base: Path | str | None,
+        data: Path | None,
+        config: AnchorConfig,
+        device: str = "auto",
+        name: str | None = None,
+    ) -> None:
         self.model, self.tokenizer = load_base(base, device)
-        self.name, self.fingerprint = portable_name(base), base_fingerprint(self.model)
+        self.name, self.fingerprint = name or portable_name(base), base_fingerprint(self.model)
         self.data, self.config = data, config
         self._cached: tuple[str, dict[str, dict[str, list[Forms]]]] = ("", {})
         self._references: dict[tuple[int, ...], float] = {}

@@ -5,6 +5,7 @@ The folder layout is that of a `--data` directory:
     pretrain/NAME.{jsonl,txt}.xz        text for the base model
     attributes/NAME/{positive,negative}.txt.xz
     pairs/NAME.jsonl.xz                 {"opening", "positive", "negative"} a line
+    NAME/pairs.jsonl                    the same, in a folder of anchors: pairs of an attribute of one's own
 
 Every labelled text belongs to one of three splits, by a hash of its key. So anchors, judges and tests never share a
 text, whatever the order or size of the files. Knows nothing of models or tokenizers.
@@ -18,7 +19,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,8 @@ Split = Literal["anchor", "judge", "test"]
 ATTRIBUTES = ("sentiment", "formality", "politeness", "simplicity", "humor", "poetry", "archaic", "excitement")
 TOXICITY = "toxicity"  # has labelled texts, but no pairs and no anchors
 LABELLED = (*ATTRIBUTES, TOXICITY)
+OWN_PAIRS = "pairs.jsonl"  # in an attribute's folder of anchors
+PAIR_HINT = 'Each line is a JSON object with "opening", "positive" and "negative".'
 # Unlike a word of `mixer.judges.features`, one may begin and end with apostrophes.
 OFFENSIVE_WORD = re.compile(r"[a-z']+")
 
@@ -66,14 +69,28 @@ def read_pairs(path: Path) -> list[Pair]:
     pairs = []
     for number, line in enumerate(read_lines(path), start=1):
         try:
-            record = json.loads(line)
-            pairs.append(Pair(record["opening"], record["positive"], record["negative"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadArtifact(
-                f"{path}, line {number} is not a pair: {error}.",
-                'Each line is a JSON object with "opening", "positive" and "negative".',
-            ) from error
+            pairs.append(read_pair(line))
+        except ValueError as error:
+            raise BadArtifact(f"{path}, line {number} is not a pair: {error}.", PAIR_HINT) from error
     return pairs
+
+
+def read_pair(line: str) -> Pair:
+    """One line of a file of pairs.
+
+    Raises:
+        ValueError: it is none; the message says why, without the line.
+    """
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("it is no JSON object")
+    texts: list[str] = []
+    for name in (field.name for field in fields(Pair)):
+        text = record.get(name)
+        if not isinstance(text, str):
+            raise ValueError(f'it has no "{name}"' if text is None else f'its "{name}" is no text')
+        texts.append(text)
+    return Pair(*texts)
 
 
 def read_attribute(data: Path, attribute: str, pole: str) -> list[str]:
@@ -106,8 +123,8 @@ def find_pairs(data: Path | None, attribute: str, shipped: Path = PAIRS) -> list
     Raises:
         BadArtifact: there are none in either place, or a line is not a pair.
     """
-    path = data / "pairs" / f"{attribute}.jsonl.xz" if data is not None else None
-    return read_pairs(path if path is not None and path.is_file() else shipped / f"{attribute}.jsonl")
+    own = [] if data is None else [data / "pairs" / f"{attribute}.jsonl.xz", data / attribute / OWN_PAIRS]
+    return read_pairs(next((path for path in own if path.is_file()), shipped / f"{attribute}.jsonl"))
 
 
 def attributes_with_pairs(data: Path | None, shipped: Path = PAIRS) -> tuple[str, ...]:
@@ -115,6 +132,7 @@ def attributes_with_pairs(data: Path | None, shipped: Path = PAIRS) -> tuple[str
     names = {path.stem for path in shipped.glob("*.jsonl")}
     if data is not None:
         names |= {path.name.removesuffix(".jsonl.xz") for path in (data / "pairs").glob("*.jsonl.xz")}
+        names |= {path.parent.name for path in data.glob(f"*/{OWN_PAIRS}")}
     return tuple(sorted(names))
 
 

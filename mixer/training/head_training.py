@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixer.adapters.anchor_set import AnchorSet, load_anchors
+from mixer.adapters.anchor_set import AnchorSet, anchors_fingerprint, load_anchors
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.desk import Desk
 from mixer.rewards.files import FOLDER, calibration_record, save_reward
@@ -33,15 +33,30 @@ SHARES = {"train": 1.0, "validation": 0.1, "test": 0.15}  # of a config's texts
 
 
 class HeadTraining:
-    """What the heads of one base share: the base with its anchors, texts it wrote, and caches of samples in `work`."""
+    """What the heads of one base share: the base with its anchors, texts it wrote, and caches of samples in `work`.
+
+    Args:
+        name: what the heads' files call the base; see `portable_name` if None.
+        final_only: keep the final states of the samples alone, which is all that a head with `reads: final` learns
+            from. All layers' states of a base with a billion weights are some gigabytes.
+    """
 
     def __init__(
-        self, base: Path | str | None, anchors: Path | None, data: Path | None, work: Path, config: HeadConfig
+        self,
+        base: Path | str | None,
+        anchors: Path | None,
+        data: Path | None,
+        work: Path,
+        config: HeadConfig,
+        name: str | None = None,
+        final_only: bool = False,
     ) -> None:
         self.base, self.data, self.work, self.config = base, data, work, config
-        self.anchors = anchors
+        self.anchors, self.name, self.final_only = anchors, name or portable_name(base), final_only
         self.lm, self.tokenizer = load_base(base, "cpu")
-        found = load_anchors(anchors, self.lm, portable_name(base)) if anchors else AnchorSet({}, (), ())
+        found = load_anchors(anchors, self.lm, self.name) if anchors else AnchorSet({}, (), ())
+        # Samples are of one base with one set of anchors: those of others must not be taken for them.
+        self._made_with = anchors_fingerprint(base_fingerprint(self.lm), found.adapters)[:8]
         self.mixed = MixedBase(self.lm, found, config.seed)
         self.embedding: Tensor = output_embedding(self.lm).float()
 
@@ -56,14 +71,17 @@ class HeadTraining:
             BadArtifact: the source is a reward model, and there is none in `teacher_folder`; or the cache is damaged.
         """
         config = self.config
-        name = f"{part}-{source}-{config.texts}x{config.a_text}-{config.seed}.safetensors"
+        states = "-final" if self.final_only else ""
+        name = f"{part}-{source}-{config.texts}x{config.a_text}-{config.seed}{states}-{self._made_with}.safetensors"
         path = self.work / attribute / name
         if not path.is_file():
             teacher = None
             if source == "rad":
                 teacher = load_teacher(self.base, self.teacher_folder(attribute), torch.bfloat16)
             texts = self.texts(attribute, part, source)
-            collect(self.mixed, texts, config.a_text, teacher, config.seed, title=path.stem).save(path)
+            collect(
+                self.mixed, texts, config.a_text, teacher, config.seed, title=path.stem, final_only=self.final_only
+            ).save(path)
         return PrefixSamples.load(path)
 
     def texts(self, attribute: str, part: Part, source: Source = "rad") -> list[LabelledText]:
@@ -92,12 +110,13 @@ class HeadTraining:
 
     def _written(self, part: Part, count: int) -> list[LabelledText]:
         """Texts that the base wrote under random mixes, cached in `work` for all attributes."""
-        path = self.work / f"written-{part}-{count}.json"
+        path = self.work / f"written-{part}-{count}-{self._made_with}.json"
         if not path.is_file():
             desk = Desk.load(self.base, self.anchors, device="cpu", strict=False)
             openings = [pair.opening for name in ATTRIBUTES for pair in of_part(find_pairs(None, name), part)]
             prompts = [openings[i % len(openings)] for i in range(count)]
             texts = written(desk, prompts, [self.mixed.random_mix() for _ in prompts], self.config.seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps([text.ids for text in texts]))
         return [LabelledText(tuple(ids), float("nan")) for ids in json.loads(path.read_text())]
 
@@ -129,7 +148,7 @@ def train_head(attribute: str, run: HeadTraining, out: Path) -> dict:
     head = fit(train, validation, run.embedding, config, attribute)
     reward = Reward(attribute, head, calibrate(head, validation, run.embedding))
     facts: dict[str, Any] = {
-        "base": portable_name(run.base),
+        "base": run.name,
         "kind": "arm",
         "source": config.source,
         "places": len(train),

@@ -123,12 +123,14 @@ def collect(
     seed: int = 0,
     batch_tokens: int = 512,
     title: str = "prefixes",
+    final_only: bool = False,
 ) -> PrefixSamples:
     """`a_text` random prefixes of each text of three tokens or more; the same prefix may be drawn again.
 
     Args:
         base: draws a random mix for each text. teacher: scores the candidates; None leaves rewards out.
         batch_tokens: most tokens of one pass.
+        final_only: leave out the states of all layers but the last: S is 1.
     """
     generator = torch.Generator().manual_seed(seed)
     texts = [text for text in texts if len(text.ids) >= 3]
@@ -149,7 +151,7 @@ def collect(
         rewards = teacher.after(ids, ends, candidates) if teacher else torch.zeros(*ends.shape, 0)
         weights = 2 * ends / lengths[:, None]  # length L + 1: the first token begins every text
         parts = (
-            states.bfloat16(),
+            (states[:, :, -1:] if final_only else states).bfloat16(),
             candidates,
             logprobs.gather(2, candidates),
             labels[:, None].expand(-1, a_text),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from mixer.model.chat_template import fill_template
 from mixer.training.data import is_clean, offensive_words, read_attribute, split_of
 
 
@@ -64,8 +65,7 @@ def reply_text(text: str, tokenizer: PreTrainedTokenizerBase, opening: str, long
     """
     request = REQUESTS[zlib.crc32(opening.encode()) % len(REQUESTS)].format(opening)
     messages = [{"role": "user", "content": request}]
-    before = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-    prompt = tokenizer(before, add_special_tokens=False)["input_ids"]
+    prompt = tokenizer(fill_template(tokenizer, messages), add_special_tokens=False)["input_ids"]
     ids = tokenizer(text, add_special_tokens=False, truncation=True, max_length=longest)["input_ids"]
     start = len(tokenizer(opening, add_special_tokens=False)["input_ids"])
     return TrainingText((*prompt, *ids), len(prompt) + max(1, min(start, len(ids) - 1)))

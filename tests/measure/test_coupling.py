@@ -12,6 +12,7 @@ from mixer import Desk
 from mixer.cli import main
 from mixer.errors import InvalidValue
 from mixer.measure.coupling import CouplingReport, coupling
+from tests.factory import make_adapter, make_base
 
 PROMPTS = ("Once upon", "The boat", "A dog", "My friend", "Rain fell", "He said")
 
@@ -55,6 +56,14 @@ def test_the_tables_have_a_row_for_each_level_and_for_each_way(report: CouplingR
     lines = report.table().splitlines()
     assert sum(line.startswith(("| formality", "| humor")) for line in lines) == 4
     assert sum(line.startswith(("| plain", "| decoupled")) for line in lines) == 2
+
+
+def test_sliders_that_move_nothing_are_measured_as_such(tmp_path: Path):
+    for name in ("formality/positive", "humor/positive"):
+        make_adapter(make_base(tmp_path / "base"), tmp_path / "anchors" / name, init_lora_weights=True)
+    report = measure(Desk.load(tmp_path / "base", tmp_path / "anchors", device="cpu"))
+    assert all(one.share == one.reach == 0 for one in report.wholes)
+    assert set(report.forecast.explained.values()) == {0.0}
 
 
 def test_too_few_prompts_are_refused(desk: Desk):

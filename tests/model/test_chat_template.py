@@ -32,6 +32,12 @@ TOKENIZER = tokenizer_with(CHATML)
 START: Any = TOKENIZER.convert_tokens_to_ids("<|im_start|>")
 
 
+def test_a_template_that_thinks_first_is_asked_not_to():
+    thinking = "{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}Reply:"
+    tokenizer = tokenizer_with(thinking)
+    assert chat_ids(tokenizer, Conversation.of("Hello.")) == tokenizer("Reply:", add_special_tokens=False)["input_ids"]
+
+
 def expected(conversation: Conversation) -> list[int]:
     messages = [message.record() for message in conversation.messages]
     ids: Any = TOKENIZER.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)

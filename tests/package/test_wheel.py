@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NEEDED = [
     "mixer/py.typed",
     "mixer/measure/card.md",
+    "mixer/measure/card_own_base.md",
+    "mixer/recipes/smollm2-135m.yaml",
     "mixer/assets/base/model.safetensors",
     "mixer/assets/judges/words.json",
     "mixer/assets/web/deck.js",

@@ -26,6 +26,7 @@ from mixer.training.prefix_samples import CANDIDATES, LIKELY, MixedBase, PrefixS
 from mixer.training.reward_head import HeadConfig, fit
 from mixer.training.reward_model import TeacherConfig, load_teacher, new_teacher, train_teacher
 from mixer.values.mix import Mix
+from tests.factory import make_base
 
 D, V, S = 16, 120, 3
 CONFIG = HeadConfig(rank=2, epochs=30, rows=128, texts=40, a_text=4, lr=1e-2, decay=0.0)
@@ -130,6 +131,25 @@ def test_samples_hold_what_the_reward_model_says(tiny: Path, tmp_path: Path):
         assert torch.allclose(rewards, torch.stack(expected), atol=1e-3)
     found.save(tmp_path / "samples.safetensors")
     assert torch.equal(PrefixSamples.load(tmp_path / "samples.safetensors").rewards, found.rewards)
+
+
+def test_final_states_alone_are_the_same_states(tiny: Path):
+    lm, _ = load_base(tiny / "base", "cpu")
+    texts = [LabelledText(tuple(range(1, n)), 1.0) for n in (9, 30, 17)]
+    anchors = load_anchors(tiny / "anchors", lm, str(tiny / "base"))
+    whole, final = (collect(MixedBase(lm, anchors, 0), texts, 3, None, final_only=only) for only in (False, True))
+    assert final.states.shape[1] == 1 and torch.equal(final.states[:, 0], whole.states[:, -1])
+    assert torch.equal(final.candidates, whole.candidates)
+
+
+def test_caches_are_of_one_base_with_one_set_of_anchors(tiny: Path, tmp_path: Path):
+    base = make_base(tmp_path / "base", seed=3)
+    config = replace(CONFIG, source="responses")
+    cases = [(tiny / "base", tiny / "anchors"), (tiny / "base", None), (base, None)]
+    for number, (own, anchors) in enumerate(cases, start=1):
+        run = HeadTraining(own, anchors, None, tmp_path / "work", config, final_only=True)
+        run.samples("humor", "test", "responses")
+        assert len(list((tmp_path / "work" / "humor").iterdir())) == number
 
 
 def test_a_head_is_trained_from_end_to_end(tiny: Path, tmp_path: Path):
