@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,10 @@ def add(commands: Any) -> None:
     )
     control.add_argument("--prompts", type=int, default=50, help="held-out openings to continue")
     control.add_argument("--chat", action="store_true", help="reply to requests instead")
+    control.add_argument("--attributes", nargs="+", help="all that have a judge by default")
+    control.add_argument(
+        "--outside", type=Path, metavar="DATA", help="score by judges that are trained on DATA/attributes alone"
+    )
     control.add_argument("--tokens", type=int, default=60)
     control.add_argument("--positions", type=float, nargs="+", default=[-1.0, 0.0, 1.0])
     control.add_argument("--rule", choices=RULES, default="offset")
@@ -68,15 +73,22 @@ def add(commands: Any) -> None:
 def evaluate_control(options: argparse.Namespace) -> dict:
     """Measure the judges' mean scores along every slider."""
     from mixer.measure.control import base_loglikelihoods, control, held_out_prompts, requests
+    from mixer.measure.outside_judges import OutsideJudges
 
+    judge = None
+    if options.outside:
+        judge = OutsideJudges(options.outside)
+        print("Accuracy of the outside judges:", judge.accuracy, file=sys.stderr)
     report = control(
         load_desk(options),
         requests(options.prompts) if options.chat else held_out_prompts(count=options.prompts),
+        options.attributes,
         positions=options.positions,
         tokens=options.tokens,
         seed=options.seed,
         rule=options.rule,
         loglikelihoods=base_loglikelihoods(options.base),
+        judge=judge,
     )
     return _write_report(report, options)
 

@@ -58,6 +58,13 @@ class Judge:
     slope: float
     offset: float
 
+    @classmethod
+    def of(cls, tensors: Mapping[str, np.ndarray]) -> Judge:
+        """The judge whose tensors these are, as its file has them."""
+        parts = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+        bias, slope, offset = map(float, parts.pop("bias"))
+        return cls(**parts, bias=bias, slope=slope, offset=offset)
+
     def logits(self, texts: Features) -> np.ndarray:
         """Calibrated logits of N texts, `(N,)`."""
         surface = np.clip((texts.surface - self.center) / self.scale, -3, 3)
@@ -189,9 +196,7 @@ def _judge(path: Path, vocabulary: Words, hint: str, words: str | None = None) -
     """The judge in a file; where `words` is given, it must name these word vectors."""
     shapes = {"ngrams": (2 * BUCKETS,), "words": (vocabulary.vectors.shape[1],), "bias": (3,)}
     shapes |= dict.fromkeys(("surface", "center", "scale"), (len(SURFACE),))
-    tensors = _read(path, shapes, hint, words)
-    bias, slope, offset = (float(value) for value in tensors.pop("bias"))
-    return Judge(**tensors, bias=bias, slope=slope, offset=offset)
+    return Judge.of(_read(path, shapes, hint, words))
 
 
 def load_words(folder: Path) -> Words:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -176,6 +176,7 @@ def control(
     top_p: float = 0.95,
     rule: MixRule = "offset",
     loglikelihoods: LogLikelihoods | None = None,
+    judge: Callable[[str], Mapping[str, float]] | None = None,
 ) -> ControlReport:
     """Measure every attribute's scores at every position.
 
@@ -184,6 +185,7 @@ def control(
         attributes: all attributes of the desk that have a judge, if None.
         seed: prompt i is continued with seed `seed + i` at every position.
         loglikelihoods: `base_loglikelihoods(base)` for perplexities, which need a second pass over the texts.
+        judge: scores of a text by attribute; the desk's judges if None.
 
     Raises:
         UnknownName: the desk has no such attribute, or no judge for it.
@@ -192,7 +194,8 @@ def control(
     from mixer.values.request import Request
 
     prompts = tuple(held_out_prompts() if prompts is None else prompts)
-    judged = set(desk.scores("A text."))
+    judge = judge or desk.scores
+    judged = set(judge("A text."))
     attributes = tuple(a for a in desk.attributes if a in judged) if attributes is None else tuple(attributes)
     for attribute in attributes:
         if attribute not in desk.attributes or attribute not in judged:
@@ -217,7 +220,7 @@ def control(
                     at_rest = at_rest if position else texts
                 else:
                     texts = at_rest  # under the offset rule all sliders at rest give the same model
-                scores[position] = np.array([desk.scores(text)[attribute] for text in texts])
+                scores[position] = np.array([judge(text)[attribute] for text in texts])
                 perplexity = None
                 if loglikelihoods is not None:
                     written = [(p, t) for p, t in zip(prompts, texts, strict=True) if t.strip()]

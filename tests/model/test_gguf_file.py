@@ -16,7 +16,9 @@ from mixer.model.gguf_file import read_gguf
 
 KINDS = ("F32", "F16", "Q8_0", "Q4_0", "Q4_1")
 # The package leaves out empty texts.
-VALUES = st.one_of(st.text(min_size=1, max_size=20), st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=4), st.booleans())
+VALUES = st.one_of(
+    st.text(min_size=1, max_size=20), st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=4), st.booleans()
+)
 
 
 def write(path: Path, metadata: dict, tensors: dict[str, tuple[str, np.ndarray]]) -> None:
