@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,10 +74,6 @@ def evaluate_control(options: argparse.Namespace) -> dict:
     from mixer.measure.control import base_loglikelihoods, control, held_out_prompts, requests
     from mixer.measure.outside_judges import OutsideJudges
 
-    judge = None
-    if options.outside:
-        judge = OutsideJudges(options.outside)
-        print("Accuracy of the outside judges:", judge.accuracy, file=sys.stderr)
     report = control(
         load_desk(options),
         requests(options.prompts) if options.chat else held_out_prompts(count=options.prompts),
@@ -88,7 +83,7 @@ def evaluate_control(options: argparse.Namespace) -> dict:
         seed=options.seed,
         rule=options.rule,
         loglikelihoods=base_loglikelihoods(options.base),
-        judge=judge,
+        outside=OutsideJudges(options.outside) if options.outside else None,
     )
     return _write_report(report, options)
 

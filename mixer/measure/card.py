@@ -28,6 +28,7 @@ from mixer.measure.card_parts import (
     other_texts,
     own_base_part,
     read_control,
+    strengths_of,
 )
 from mixer.measure.card_samples import SAMPLE_TOKENS, Sample, kept_samples
 from mixer.measure.card_tables import (
@@ -106,6 +107,7 @@ def card(
         size=f"{sum(sizes) / len(sizes):.1f}" if sizes else "–",
         unpaired=other_texts(trained, anchors),
         length=length_of_training(config),
+        strengths=strengths_of(config, attributes),
         contrast=f"{config.get('contrast', 0):g}",
         lr=f"{config.get('lr', 0):g}",
         batch_tokens=f"{config.get('batch_tokens', 0):,}",

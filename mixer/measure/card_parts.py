@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -140,6 +140,18 @@ def length_of_training(config: Mapping[str, Any]) -> str:
     return f"An anchor made {config['epochs']} passes over the pairs"
 
 
+def strengths_of(config: Mapping[str, Any], attributes: Sequence[str]) -> str:
+    """A sentence on the factors that anchors were scaled by; empty where there are none."""
+    strengths: Mapping[str, float] = config.get("strengths", {})
+    found = [f"{name} by {strengths[name]:g}" for name in attributes if strengths.get(name, 1.0) != 1.0]
+    if not found:
+        return ""
+    return (
+        f" Then it was scaled: {', '.join(found)}. At full strength these sliders turned the text long before their "
+        "end, and the rest of their way only made it less likely under the base."
+    )
+
+
 def read_control(path: Path) -> ControlReport | None:
     """The report in a file; None if there is none.
 
@@ -162,7 +174,19 @@ def control_part(name: str, report: ControlReport | None, replies: bool) -> str:
     if report is None:
         return f"{how} {what}: not measured. `python -m mixer evaluate control {option}--out {name}` does."
     settings = f"{report.tokens} tokens each, temperature {report.temperature:g}, top_p {report.top_p:g}"
-    return f"{how} {report.prompts} {what}, {settings}:\n\n{report.table()}"
+    return f"{how} {report.prompts} {what}, {settings}. {scored_by(report)}\n\n{report.table()}"
+
+
+def scored_by(report: ControlReport) -> str:
+    """A sentence on whose scores these are."""
+    if report.outside is None:
+        return "The scores are those of the judges above."
+    accuracy = ", ".join(f"{name} {value:.2f}" for name, value in report.outside.items())
+    return (
+        "The scores are by judges that share no data with the anchors: they learned from unpaired texts of other "
+        f"origins (accuracy on unseen windows of these: {accuracy}). Others are by signs: the share of texts with a "
+        "line break (poetry), an exclamation mark (excitement), two old words (archaic)."
+    )
 
 
 def decoupling_part(out: Path, calibrated: bool) -> str:

@@ -28,6 +28,7 @@ from mixer.values.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
+    from mixer.measure.outside_judges import OutsideJudges
 
 PASS_DIFFERENCE = 0.3  # least difference between the judge's mean scores at the poles
 # Takes prompts and texts. Gives each text's mean log-likelihood per token after its prompt, under the base model, (N,).
@@ -82,6 +83,7 @@ class ControlReport:
     Attributes:
         prompts: number of prompts.
         tokens: most tokens of a text.
+        outside: accuracy of the outside judges that gave the scores; None where the desk's own judges did.
     """
 
     prompts: int
@@ -92,6 +94,7 @@ class ControlReport:
     measures: tuple[PositionScore, ...]
     reaches: tuple[PoleDifference, ...]
     rule: MixRule = "offset"
+    outside: Mapping[str, float] | None = None
 
     def table(self) -> str:
         """A markdown table with a row for each attribute: score (perplexity under the base) at each position."""
@@ -176,7 +179,7 @@ def control(
     top_p: float = 0.95,
     rule: MixRule = "offset",
     loglikelihoods: LogLikelihoods | None = None,
-    judge: Callable[[str], Mapping[str, float]] | None = None,
+    outside: OutsideJudges | None = None,
 ) -> ControlReport:
     """Measure every attribute's scores at every position.
 
@@ -185,7 +188,7 @@ def control(
         attributes: all attributes of the desk that have a judge, if None.
         seed: prompt i is continued with seed `seed + i` at every position.
         loglikelihoods: `base_loglikelihoods(base)` for perplexities, which need a second pass over the texts.
-        judge: scores of a text by attribute; the desk's judges if None.
+        outside: judges to score by in place of the desk's.
 
     Raises:
         UnknownName: the desk has no such attribute, or no judge for it.
@@ -194,7 +197,7 @@ def control(
     from mixer.values.request import Request
 
     prompts = tuple(held_out_prompts() if prompts is None else prompts)
-    judge = judge or desk.scores
+    judge = outside or desk.scores
     judged = set(judge("A text."))
     attributes = tuple(a for a in desk.attributes if a in judged) if attributes is None else tuple(attributes)
     for attribute in attributes:
@@ -241,7 +244,10 @@ def control(
             change = scores[max(scores)] - scores[min(scores)]
             error = change.std(ddof=1) / len(change) ** 0.5 if len(change) > 1 else 0.0
             reaches.append(PoleDifference(attribute, round(float(change.mean()), 4), round(float(error), 4)))
-    return ControlReport(len(prompts), tokens, seed, temperature, top_p, tuple(measures), tuple(reaches), rule)
+    accuracy = outside.accuracy if outside else None
+    return ControlReport(
+        len(prompts), tokens, seed, temperature, top_p, tuple(measures), tuple(reaches), rule, accuracy
+    )
 
 
 def _distinct(text: str) -> float:

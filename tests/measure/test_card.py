@@ -87,6 +87,19 @@ def test_the_card_has_both_forms_of_control_where_they_were_measured(anchors: Pa
     assert "requests" not in card(FACTS, replace(SHAPE, replies=False), anchors, JUDGES, SAMPLES).split("## Dec")[0]
 
 
+def test_the_card_says_whose_scores_they_are_and_how_anchors_were_scaled(anchors: Path):
+    (anchors / CONTROL).write_text(REPORT.to_json())
+    (anchors / REPLIES).write_text(replace(REPORT, outside={"formality": 0.99}).to_json())
+    text = card(FACTS, SHAPE, anchors, JUDGES, SAMPLES)
+    assert text.count("those of the judges above") == 1 and "share no data with the anchors" in text
+    assert "formality 0.99" in text and "Then it was scaled" not in text
+    scaled = {**ANCHOR["made_from"]["config"], "strengths": {"humor": 0.5, "formality": 0.6}}
+    (anchors / "humor" / "positive" / "training.json").write_text(
+        json.dumps({**ANCHOR, "made_from": {"config": scaled}})
+    )
+    assert "Then it was scaled: humor by 0.5. At" in card(FACTS, SHAPE, anchors, JUDGES, SAMPLES)
+
+
 def test_a_base_that_was_trained_here_has_its_own_part(anchors: Path, tmp_path: Path):
     (tmp_path / "training.json").write_text(json.dumps(OWN_BASE))
     text = card(CardFacts("assets/base"), SHAPE, anchors, JUDGES, SAMPLES, tmp_path)

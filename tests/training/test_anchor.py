@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from mixer.adapters.anchor_set import load_anchors
@@ -104,6 +106,22 @@ def test_a_finished_anchor_is_kept_until_its_settings_change(trained: tuple[Path
     written = file.stat().st_mtime_ns
     kept = train_anchor(base, "humor", "positive", data, out, CONFIG)
     assert kept == json.loads(json.dumps(reports["humor.positive"])) and file.stat().st_mtime_ns == written
+
+
+def test_a_strength_scales_the_finished_anchor_and_changes_nothing_else(
+    trained: tuple[Path, dict], base: Path, data: Path, tmp_path: Path
+):
+    """The desk's coefficient 1 of the weaker anchor is coefficient 0.5 of the other; its report is its own."""
+    weaker = replace(CONFIG, strengths={"humor": 0.5})
+    report = train_anchor(base, "humor", "positive", data, tmp_path, weaker)
+    folders = [home / "humor" / "positive" for home in (trained[0], tmp_path)]
+    alphas = [json.loads((folder / "adapter_config.json").read_text())["lora_alpha"] for folder in folders]
+    assert alphas == [4.0, 2.0]
+    full, half = (load_file(folder / "adapter_model.safetensors") for folder in folders)
+    assert all(torch.equal(full[name], half[name]) for name in full)
+    at_full = trained[1]["humor.positive"]
+    assert report["train_loss"] == at_full["train_loss"]
+    assert at_full["own_loss_anchor"] < report["own_loss_anchor"] < report["own_loss_base"]
 
 
 def test_training_repeats_to_the_bit(trained: tuple[Path, dict], base: Path, data: Path, tmp_path: Path):
