@@ -48,6 +48,7 @@ _TABLE = (
         argument="chat",
         flag="--chat",
         link="reply",
+        column="reply",
     ),
     Field(
         "system",
@@ -57,6 +58,7 @@ _TABLE = (
         default="",
         flag="--system",
         link="system",
+        column="system",
     ),
     Field(
         "positions",
