@@ -214,17 +214,23 @@ def command_lines(
     facts: CardFacts, shape: BaseShape, own_base: Path | None, measured: Mapping[str, ControlReport | None]
 ) -> str:
     """The commands that make the figures of the card again, one a line."""
+    base, lines = facts.base, []
     if facts.recipe:
-        return f"python -m mixer train recipe {facts.recipe}"
-    base, first = facts.base, []
-    if own_base:
+        lines.append(f"train recipe {facts.recipe}")
+    elif own_base:
         base = "tiny"
-        first = ["python -m mixer train base --data DATA --minutes 120", "python -m mixer train judges --data DATA"]
-    lines = [f"train anchors --base {base} --out ANCHORS", f"evaluate coupling --base {base} --anchors ANCHORS"]
+        lines += ["train base --data DATA --minutes 120", "train judges --data DATA"]
+    if not facts.recipe:
+        lines += [f"train anchors --base {base} --out ANCHORS", f"evaluate coupling --base {base} --anchors ANCHORS"]
     for name, (_, _, option) in FORMS.items():
-        if name == CONTROL or shape.replies:
-            report = measured[name]
-            settings = f"--prompts {report.prompts} --tokens {report.tokens} --seed {report.seed} " if report else ""
-            lines.append(f"evaluate control {option}--base {base} --anchors ANCHORS {settings}--out ANCHORS/{name}")
-    lines.append(f"evaluate card --base {base} --anchors ANCHORS")
-    return "\n".join([*first, *(f"python -m mixer {line}" for line in lines)])
+        report = measured[name]
+        if (name != CONTROL and not shape.replies) or (facts.recipe and not (report and report.outside)):
+            continue
+        settings = f"--prompts {report.prompts} --tokens {report.tokens} --seed {report.seed} " if report else ""
+        if report and report.outside:
+            positions = sorted({measure.position for measure in report.measures})
+            settings += f"--positions {' '.join(f'{position:g}' for position in positions)} --outside DATA "
+        lines.append(f"evaluate control {option}--base {base} --anchors ANCHORS {settings}--out ANCHORS/{name}")
+    if not facts.recipe:
+        lines.append(f"evaluate card --base {base} --anchors ANCHORS")
+    return "\n".join(f"python -m mixer {line}" for line in lines)

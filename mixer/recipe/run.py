@@ -20,7 +20,7 @@ from mixer.adapters.anchor_set import anchors_fingerprint
 from mixer.adapters.calibration_file import FILE as COUPLING
 from mixer.adapters.calibration_file import write_calibration
 from mixer.adapters.fingerprint import base_fingerprint
-from mixer.adapters.peft import WEIGHTS
+from mixer.adapters.peft import CONFIG, WEIGHTS
 from mixer.errors import BadArtifact, UnknownName
 from mixer.judges.linear import OWN_JUDGE
 from mixer.measure.card import make_card
@@ -181,7 +181,7 @@ class _Run:
         }
 
     def _anchor_files(self) -> str:
-        return digest_files(sorted(self.out.glob(f"*/*/{WEIGHTS}")))
+        return digest_files(sorted(path for name in (CONFIG, WEIGHTS) for path in self.out.glob(f"*/*/{name}")))
 
     # What each step costs, roughly
 

@@ -93,6 +93,8 @@ def test_the_card_says_whose_scores_they_are_and_how_anchors_were_scaled(anchors
     text = card(FACTS, SHAPE, anchors, JUDGES, SAMPLES)
     assert text.count("those of the judges above") == 1 and "share no data with the anchors" in text
     assert "formality 0.99" in text and "Then it was scaled" not in text
+    assert text.count("--positions 0 1 --outside DATA --out ANCHORS/control-replies.json") == 1
+    assert "--outside DATA" in card(replace(FACTS, recipe="r"), SHAPE, anchors, JUDGES, SAMPLES)
     scaled = {**ANCHOR["made_from"]["config"], "strengths": {"humor": 0.5, "formality": 0.6}}
     (anchors / "humor" / "positive" / "training.json").write_text(
         json.dumps({**ANCHOR, "made_from": {"config": scaled}})
