@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixer.cli.options import (
@@ -19,8 +16,8 @@ from mixer.cli.options import (
     sampling_options,
     steering_options,
 )
-from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.values.chat import HINT, Conversation, Prompt
+from mixer.errors import UnknownName
+from mixer.values.chat import Conversation
 from mixer.values.mix import POLES, Mix, Setting
 
 if TYPE_CHECKING:
@@ -30,8 +27,7 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     """Add these commands to the parser."""
     one = command(commands, "generate", generate, "write a text under a mix", desk=True)
-    one.add_argument("prompt", nargs="?", help="how the text begins; with --chat, what is said to the model")
-    one.add_argument("--messages", metavar="FILE", help="reply to a conversation, a JSON list of messages; - for stdin")
+    one.add_argument("prompt", help="how the text begins; with --chat, what is said to the model")
     field_option(one, "reply")
     field_option(one, "system")
     mix_options(one)
@@ -50,26 +46,6 @@ def add(commands: Any) -> None:
     command(commands, "attributes", attributes, "list attributes, poles, anchors and rewards", desk=True)
 
 
-def read_prompt(options: argparse.Namespace) -> Prompt:
-    """The prompt, or the conversation to reply to.
-
-    Raises:
-        InvalidValue: there is neither or both, or the messages are none. BadArtifact: their file cannot be read.
-    """
-    if (options.prompt is None) == (options.messages is None):
-        raise InvalidValue(
-            "A text needs a prompt or --messages, and not both.", 'Such as `generate "Dear neighbour,"`.'
-        )
-    if options.messages is None:
-        return Conversation.asking(options.prompt, options.system or "") if options.chat else options.prompt
-    try:
-        text = sys.stdin.read() if options.messages == "-" else Path(options.messages).read_text(encoding="utf-8")
-        conversation = Conversation.of(json.loads(text))
-    except (OSError, ValueError) as error:
-        raise BadArtifact(f"The messages cannot be read: {error}.", HINT) from error
-    return conversation.with_system(options.system) if options.system else conversation
-
-
 def generate(options: argparse.Namespace) -> dict:
     """Stream a text to stdout. Returns the text, its tokens, its mix, steering and figures."""
     params = read_params(options)
@@ -79,7 +55,7 @@ def generate(options: argparse.Namespace) -> dict:
     if preset and not options.set and not options.mix:
         mix = Mix({name: Setting.at(position) for name, position in preset.settings.items()})
     desk = load_desk(options, mix, steering)
-    prompt = read_prompt(options)
+    prompt = Conversation.asking(options.prompt, options.system or "") if options.chat else options.prompt
     session = desk.session(prompt, mix, params, formula=formula, draft=options.draft, steering=steering)
     levels = {}
     # A ban takes characters back, and what is printed cannot be taken back. So such a text is shown when it is whole.

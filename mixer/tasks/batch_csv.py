@@ -2,8 +2,7 @@
 
     prompt,formality,reward.sentiment,aim.toxicity,formula,seed,tokens,temperature,bias.colour
 
-Only the column `prompt` is required. `reply` says yes where the prompt is to be replied to, and `system` what the model
-is told before it. Every sampling parameter has a column. A cell of texts, such as those that stop
+Only the column `prompt` is required. Every sampling parameter has a column. A cell of texts, such as those that stop
 the writing, is one text or a JSON list. An empty cell takes its value from a default request. A wrong row gets an
 error and does not stop the others. Unknown columns are copied into the results. This module opens no files and
 generates no text.
@@ -21,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from mixer.errors import InvalidValue, MixerError, UnknownName
 from mixer.files.csv_table import Table, write_table
 from mixer.tasks.batch import BatchText
-from mixer.values.chat import Conversation, Prompt
 from mixer.values.request import FIELDS, SAMPLING
 from mixer.values.sampling import SamplingParams
 from mixer.values.steering import REST, Steering
@@ -41,8 +39,6 @@ PREFIXES = {
     for prefix in (field.column, field.link)
     if prefix
 }
-ASKED = ("prompt", "reply", "system")  # fields that make the prompt together
-YES, NO = {"yes", "true", "1", "1.0"}, {"no", "false", "0", "0.0"}
 RESULTS = ("text", "seed", "finish", "error")
 SCORE = "score."
 
@@ -146,7 +142,7 @@ class BatchTable:
             hint = "Put a cell that holds one of the delimiters in double quotes."
             error = InvalidValue(f"{name} has {len(row)} cells, and the header has {len(self._columns)}.", hint)
             return BatchText(self._default, name, str(error))
-        request, steered, asked = self._default, set[str](), dict[str, Any]()
+        request, steered = self._default, set[str]()
         cells = list(zip(self._columns, row, strict=False))
         # The most tokens come first, because they limit the fewest.
         for column, cell in sorted(cells, key=lambda one: one[0].field != "tokens"):
@@ -157,21 +153,18 @@ class BatchTable:
                     if column.name in steered:
                         raise InvalidValue(f"{column.name} has both a reward and an aim.", "Leave one of them empty.")
                     steered.add(column.name)
-                if column.field in ASKED:
-                    asked[column.field] = _yes(cell) if column.field == "reply" else cell
-                else:
-                    request = self._with(request, column, cell)
+                request = self._with(request, column, cell)
             except MixerError as error:
                 return BatchText(request, name, f"{name}, column {column.head}: {error}")
-        try:
-            return BatchText(replace(request, prompt=_prompt(request.prompt, **asked)), name)
-        except MixerError as error:
-            return BatchText(request, name, f"{name}: {error}")
+        return BatchText(request, name)
 
     def _with(self, request: Request, column: Column, cell: str) -> Request:
         """The request with the value of one cell."""
         field, params = FIELDS[column.field], request.params
         match column.field:
+            case "prompt":
+                before = request.prompt
+                return replace(request, prompt=cell if isinstance(before, str) else before.saying(cell))
             case "formula":
                 self.desk.formula(cell)
                 return replace(request, formula=cell)
@@ -226,34 +219,6 @@ def _column(head: str, attributes: Collection[str], rewards: Collection[str]) ->
                 raise UnknownName("attribute" if field == "positions" else "reward", name, known)
             return Column(head, field, name)
     return Column(head)
-
-
-def _prompt(before: Prompt, prompt: str = "", reply: bool | None = None, system: str = "") -> Prompt:
-    """What a row asks for: the default's prompt or conversation, with what the row's cells say in its place.
-
-    Raises:
-        InvalidValue: the prompt is to be replied to and is blank, or there is a system message and no reply.
-    """
-    chats = isinstance(before, Conversation) if reply is None else reply
-    if not chats:
-        if system:
-            raise InvalidValue("A system message is for replies alone.", "Write yes in the column reply.")
-        return prompt or str(before)
-    conversation = before if isinstance(before, Conversation) else Conversation.of(prompt or before)
-    conversation = conversation.saying(prompt) if prompt else conversation
-    return conversation.with_system(system) if system else conversation
-
-
-def _yes(cell: str) -> bool:
-    """Whether a cell says yes, as people and spreadsheets write it.
-
-    Raises:
-        InvalidValue: it says neither yes nor no.
-    """
-    word = cell.strip().casefold()
-    if word not in YES | NO:
-        raise InvalidValue(f"{cell.strip()[:40]!r} says neither yes nor no.", "Write yes or no.")
-    return word in YES
 
 
 def _value(cell: str, kind: type) -> Any:

@@ -99,7 +99,6 @@ def generate(desk: Desk, write: Write | None = None) -> Callable[..., str]:
         dry_base: float = FIELDS["dry_base"].default,
         dry_allowed_length: int = FIELDS["dry_allowed_length"].default,
         dry_sequence_breakers: list[str] | None = None,
-        messages: list[dict[str, str]] | None = None,
     ) -> str:
         more = {
             "min_new_tokens": min_new_tokens,
@@ -117,7 +116,7 @@ def generate(desk: Desk, write: Write | None = None) -> Callable[..., str]:
             "dry_sequence_breakers": dry_sequence_breakers,
         }
         try:
-            asked_on = read_prompt(prompt, chat, system, messages)
+            asked_on = read_prompt(prompt, chat, system)
             positions = read_positions({} if settings is None else settings, desk.attributes)
             chosen = None if formula is None else read_box({"text": formula}).text
             asked = {"rewards": rewards, "levels": levels, "budget": budget, "whole": whole}
@@ -139,8 +138,6 @@ def generate(desk: Desk, write: Write | None = None) -> Callable[..., str]:
         f"Continues a prompt with {desk.name}, a small base language model, under a mix of attributes, by a formula, or"
         " steered by rewards. Returns the new text without the prompt.",
         **{FIELDS[name].argument: f"{FIELDS[name].describe(True)} {more.get(name, '')}".strip() for name in GENERATE},
-        messages="A conversation to reply to, in place of a prompt, which is then empty: objects with `role` (system, "
-        "at the beginning alone; user; assistant) and `content`; the last one is the user's.",
     )
 
 

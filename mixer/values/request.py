@@ -48,7 +48,6 @@ _TABLE = (
         argument="chat",
         flag="--chat",
         link="reply",
-        column="reply",
     ),
     Field(
         "system",
@@ -58,7 +57,6 @@ _TABLE = (
         default="",
         flag="--system",
         link="system",
-        column="system",
     ),
     Field(
         "positions",

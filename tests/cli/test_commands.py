@@ -155,9 +155,6 @@ def test_export_merged_writes_a_model_that_the_desk_loads(tiny: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["generate"], "needs a prompt or --messages"),
-        (["generate", "Hi", "--messages", "a.json"], "and not both"),
-        (["generate", "--messages=nowhere.json"], "The messages cannot be read"),
         (["generate", "Hi", "--set", "charm=1"], "no attribute called 'charm'"),
         (["generate", "Hi", "--set", "formalty=1"], "Did you mean formality"),
         (["generate", "Hi", "--set", "formality=warm"], "--set 'formality=warm' is not a setting"),

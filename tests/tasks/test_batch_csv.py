@@ -16,7 +16,6 @@ from mixer.errors import InvalidValue, UnknownName
 from mixer.files.csv_table import read_table
 from mixer.tasks.batch import write
 from mixer.tasks.batch_csv import BatchTable, sample
-from mixer.values.chat import Conversation
 from mixer.values.steering import REST
 
 
@@ -208,20 +207,3 @@ def test_the_command_line_answers_a_file_and_goes_on_after_a_wrong_row(tiny: Pat
     assert main([*words, "--overwrite"]) == 2 and "not in UTF-8" in capsys.readouterr().err
     assert main([*words[:1], str(tmp_path / "no.csv"), *words[2:], "--overwrite"]) == 2
     assert "cannot be read" in capsys.readouterr().err
-
-
-def test_replies_and_system_messages_have_columns(desk: Desk):
-    """A cell goes before the default; what makes no sense is an error of its row alone."""
-    head = "prompt,reply,system\n"
-    made = table_of(desk, head + "Hi,yes,Be kind.\nHi,TRUE,\nHi,no,\n,1,\nHi,,Be kind.\nHi,perhaps,\n")
-    prompts = [job.request.prompt for job in made.jobs]
-    asked = Conversation.asking
-    assert prompts[:4] == [asked("Hi", "Be kind."), asked("Hi"), "Hi", asked("Once")]
-    assert [bool(job.error) for job in made.jobs] == [False] * 4 + [True] * 2 and not made.notes
-    assert "Row 6: A system message is for replies" in made.jobs[4].error
-    assert "Row 7, column reply: 'perhaps' says neither" in made.jobs[5].error
-    chats = table_of(
-        desk, head + "Hi,,More.\nHi,no,\n,yes,\n", replace(default(desk), prompt=asked("Once", "Be kind."))
-    )
-    expected = [asked("Hi", "Be kind.\nMore."), "Hi", asked("Once", "Be kind.")]
-    assert [job.request.prompt for job in chats.jobs] == expected
