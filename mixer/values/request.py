@@ -66,7 +66,8 @@ _TABLE = (
         Conversation,
         "The messages",
         "A conversation to reply to, in place of a prompt: {low} to {high} messages, each with a `role` (system, user "
-        "or assistant) and its `content`. A system message is the first, and one of the user's the last.",
+        "or assistant) and its `content`. A system message is the first, `system` goes behind it, and the last message "
+        "is the user's.",
         low=1,
         high=MOST_MESSAGES,
         flag="--messages",
