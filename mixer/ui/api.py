@@ -40,7 +40,7 @@ GENERATE = (
     *("prompt", "positions", "tokens", "temperature", "seed", "formula"),
     *("rewards", "levels", "budget", "whole", "fewest_tokens", "decouple", "reply", "system"),
     *("top_p", "top_k", "min_p", "stop", "bias", "repetition_penalty", "presence_penalty", "frequency_penalty"),
-    *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers"),
+    *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers", "messages"),
 )
 
 # Prompt, sliders, sampling parameters and formula -> the text.
@@ -73,7 +73,7 @@ def generate(desk: Desk, write: Write | None = None) -> Callable[..., str]:
     write = write or _write(desk)
 
     def generate(
-        prompt: str,
+        prompt: str = FIELDS["prompt"].default,
         settings: dict[str, float] | None = None,
         max_new_tokens: int = FIELDS["tokens"].default,
         temperature: float = FIELDS["temperature"].default,
@@ -99,6 +99,7 @@ def generate(desk: Desk, write: Write | None = None) -> Callable[..., str]:
         dry_base: float = FIELDS["dry_base"].default,
         dry_allowed_length: int = FIELDS["dry_allowed_length"].default,
         dry_sequence_breakers: list[str] | None = None,
+        messages: list[dict[str, str]] | None = None,
     ) -> str:
         more = {
             "min_new_tokens": min_new_tokens,
@@ -116,7 +117,7 @@ def generate(desk: Desk, write: Write | None = None) -> Callable[..., str]:
             "dry_sequence_breakers": dry_sequence_breakers,
         }
         try:
-            asked_on = read_prompt(prompt, chat, system)
+            asked_on = read_prompt(prompt, chat, system, messages)
             positions = read_positions({} if settings is None else settings, desk.attributes)
             chosen = None if formula is None else read_box({"text": formula}).text
             asked = {"rewards": rewards, "levels": levels, "budget": budget, "whole": whole}
@@ -135,8 +136,8 @@ def generate(desk: Desk, write: Write | None = None) -> Callable[..., str]:
     }
     return _documented(
         generate,
-        f"Continues a prompt with {desk.name}, a small base language model, under a mix of attributes, by a formula, or"
-        " steered by rewards. Returns the new text without the prompt.",
+        f"Continues a prompt, or replies to messages, with {desk.name}, a small language model, under a mix of "
+        "attributes, by a formula, or steered by rewards. Returns the new text without the prompt.",
         **{FIELDS[name].argument: f"{FIELDS[name].describe(True)} {more.get(name, '')}".strip() for name in GENERATE},
     )
 
