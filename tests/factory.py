@@ -45,6 +45,13 @@ TARGETS = {
 }
 
 
+# A chat template that is short, for contexts of 128 bytes.
+TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token a byte, and an end-of-text token that begins every text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -61,8 +68,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_base(folder: Path, kind: str = "llama", seed: int = 0) -> Path:
-    """A random causal LM and its tokenizer, saved as `transformers` saves them."""
+def make_base(folder: Path, kind: str = "llama", seed: int = 0, template: str | None = None) -> Path:
+    """A random causal LM and its tokenizer, with this chat template, saved as `transformers` saves them."""
     torch.manual_seed(seed)
     config = copy.deepcopy(ARCHITECTURES[kind])
     config.bos_token_id = config.eos_token_id = config.pad_token_id = 0
@@ -72,7 +79,9 @@ def make_base(folder: Path, kind: str = "llama", seed: int = 0) -> Path:
             if weight.ndim == 2:
                 weight.mul_(4)
     model.save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -87,7 +86,7 @@ def test_a_system_message_of_a_formula_and_one_of_a_conversation_are_the_same(de
     assert list(with_system.prompt_ids) == desk.chat_session(MESSAGES).prompt_ids
 
 
-def test_the_command_line_replies(desk: Desk, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+def test_the_command_line_replies(desk: Desk, capsys: pytest.CaptureFixture[str]):
     words = [
         "--base",
         str(wheel_file()),
@@ -103,10 +102,6 @@ def test_the_command_line_replies(desk: Desk, capsys: pytest.CaptureFixture[str]
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     params = SamplingParams(max_new_tokens=8, seed=3)
     assert told["text"] == desk.chat(MESSAGES, params=params).text
-    (tmp_path / "said.json").write_text(json.dumps(MESSAGES))
-    words = ["--base", str(wheel_file()), "--messages", str(tmp_path / "said.json"), *words[-4:], "--json"]
-    assert main(["generate", *words]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["text"] == told["text"]
 
 
 def test_control_is_measured_on_replies_too(desk: Desk):

@@ -15,6 +15,7 @@ from mixer.cli.options import (
     read_mix,
     read_params,
     read_steering,
+    read_text,
     sampling_options,
     steering_options,
 )
@@ -24,12 +25,14 @@ from mixer.errors import InvalidValue
 def add(commands: Any) -> None:
     """Add this command to the parser."""
     one = command(commands, "batch", batch, "write a text for every row of a CSV file", desk=True)
-    one.add_argument("file", type=Path, help="with a column `prompt`; further ones as on the page's shelf")
+    one.add_argument("file", type=Path, help="with a column `prompt` or `messages`; further ones as in the page's tab")
     one.add_argument("out", type=Path, help="a file that is not there yet: the same rows with text, scores and seed")
     one.add_argument("--overwrite", action="store_true", help="replace what is already there")
     mix_options(one)
     steering_options(one)
     rows = one.add_argument_group("for rows that leave these out")
+    field_option(rows, "reply")
+    field_option(rows, "system")
     field_option(rows, "formula")
     sampling_options(rows)
 
@@ -43,19 +46,20 @@ def batch(options: argparse.Namespace) -> dict:
     from mixer import Request
     from mixer.files.csv_table import read_table
     from mixer.tasks.batch import write
-    from mixer.tasks.batch_csv import PROMPT, BatchTable
+    from mixer.tasks.batch_csv import REQUIRED, BatchTable
 
     if options.out.exists() and not options.overwrite:
         raise InvalidValue(f"{options.out} is already there.", "Give another path, or --overwrite.")
     if not options.out.parent.is_dir():
         raise InvalidValue(f"There is no folder {options.out.parent}.", "Make it first.")
-    table = read_table(_read(options.file), PROMPT)
+    table = read_table(read_text(options.file, "CSV"), *REQUIRED)
     mix, steering = read_mix(options), read_steering(options)
     params = read_params(options)
     desk = load_desk(options, mix, steering)
     if options.formula is not None:
         desk.formula(options.formula)
-    sheet = BatchTable(desk, table, Request("", mix, params, options.formula, steering))
+    default = Request("", mix, params, options.formula, steering)
+    sheet = BatchTable(desk, table, default, reply=options.chat, system=options.system)
     for note in sheet.notes:
         print(note, file=sys.stderr)
     shown = -1
@@ -73,13 +77,3 @@ def batch(options: argparse.Namespace) -> dict:
             print(error)
         print(f"{options.out}: {len(sheet.jobs) - len(wrong)} of {len(sheet.jobs)} rows written")
     return {"path": str(options.out), "rows": len(sheet.jobs), "written": len(sheet.jobs) - len(wrong), "errors": wrong}
-
-
-def _read(path: Path) -> str:
-    """The text of a CSV file; a byte order mark is left out."""
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InvalidValue(f"{path} cannot be read: {error.strerror}.", "Give the path of a CSV file.") from None
-    except UnicodeDecodeError:
-        raise InvalidValue(f"{path} is not in UTF-8.", "Save it as CSV in UTF-8.") from None

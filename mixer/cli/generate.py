@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +14,15 @@ from mixer.cli.options import (
     read_mix,
     read_params,
     read_steering,
+    read_text,
     sampling_options,
     steering_options,
 )
-from mixer.errors import BadArtifact, InvalidValue, UnknownName
-from mixer.values.chat import HINT, Conversation, Prompt
+from mixer.errors import InvalidValue, UnknownName
+from mixer.values.bounds import json_list
+from mixer.values.chat import HINT, Prompt, prompt_of
 from mixer.values.mix import POLES, Mix, Setting
+from mixer.values.request import FIELDS
 
 if TYPE_CHECKING:
     from mixer.files.presets import Preset
@@ -31,9 +32,10 @@ def add(commands: Any) -> None:
     """Add these commands to the parser."""
     one = command(commands, "generate", generate, "write a text under a mix", desk=True)
     one.add_argument("prompt", nargs="?", help="how the text begins; with --chat, what is said to the model")
-    one.add_argument("--messages", metavar="FILE", help="reply to a conversation, a JSON list of messages; - for stdin")
     field_option(one, "reply")
     field_option(one, "system")
+    messages = f"{FIELDS['messages'].describe()} A JSON list in a file, or in stdin for `-`; implies --chat."
+    field_option(one, "messages", type=Path, metavar="FILE", help=messages)
     mix_options(one)
     steering_options(one)
     how = one.add_mutually_exclusive_group()
@@ -50,36 +52,15 @@ def add(commands: Any) -> None:
     command(commands, "attributes", attributes, "list attributes, poles, anchors and rewards", desk=True)
 
 
-def read_prompt(options: argparse.Namespace) -> Prompt:
-    """The prompt, or the conversation to reply to.
-
-    Raises:
-        InvalidValue: there is neither or both, or the messages are none. BadArtifact: their file cannot be read.
-    """
-    if (options.prompt is None) == (options.messages is None):
-        raise InvalidValue(
-            "A text needs a prompt or --messages, and not both.", 'Such as `generate "Dear neighbour,"`.'
-        )
-    if options.messages is None:
-        return Conversation.asking(options.prompt, options.system or "") if options.chat else options.prompt
-    try:
-        text = sys.stdin.read() if options.messages == "-" else Path(options.messages).read_text(encoding="utf-8")
-        conversation = Conversation.of(json.loads(text))
-    except (OSError, ValueError) as error:
-        raise BadArtifact(f"The messages cannot be read: {error}.", HINT) from error
-    return conversation.with_system(options.system) if options.system else conversation
-
-
 def generate(options: argparse.Namespace) -> dict:
     """Stream a text to stdout. Returns the text, its tokens, its mix, steering and figures."""
-    params = read_params(options)
+    prompt, params = _read_prompt(options), read_params(options)
     preset = find_preset(options.preset) if options.preset else None
     formula = preset.formula if preset else options.formula
     mix, steering = read_mix(options), read_steering(options)
     if preset and not options.set and not options.mix:
         mix = Mix({name: Setting.at(position) for name, position in preset.settings.items()})
     desk = load_desk(options, mix, steering)
-    prompt = read_prompt(options)
     session = desk.session(prompt, mix, params, formula=formula, draft=options.draft, steering=steering)
     levels = {}
     # A ban takes characters back, and what is printed cannot be taken back. So such a text is shown when it is whole.
@@ -114,6 +95,20 @@ def generate(options: argparse.Namespace) -> dict:
             "seed": session.seed,
         },
     }
+
+
+def _read_prompt(options: argparse.Namespace) -> Prompt:
+    """What is written on from.
+
+    Raises:
+        InvalidValue: there is no prompt and no file of messages, or both; or the file holds no messages.
+    """
+    messages = None
+    if options.messages is not None:
+        messages = FIELDS["messages"].check(json_list(read_text(options.messages, "JSON"), HINT))
+    elif options.prompt is None:
+        raise InvalidValue("There is no prompt.", "Give one, or --messages FILE.")
+    return prompt_of(options.prompt or "", options.chat, options.system, messages)
 
 
 def explain_formula(options: argparse.Namespace) -> dict:

@@ -127,6 +127,20 @@ def load_desk(options: argparse.Namespace, mix: Mix | None = None, steering: Ste
     return desk
 
 
+def read_text(path: Path, kind: str) -> str:
+    """The text of a file, or of stdin where the path is `-`. A byte order mark is left out.
+
+    Raises:
+        InvalidValue: it cannot be read, or is not in UTF-8. `kind` says what file is asked for.
+    """
+    try:
+        return (sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()).decode("utf-8-sig")
+    except OSError as error:
+        raise InvalidValue(f"{path} cannot be read: {error.strerror}.", f"Give the path of a {kind} file.") from None
+    except UnicodeDecodeError:
+        raise InvalidValue(f"{path} is not in UTF-8.", f"Save it as {kind} in UTF-8.") from None
+
+
 def field_option(parser: argparse._ActionsContainer, name: str, **options: Any) -> None:
     """Add the option of a field in `FIELDS`. `options` are arguments of `add_argument` that replace the field's own."""
     field = FIELDS[name]
@@ -141,7 +155,7 @@ def field_option(parser: argparse._ActionsContainer, name: str, **options: Any) 
         known |= {"action": "store_true"}
     else:
         known |= {"type": field.kind, "default": field.default}
-        if field.default is not None:
+        if field.default not in (None, ""):
             known["help"] += f" {field.default} if left out."
     parser.add_argument(field.flag, **known | options)
 

@@ -35,23 +35,24 @@ class Table:
     numbers: tuple[int, ...] = field(default=(), compare=False)
 
 
-def read_table(text: str, column: str, most_rows: int | None = None) -> Table:
+def read_table(text: str, *required: str, most_rows: int | None = None) -> Table:
     """Read a table from a file's text, with or without a byte order mark. Empty rows are left out.
 
     Args:
-        column: a required column, in upper or lower case. The delimiter is the first one with which the header has
-            this column.
+        required: columns of which the file must have one, in upper or lower case. The delimiter is the first one with
+            which the header has one of them.
         most_rows: the most rows that are accepted; None for no limit.
 
     Raises:
-        InvalidValue: the text is no CSV, lacks the column, has a column twice, or has too many rows.
+        InvalidValue: the text is no CSV, lacks these columns, has a column twice, or has too many rows.
     """
     text = text.removeprefix("\ufeff")
     heads = {delimiter: _header(text, delimiter) for delimiter in DELIMITERS}
-    delimiters = [one for one, head in heads.items() if column in (name.casefold() for name in head)]
+    delimiters = [one for one, head in heads.items() if any(name.casefold() in required for name in head)]
     if not delimiters:
         raise InvalidValue(
-            f"The file has no column {column!r}.", "Name the columns in its first row, separated by , or ; or tabs."
+            f"The file has no column {' or '.join(map(repr, required))}.",
+            "Name the columns in its first row, separated by , or ; or tabs.",
         )
     delimiter = delimiters[0]
     columns = heads[delimiter]

@@ -1,36 +1,34 @@
 """A CSV table of prompts as a batch: the meaning of its columns, a job for each row, and a table of the results.
 
-    prompt,formality,reward.sentiment,aim.toxicity,formula,seed,tokens,temperature,bias.colour
+    prompt,reply,system,formality,reward.sentiment,aim.toxicity,formula,seed,tokens,temperature,bias.colour
 
-Only the column `prompt` is required. `reply` says yes where the prompt is to be replied to, and `system` what the model
-is told before it. Every sampling parameter has a column. A cell of texts, such as those that stop
-the writing, is one text or a JSON list. An empty cell takes its value from a default request. A wrong row gets an
-error and does not stop the others. Unknown columns are copied into the results. This module opens no files and
-generates no text.
+Only a column `prompt`, or `messages` in its place, is required. `reply` is yes or no, `messages` a JSON list. Every
+sampling parameter has a column. A cell of texts, such as those that stop the writing, is one text or a JSON list. An
+empty cell takes its value from a default request. A wrong row gets an error and does not stop the others. Unknown
+columns are copied into the results. This module opens no files and generates no text.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
-import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mixer.errors import InvalidValue, MixerError, UnknownName
 from mixer.files.csv_table import Table, write_table
 from mixer.tasks.batch import BatchText
-from mixer.values.chat import Conversation, Prompt
+from mixer.tasks.cells import read_cell, read_key, read_number, read_whole
+from mixer.values.chat import Conversation, prompt_of
 from mixer.values.request import FIELDS, SAMPLING
-from mixer.values.sampling import SamplingParams
 from mixer.values.steering import REST, Steering
 
 if TYPE_CHECKING:
     from mixer.desk import Desk
     from mixer.values.request import Request
 
-PROMPT = FIELDS["prompt"].column
+REQUIRED = tuple(FIELDS[name].column for name in ("prompt", "messages"))  # a file has at least one of these columns
+ASKED = ("prompt", "reply", "system", "messages")  # the fields that say what is written on from
 SETTINGS = {field.column: field.name for field in FIELDS.values() if field.column and field.kind is not dict}
 # Prefix of a column -> field. After the prefix comes the name of an attribute or a reward head, or a word. Prefixes of
 # share links are accepted too.
@@ -41,8 +39,6 @@ PREFIXES = {
     for prefix in (field.column, field.link)
     if prefix
 }
-ASKED = ("prompt", "reply", "system")  # fields that make the prompt together
-YES, NO = {"yes", "true", "1", "1.0"}, {"no", "false", "0", "0.0"}
 RESULTS = ("text", "seed", "finish", "error")
 SCORE = "score."
 
@@ -66,9 +62,11 @@ class BatchTable:
     """A CSV table as jobs to write.
 
     Args:
-        default: the values of empty cells.
+        default: the values of empty cells. Its prompt is a text.
         served: whether the file comes from a client of a server, whose numbers have narrower bounds (`Field.served`).
-        fewest_tokens: gives a row's `min_new_tokens` from its `max_new_tokens`.
+        fewest_tokens: gives a row's `min_new_tokens` from its `max_new_tokens` and whether it replies. If None, it is
+            the default's, or `max_new_tokens` if that is less.
+        reply, system: the values of empty cells of these columns.
 
     Attributes:
         desk: the desk that the columns and cells are checked against.
@@ -86,10 +84,14 @@ class BatchTable:
         table: Table,
         default: Request,
         served: bool = False,
-        fewest_tokens: Callable[[int], int] = lambda tokens: 0,
+        fewest_tokens: Callable[[int, bool], int] | None = None,
+        reply: bool = False,
+        system: str = "",
     ) -> None:
-        self.desk, self._table, self._default = desk, table, default
-        self._served, self._fewest_tokens = served, fewest_tokens
+        self.desk, self._table, self._default, self._served = desk, table, default, served
+        self._reply, self._system = reply, system
+        usual = default.params.min_new_tokens
+        self._fewest_tokens = fewest_tokens or (lambda most, reply: min(usual, most))
         self._judges = tuple(desk.scores("."))
         self._columns = [_column(head, desk.attributes, desk.rewards) for head in table.columns]
         meanings = [(column.field, column.name) for column in self._columns if column.field]
@@ -146,27 +148,46 @@ class BatchTable:
             hint = "Put a cell that holds one of the delimiters in double quotes."
             error = InvalidValue(f"{name} has {len(row)} cells, and the header has {len(self._columns)}.", hint)
             return BatchText(self._default, name, str(error))
-        request, steered, asked = self._default, set[str](), dict[str, Any]()
-        cells = list(zip(self._columns, row, strict=False))
+        request, where, asked, steered = self._default, name, dict[str, Any](), set[str]()
         # The most tokens come first, because they limit the fewest.
-        for column, cell in sorted(cells, key=lambda one: one[0].field != "tokens"):
-            if not cell.strip() or not column.field:
-                continue
-            try:
+        ordered = sorted(zip(self._columns, row, strict=False), key=lambda one: one[0].field != "tokens")
+        cells = [(column, cell) for column, cell in ordered if column.field and cell.strip()]
+        try:
+            for column, cell in cells:
+                if column.field in ASKED:
+                    where, field = f"{name}, column {column.head}", FIELDS[column.field]
+                    asked[column.field] = field.check(read_cell(cell, field.kind), self._served)
+            where = name
+            request = self._asking(asked)
+            for column, cell in cells:
+                if column.field in ASKED:
+                    continue
+                where = f"{name}, column {column.head}"
                 if column.field in ("rewards", "levels"):
                     if column.name in steered:
                         raise InvalidValue(f"{column.name} has both a reward and an aim.", "Leave one of them empty.")
                     steered.add(column.name)
-                if column.field in ASKED:
-                    asked[column.field] = _yes(cell) if column.field == "reply" else cell
-                else:
-                    request = self._with(request, column, cell)
-            except MixerError as error:
-                return BatchText(request, name, f"{name}, column {column.head}: {error}")
-        try:
-            return BatchText(replace(request, prompt=_prompt(request.prompt, **asked)), name)
+                request = self._with(request, column, cell)
         except MixerError as error:
-            return BatchText(request, name, f"{name}: {error}")
+            return BatchText(request, name, f"{where}: {error}")
+        return BatchText(request, name)
+
+    def _asking(self, asked: Mapping[str, Any]) -> Request:
+        """The default request with what a row's cells of the fields `ASKED` write on from.
+
+        Raises:
+            InvalidValue: there are a prompt and messages, or nothing to reply to.
+        """
+        messages = asked.get("messages")
+        text = asked.get("prompt", str(self._default.prompt) if messages is None else "")
+        reply, system = asked.get("reply", self._reply), asked.get("system", self._system)
+        request = replace(self._default, prompt=prompt_of(text, reply, system, messages))
+        return self._sized(request, request.params.max_new_tokens)
+
+    def _sized(self, request: Request, most: int) -> Request:
+        """The request with so many tokens at most, and the fewest that go with them."""
+        fewest = self._fewest_tokens(most, isinstance(request.prompt, Conversation))
+        return replace(request, params=replace(request.params, max_new_tokens=most, min_new_tokens=fewest))
 
     def _with(self, request: Request, column: Column, cell: str) -> Request:
         """The request with the value of one cell."""
@@ -176,22 +197,20 @@ class BatchTable:
                 self.desk.formula(cell)
                 return replace(request, formula=cell)
             case "tokens":
-                most = field.check(_whole(cell), self._served)
-                fewest = self._fewest_tokens(most)
-                return replace(request, params=replace(params, max_new_tokens=most, min_new_tokens=fewest))
+                return self._sized(request, field.check(read_whole(cell), self._served))
             case "bias":
-                biases = {**dict(params.biases), _key(column.name): field.check(_number(cell), self._served)}
+                biases = {**dict(params.biases), read_key(column.name): field.check(read_number(cell), self._served)}
                 return replace(request, params=replace(params, logit_bias=biases))
             case "positions":
-                position = field.check(_number(cell), self._served)
+                position = field.check(read_number(cell), self._served)
                 return replace(request, mix=request.mix.with_position(column.name, position))
         if column.field in SAMPLING:
-            value = field.check(_value(cell, field.kind), self._served)
+            value = field.check(read_cell(cell, field.kind), self._served)
             return replace(request, params=replace(params, **{field.argument: value}))
         at_rest = request.steering == REST
         steering = Steering() if at_rest else request.steering
         change = steering.with_position if column.field == "rewards" else steering.with_level
-        steering = change(column.name, _number(cell))
+        steering = change(column.name, read_number(cell))
         return replace(request, steering=steering if steering.heads or not at_rest else REST)
 
 
@@ -200,7 +219,7 @@ def sample(desk: Desk) -> str:
     names = list(desk.attributes)[:2]
     rows = [("The customer said,", ("0.8", "-0.8"), "7"), ("Dear neighbour,", ("-1", ""), "")]
     cells = [[prompt, *positions[: len(names)], seed] for prompt, positions, seed in rows]
-    return write_table([PROMPT, *names, "seed"], cells)
+    return write_table([FIELDS["prompt"].column, *names, "seed"], cells)
 
 
 def _is_result(head: str) -> bool:
@@ -226,84 +245,3 @@ def _column(head: str, attributes: Collection[str], rewards: Collection[str]) ->
                 raise UnknownName("attribute" if field == "positions" else "reward", name, known)
             return Column(head, field, name)
     return Column(head)
-
-
-def _prompt(before: Prompt, prompt: str = "", reply: bool | None = None, system: str = "") -> Prompt:
-    """What a row asks for: the default's prompt or conversation, with what the row's cells say in its place.
-
-    Raises:
-        InvalidValue: the prompt is to be replied to and is blank, or there is a system message and no reply.
-    """
-    chats = isinstance(before, Conversation) if reply is None else reply
-    if not chats:
-        if system:
-            raise InvalidValue("A system message is for replies alone.", "Write yes in the column reply.")
-        return prompt or str(before)
-    conversation = before if isinstance(before, Conversation) else Conversation.of(prompt or before)
-    conversation = conversation.saying(prompt) if prompt else conversation
-    return conversation.with_system(system) if system else conversation
-
-
-def _yes(cell: str) -> bool:
-    """Whether a cell says yes, as people and spreadsheets write it.
-
-    Raises:
-        InvalidValue: it says neither yes nor no.
-    """
-    word = cell.strip().casefold()
-    if word not in YES | NO:
-        raise InvalidValue(f"{cell.strip()[:40]!r} says neither yes nor no.", "Write yes or no.")
-    return word in YES
-
-
-def _value(cell: str, kind: type) -> Any:
-    """The value of a cell: a number, a whole number, or texts.
-
-    Raises:
-        InvalidValue: the cell is no such thing.
-    """
-    if kind is not tuple:
-        return _whole(cell) if kind is int else _number(cell)
-    if not cell.lstrip().startswith("["):
-        return cell
-    try:
-        return json.loads(cell)
-    except ValueError:
-        hint = 'Write ["one", "other"], or one text that does not begin with a bracket.'
-        raise InvalidValue(f"{cell.strip()[:40]!r} is no JSON list.", hint) from None
-
-
-def _key(word: str) -> str | int:
-    """A word, or a token id, as `SamplingParams` keeps it.
-
-    Raises:
-        InvalidValue: it is neither.
-    """
-    return SamplingParams(logit_bias=[(word, 0.0)]).biases[0][0]
-
-
-def _number(cell: str) -> float:
-    """A number with a decimal point or a decimal comma, which many spreadsheets write.
-
-    Raises:
-        InvalidValue: the cell is no number.
-    """
-    try:
-        return float(cell.strip().replace(",", "."))
-    except ValueError:
-        raise InvalidValue(f"{cell.strip()[:40]!r} is no number.", "Write it as 0.6.") from None
-
-
-def _whole(cell: str) -> float:
-    """A whole number. Spreadsheets write it as 7.0 if other cells of its column are empty.
-
-    Raises:
-        InvalidValue: the cell is no whole number.
-    """
-    try:
-        return int(cell)
-    except ValueError:
-        number = _number(cell)
-    if "," in cell or (math.isfinite(number) and number != int(number)):
-        raise InvalidValue(f"{cell.strip()[:40]} is no whole number.", "Write it with digits alone.")
-    return number

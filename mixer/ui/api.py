@@ -40,7 +40,7 @@ GENERATE = (
     *("prompt", "positions", "tokens", "temperature", "seed", "formula"),
     *("rewards", "levels", "budget", "whole", "fewest_tokens", "decouple", "reply", "system"),
     *("top_p", "top_k", "min_p", "stop", "bias", "repetition_penalty", "presence_penalty", "frequency_penalty"),
-    *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers"),
+    *("dry_multiplier", "dry_base", "dry_allowed_length", "dry_sequence_breakers", "messages"),
 )
 
 # Prompt, sliders, sampling parameters and formula -> the text.
@@ -73,7 +73,7 @@ def generate(desk: Desk, write: Write | None = None) -> Callable[..., str]:
     write = write or _write(desk)
 
     def generate(
-        prompt: str,
+        prompt: str = FIELDS["prompt"].default,
         settings: dict[str, float] | None = None,
         max_new_tokens: int = FIELDS["tokens"].default,
         temperature: float = FIELDS["temperature"].default,
@@ -136,11 +136,9 @@ def generate(desk: Desk, write: Write | None = None) -> Callable[..., str]:
     }
     return _documented(
         generate,
-        f"Continues a prompt with {desk.name}, a small base language model, under a mix of attributes, by a formula, or"
-        " steered by rewards. Returns the new text without the prompt.",
+        f"Continues a prompt, or replies to messages, with {desk.name}, a small language model, under a mix of "
+        "attributes, by a formula, or steered by rewards. Returns the new text without the prompt.",
         **{FIELDS[name].argument: f"{FIELDS[name].describe(True)} {more.get(name, '')}".strip() for name in GENERATE},
-        messages="A conversation to reply to, in place of a prompt, which is then empty: objects with `role` (system, "
-        "at the beginning alone; user; assistant) and `content`; the last one is the user's.",
     )
 
 

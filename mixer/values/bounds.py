@@ -1,8 +1,10 @@
-"""The check of every number and every list of texts that comes from a person or a file. Standard library only."""
+"""The check of every number and every list that comes from a person or a file. Standard library only."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 from mixer.errors import InvalidValue
 
@@ -40,3 +42,18 @@ def texts(name: str, value: object) -> tuple[str, ...]:
             shown = "empty" if text == "" else f"{str(text)[:40]!r}"
             raise InvalidValue(f"A text of {name} is {shown}.", f"Give texts of 1 to {MOST_LETTERS:,} characters.")
     return tuple(found)
+
+
+def json_list(text: str, hint: str) -> list[Any]:
+    """The list that a text in JSON holds.
+
+    Raises:
+        InvalidValue: it holds none. `hint` says how to write one.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):  # the latter of a thousand open brackets
+        found = None
+    if not isinstance(found, list):
+        raise InvalidValue(f"{text.strip()[:40]!r} is no JSON list.", hint)
+    return found

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from mixer.errors import InvalidValue
 
 Role = Literal["system", "user", "assistant"]
-HINT = 'Give messages such as {"role": "user", "content": "Write a note to my neighbour."}.'
+HINT = 'Give messages such as [{"role": "user", "content": "Write a note to my neighbour."}].'
 MOST_MESSAGES = 1000
 
 
@@ -53,24 +53,6 @@ class Conversation:
             raise InvalidValue("There is nothing to reply to: the last message is not the user's, or empty.", HINT)
         return cls(found)
 
-    @classmethod
-    def asking(cls, text: str, system: str = "") -> Conversation:
-        """A conversation in which the user says one thing, after a system message if that is not blank.
-
-        Raises:
-            InvalidValue: the text is blank.
-        """
-        asked = cls.of(text)
-        return asked.with_system(system) if system.strip() else asked
-
-    def saying(self, text: str) -> Conversation:
-        """The same conversation, with this in place of what the user said last.
-
-        Raises:
-            InvalidValue: the text is blank.
-        """
-        return Conversation((*self.messages[:-1], *self.of(text).messages))
-
     def with_system(self, text: str) -> Conversation:
         """The same conversation with this system message, behind the one that it has."""
         first, *rest = self.messages
@@ -87,6 +69,24 @@ Prompt = str | Conversation
 Messages = Iterable[Mapping[str, str]] | str | Conversation
 
 
+def prompt_of(text: str, reply: bool = False, system: str = "", messages: Conversation | None = None) -> Prompt:
+    """What is written on from: `messages`, or else the text, as the beginning of a text or as what the user says.
+
+    Args:
+        reply: whether to reply to the text. Messages are always replied to.
+        system: a system message, behind the one that the messages have; without a conversation it has no meaning.
+
+    Raises:
+        InvalidValue: there are a text and messages, or the text is to be replied to, and is blank.
+    """
+    if messages is not None and text.strip():
+        raise InvalidValue("There is a prompt beside the messages.", "Put it into the last message.")
+    if messages is None and not reply:
+        return text
+    found = messages or Conversation.of(text)
+    return found.with_system(system) if system.strip() else found
+
+
 def _message(number: int, value: object) -> Message:
     role = value.get("role") if isinstance(value, Mapping) else None
     content = value.get("content") if isinstance(value, Mapping) else None
@@ -95,4 +95,5 @@ def _message(number: int, value: object) -> Message:
         raise InvalidValue(f"Message {number} has no role out of {', '.join(get_args(Role))}.", HINT)
     if not isinstance(content, str):
         raise InvalidValue(f"The content of message {number} is no text.", HINT)
-    return Message(roles[role], content)
+    # Halves of letters, which JSON can hold and no tokenizer can read, become question marks.
+    return Message(roles[role], content.encode("utf-8", "replace").decode())

@@ -10,6 +10,7 @@ from typing import Any
 
 from mixer.errors import InvalidValue
 from mixer.values.bounds import bounded, texts
+from mixer.values.chat import HINT, Conversation
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,11 @@ class Field:
     Attributes:
         name: its key in the page's state.
         kind: the type of its value. `dict` means one number for each attribute, reward head or word; `tuple` means
-            several texts.
+            several texts; `Conversation` means a list of messages.
         noun: what it is called at the beginning of a sentence.
         about: what it means. `describe` replaces `{low}` and `{high}` by the bounds.
         default: its value if a request does not give it.
-        low, high: bounds of a number.
+        low, high: bounds of a number, or of how many messages there are.
         served: the upper bound for what anybody can send to a server (the page, its links, its CSV files, the API);
             None for `high`. The lower bound is never farther from 0 than the upper one.
         opening: its value in a new page; None for `default`.
@@ -71,6 +72,7 @@ class Field:
 
         Raises:
             InvalidValue: `value` has another type, is out of bounds or is none of the choices; or a text is empty.
+                Messages are no list, or no conversation.
         """
         noun = noun or self.noun
         if self.choices and value not in self.choices:
@@ -81,6 +83,10 @@ class Field:
             return value
         if self.kind is tuple:
             return texts(noun, value)
+        if self.kind is Conversation:
+            if not isinstance(value, list):
+                raise InvalidValue(f"{noun} are not a list.", HINT)
+            return Conversation.of(value)
         number: Any = bounded(noun, value, *self.bounds(served))
         if self.kind is not int:
             return number

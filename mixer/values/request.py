@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
-from mixer.values.chat import Prompt
+from mixer.values.chat import MOST_MESSAGES, Conversation, Prompt
 from mixer.values.field import Field
 from mixer.values.mix import POSITION_LIMIT, Mix
 from mixer.values.sampling import BOUNDS, MOST_BIAS, SamplingParams
@@ -35,6 +35,7 @@ _TABLE = (
         str,
         "The prompt",
         "How the text begins.",
+        default="",
         opening="The last train of the evening was",
         link="p",
         column="prompt",
@@ -59,6 +60,18 @@ _TABLE = (
         flag="--system",
         link="system",
         column="system",
+    ),
+    Field(
+        "messages",
+        Conversation,
+        "The messages",
+        "A conversation to reply to, in place of a prompt: {low} to {high} messages, each with a `role` (system, user "
+        "or assistant) and its `content`. A system message is the first, `system` goes behind it, and the last message "
+        "is the user's.",
+        low=1,
+        high=MOST_MESSAGES,
+        flag="--messages",
+        column="messages",
     ),
     Field(
         "positions",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -11,6 +12,7 @@ from gradio_client.exceptions import AppError
 
 from mixer import Desk, SamplingParams, Steering
 from tests.browser.conftest import Server
+from tests.factory import TEMPLATE
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
 
@@ -59,6 +61,59 @@ def test_what_is_left_out_has_a_default_and_whole_numbers_are_numbers(server: Se
     ):
         with pytest.raises(AppError, match=reason):
             client.predict(**{"prompt": "The door was", **bad}, api_name="/generate")
+
+
+MESSAGES = [
+    {"role": "user", "content": "Is the door open?"},
+    {"role": "assistant", "content": "It is."},
+    {"role": "user", "content": "Then close it."},
+]
+
+
+def test_the_endpoint_replies_to_messages(server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(server.url, verbose=False, analytics_enabled=False)
+    how = {"max_new_tokens": 6, "temperature": 0.8, "seed": 3, "api_name": "/generate"}
+    params = SamplingParams(max_new_tokens=6, temperature=0.8, seed=3)
+    with pytest.raises(AppError, match="no chat template"):
+        client.predict(messages=MESSAGES, **how)
+    monkeypatch.setattr(desk.tokenizer, "chat_template", TEMPLATE)
+    text = desk.chat(MESSAGES, params=params).text
+    assert client.predict(messages=MESSAGES, **how) == text != ""
+    assert client.predict("", messages=MESSAGES, chat=True, **how) == text
+    assert client.predict("Close it.", chat=True, **how) == desk.chat("Close it.", params=params).text
+    told = [{"role": "system", "content": "Be brief.\nBe kind."}, *MESSAGES]
+    asked = [{"role": "system", "content": "Be brief."}, *MESSAGES]
+    assert client.predict(messages=asked, system="Be kind.", **how) == desk.chat(told, params=params).text
+    event = httpx.post(
+        f"{server.url}gradio_api/call/v2/generate", json={"messages": MESSAGES, "max_new_tokens": 6, "seed": 3}
+    ).json()
+    assert json.dumps([text]) in httpx.get(f"{server.url}gradio_api/call/generate/{event['event_id']}").text
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({"prompt": "The door was", "messages": MESSAGES}, "a prompt beside the messages"),
+        ({}, "The prompt is empty"),
+        ({"messages": []}, "A conversation has 1 to 1,000 messages, not 0"),
+        ({"messages": [MESSAGES[0]] * 1001}, "A conversation has 1 to 1,000 messages, not 1,001"),
+        ({"messages": MESSAGES[:2]}, "the last message is not the user's"),
+        ({"messages": "Close it."}, "The messages are not a list"),
+        ({"messages": {"role": "user", "content": "Close it."}}, "The messages are not a list"),
+        ({"messages": [{"role": "user", "content": ["Close it."]}]}, "The content of message 1 is no text"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "Message 1 has no role out of system, user, assistant"),
+        ({"messages": [*MESSAGES[:2], {"role": "user", "content": "x" * 500_000}]}, "prompt has 500,0.. characters"),
+        ({"messages": [{"role": "user", "content": "word " * 900}] * 9}, "this model reads"),
+        ({"messages": [None]}, "Message 1 has no role"),
+    ],
+)
+def test_messages_that_cannot_be_replied_to_are_refused_in_words(
+    server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], reason: str
+) -> None:
+    monkeypatch.setattr(desk.tokenizer, "chat_template", TEMPLATE)
+    client = Client(server.url, verbose=False, analytics_enabled=False)
+    with pytest.raises(AppError, match=reason):
+        client.predict(**asked, api_name="/generate")
 
 
 def test_curl_may_name_its_arguments_and_leave_the_others_out(server: Server, desk: Desk) -> None:

@@ -15,6 +15,7 @@ from mcp.types import CallToolResult, TextContent
 
 from mixer import Desk, SamplingParams
 from tests.browser.conftest import Server
+from tests.factory import TEMPLATE
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("default")]
 
@@ -44,7 +45,7 @@ def test_the_tools_are_the_public_endpoints_and_say_what_this_desk_has(server: S
     tools = {tool.name: tool for tool in talk(server, lambda session: session.list_tools()).tools}
     assert set(tools) == {"generate", "describe", "explain", "scores"}
     properties = tools["generate"].inputSchema["properties"]
-    assert tools["generate"].inputSchema["required"] == ["prompt"]
+    assert not tools["generate"].inputSchema.get("required")  # messages may stand in a prompt's place
     for tool in tools.values():
         assert tool.description
         assert all(one["description"] for one in tool.inputSchema["properties"].values())
@@ -52,6 +53,16 @@ def test_the_tools_are_the_public_endpoints_and_say_what_this_desk_has(server: S
         assert f"{attribute.name} ({' | '.join(attribute.labels)})" in properties["settings"]["description"]
     assert all(head in properties["rewards"]["description"] for head in desk.rewards)
     assert "1 to 1000" in properties["max_new_tokens"]["description"]
+    assert "1 to 1000 messages" in properties["messages"]["description"]
+
+
+def test_a_tool_replies_to_messages(server: Server, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk.tokenizer, "chat_template", TEMPLATE)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Close it."}]
+    asked = {"messages": messages, "max_new_tokens": 8, "seed": 3}
+    params = SamplingParams(max_new_tokens=8, seed=3, temperature=0.8)
+    found = talk(server, lambda session: session.call_tool("generate", asked))
+    assert text(found) == desk.chat(messages, params=params).text != ""
 
 
 def test_a_tool_writes_what_the_desk_writes_and_refuses_in_sentences(server: Server, desk: Desk) -> None:
@@ -66,7 +77,9 @@ def test_a_tool_writes_what_the_desk_writes_and_refuses_in_sentences(server: Ser
         ("generate", {"prompt": "The door was", "settings": {"charm": 1}}, "no attribute called 'charm'"),
         ("generate", {"prompt": "The door was", "temperature": 9}, "temperature is 9, which is out of range"),
         ("generate", {"prompt": "The door was", "seed": "x"}, "not valid"),
-        ("generate", {}, "'prompt' is a required property"),
+        ("generate", {}, "The prompt is empty"),
+        ("generate", {"messages": [{"role": "user", "content": "Close it."}]}, "no chat template"),
+        ("generate", {"messages": [{"role": "user", "content": 5}]}, "not of type 'string'"),
         ("scores", {"text": "x" * 20_001}, "20,000 is the most"),
         ("stop", {}, "Unknown tool"),
         ("take", {}, "Unknown tool"),

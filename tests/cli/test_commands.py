@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -10,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mixer import Mix, Setting, Steering, load_mix, save_mix
+from mixer import Desk, Mix, SamplingParams, Setting, Steering, load_mix, save_mix
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.cli import main
 from mixer.files.mix_file import load_steering
 from mixer.model.base import load_base
 from tests.decoding.test_reward_rows import make_reward
-from tests.factory import make_desk_folders
+from tests.factory import TEMPLATE, make_base, make_desk_folders
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +50,52 @@ def test_generate_gives_one_json_object_with_text_tokens_mix_and_stats(tiny: Pat
     assert code == 0 and len(record["token_ids"]) == 9 and record["stats"]["seed"] == 7
     assert record["mix"]["coefficients"] == {"formality.positive": 0.8, "humor.negative": 0.4}
     assert run(capsys, *words, *desk_of(tiny))[1].rstrip("\n") == record["text"].rstrip("\n")
+
+
+def test_generate_replies_to_messages_of_a_file_or_of_stdin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    base, anchors, file = make_base(tmp_path / "base", template=TEMPLATE), tmp_path / "anchors", tmp_path / "chat.json"
+    anchors.mkdir()
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
+    messages.append({"role": "user", "content": "Go on \u2026"})
+    file.write_text("\ufeff" + json.dumps(messages, ensure_ascii=False), encoding="utf-8")
+    more = ["--base", base, "--anchors", anchors, "--max-new-tokens", "6", "--seed", "1", "--json"]
+
+    def text(*words: str | Path) -> str:
+        code, out, err = run(capsys, "generate", *words, *more)
+        assert code == 0, err
+        return json.loads(out.splitlines()[-1])["text"]
+
+    desk, params = Desk.load(base, anchors), SamplingParams(max_new_tokens=6, seed=1)
+    assert text("--messages", file) == text("--messages", file, "--chat") == desk.chat(messages, params=params).text
+    told = [{"role": "system", "content": "Be brief."}, *messages]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes())))
+    assert text("--messages", "-", "--system", "Be brief.") == desk.chat(told, params=params).text
+    assert text("Hi", "--chat") == desk.chat("Hi", params=params).text
+
+
+@pytest.mark.parametrize(
+    ("data", "words", "message"),
+    [
+        (b'[{"role": "user", "content": "Hi"}]', ["Hi"], "a prompt beside the messages"),
+        (b'[{"role": "user", "content": "Hi"}]', [], "no chat template"),
+        (b'[{"role": "user", "content": 5}]', [], "The content of message 1 is no text"),
+        (b'{"role": "user", "content": "Hi"}', [], "is no JSON list. Give messages such as"),
+        (b"", [], "'' is no JSON list"),
+        (b"\xff", [], "is not in UTF-8. Save it as JSON in UTF-8."),
+        (None, [], "cannot be read: No such file or directory. Give the path of a JSON file."),
+    ],
+)
+def test_messages_that_cannot_be_replied_to_are_one_clear_line(
+    tiny: Path, tmp_path: Path, capsys, data: bytes | None, words: list[str], message: str
+):
+    file = tmp_path / "chat.json"
+    if data is not None:
+        file.write_bytes(data)
+    code, out, err = run(capsys, "generate", *words, "--messages", file, *desk_of(tiny))
+    assert code == 2 and out == "" and message in err
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_attributes_lists_what_is_loaded(tiny: Path, capsys):
@@ -155,9 +202,6 @@ def test_export_merged_writes_a_model_that_the_desk_loads(tiny: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["generate"], "needs a prompt or --messages"),
-        (["generate", "Hi", "--messages", "a.json"], "and not both"),
-        (["generate", "--messages=nowhere.json"], "The messages cannot be read"),
         (["generate", "Hi", "--set", "charm=1"], "no attribute called 'charm'"),
         (["generate", "Hi", "--set", "formalty=1"], "Did you mean formality"),
         (["generate", "Hi", "--set", "formality=warm"], "--set 'formality=warm' is not a setting"),

@@ -63,6 +63,7 @@ def test_numbers_stay_numbers(number: str):
 def test_files_of_other_programs_are_read():
     assert read_table("Prompt;formality\r\nDear, all;0,5\r\n", "prompt").rows == (("Dear, all", "0,5"),)
     assert read_table("id\tprompt\r1\tHello\r", "prompt").rows == (("1", "Hello"),)
+    assert read_table("id;Messages;a,b\n1;x;2", "prompt", "messages").columns == ("id", "Messages", "a,b")
     table = read_table('\ufeff prompt , note\n\nHello\n,\n"two\nlines",x,\n', "prompt")
     assert table.columns == ("prompt", "note")
     assert table.rows == (("Hello", ""), ("two\nlines", "x", ""))

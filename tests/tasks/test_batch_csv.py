@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from mixer import Desk, Request, SamplingParams, Steering
 from mixer.cli import main
 from mixer.errors import InvalidValue, UnknownName
-from mixer.files.csv_table import read_table
+from mixer.files.csv_table import read_table, write_table
 from mixer.tasks.batch import write
-from mixer.tasks.batch_csv import BatchTable, sample
-from mixer.values.chat import Conversation
+from mixer.tasks.batch_csv import REQUIRED, BatchTable, sample
+from mixer.values.chat import Conversation, prompt_of
 from mixer.values.steering import REST
+from tests.factory import TEMPLATE
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,79 @@ def test_an_error_names_row_and_column_and_stops_no_other_row(desk: Desk, head: 
     made = table_of(desk, f'prompt,{head}\nA,"{cell}"\nB,', served=True)
     assert made.jobs[0].error.startswith(message)
     assert not made.jobs[1].error
+
+
+words = st.none() | st.text("abc", min_size=1)
+
+
+@given(words, st.none() | st.booleans(), words, st.none() | st.integers(0, 2), st.booleans())
+def test_a_row_replies_to_what_its_cells_say(desk: Desk, prompt, reply, system, before, usual):
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    messages = None if before is None else [*turns * before, {"role": "user", "content": "z"}]
+    cells = [prompt, None if reply is None else "yes" if reply else "No", system, messages and json.dumps(messages)]
+    text = write_table(["prompt", "reply", "system", "messages", "seed"], [[*(cell or "" for cell in cells), "1"]])
+    [job] = BatchTable(desk, read_table(text, "prompt"), default(desk), reply=usual, system="told").jobs
+    if messages and prompt:
+        assert job.error.startswith("Row 2: There is a prompt beside the messages.")
+    else:
+        conversation = Conversation.of(messages) if messages else None
+        replies = usual if reply is None else reply
+        asked = prompt_of("" if messages else prompt or "Once", replies, system or "told", conversation)
+        assert (job.request.prompt, job.error) == (asked, "")
+
+
+@pytest.mark.parametrize(
+    "head, cell, message",
+    [
+        ("reply", "perhaps", "Row 2, column reply: 'perhaps' is neither yes nor no. Write yes or no."),
+        ("messages", "Hello", "Row 2, column messages: 'Hello' is no JSON list. Give messages such as [{"),
+        ("messages", "[" * 9000, "Row 2, column messages: '[[["),
+        ("messages", "[]", "Row 2, column messages: A conversation has 1 to 1,000 messages, not 0."),
+        ("Messages", '[{""role"": ""king""}]', "Row 2, column Messages: Message 1 has no role out of system, user"),
+    ],
+)
+def test_a_wrong_conversation_is_an_error_of_its_row_alone(desk: Desk, head: str, cell: str, message: str):
+    made = table_of(desk, f'prompt,{head}\n,"{cell}"\nB,', served=True)
+    assert made.jobs[0].error.startswith(message) and not made.jobs[1].error
+
+
+def test_the_fewest_tokens_go_with_the_most_and_with_whether_a_row_replies(desk: Desk):
+    table = read_table("prompt,tokens,reply,min_new_tokens\nA,,,\nA,,yes,\nA,40,no,\nA,3,yes,\nA,3,no,2", "prompt")
+    asked = Request("Once", params=SamplingParams(max_new_tokens=8, min_new_tokens=5))
+
+    def fewest(made: BatchTable) -> list[int]:
+        return [job.request.params.min_new_tokens for job in made.jobs]
+
+    assert fewest(BatchTable(desk, table, asked)) == [5, 5, 5, 3, 2]
+    half = BatchTable(desk, table, asked, fewest_tokens=lambda most, reply: 0 if reply else most // 2)
+    assert fewest(half) == [4, 0, 20, 0, 2]
+
+
+def test_replies_are_those_of_the_desk_and_an_answer_read_again_gives_them_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    messages = [{"role": "user", "content": "=1"}, {"role": "assistant", "content": "x"}]
+    messages.append({"role": "user", "content": 'Say "y", please.'})
+    text = write_table(["messages", "reply", "prompt", "system"], [[json.dumps(messages), "", "", "Be brief."]])
+    text += "".join(write_table(["", "yes", "A", ""], [["", "", "A", ""]]))
+
+    def written() -> BatchTable:
+        return run(BatchTable(desk, read_table(text, *REQUIRED), replace(default(desk), mix=desk.mix())))
+
+    assert [job.error.partition(":")[2][:34] for job in written().jobs[:2]] == [
+        " This model has no chat template: "
+    ] * 2
+    monkeypatch.setattr(desk.tokenizer, "chat_template", TEMPLATE)
+    made = written()
+    told = [{"role": "system", "content": "Be brief."}, *messages]
+    params = default(desk).params
+    assert [job.text for job in made.jobs] == [
+        desk.chat(told, params=params).text,
+        desk.chat("A", params=params).text,
+        desk.generate("A", params=params).text,
+    ]
+    first = text = made.text()
+    assert written().text() == first
 
 
 def test_every_sampling_parameter_has_a_column(desk: Desk):
@@ -204,24 +278,10 @@ def test_the_command_line_answers_a_file_and_goes_on_after_a_wrong_row(tiny: Pat
     found = desk.generate("Déar", desk.mix(humor=0.5, formality=1), SamplingParams(max_new_tokens=4, seed=2))
     assert table.rows[0][2] == found.text and table.rows[1][2] == ""
     assert main(words) == 2 and "already there" in capsys.readouterr().err
+    source.write_bytes(b"messages\n[]\n")
+    assert main([*words, "--overwrite", "--chat", "--system", "Be brief."]) == 0
+    assert "Row 2, column messages: A conversation has 1 to 1,000 messages" in capsys.readouterr().out
     source.write_bytes(b"prompt\n\xff")
     assert main([*words, "--overwrite"]) == 2 and "not in UTF-8" in capsys.readouterr().err
     assert main([*words[:1], str(tmp_path / "no.csv"), *words[2:], "--overwrite"]) == 2
     assert "cannot be read" in capsys.readouterr().err
-
-
-def test_replies_and_system_messages_have_columns(desk: Desk):
-    """A cell goes before the default; what makes no sense is an error of its row alone."""
-    head = "prompt,reply,system\n"
-    made = table_of(desk, head + "Hi,yes,Be kind.\nHi,TRUE,\nHi,no,\n,1,\nHi,,Be kind.\nHi,perhaps,\n")
-    prompts = [job.request.prompt for job in made.jobs]
-    asked = Conversation.asking
-    assert prompts[:4] == [asked("Hi", "Be kind."), asked("Hi"), "Hi", asked("Once")]
-    assert [bool(job.error) for job in made.jobs] == [False] * 4 + [True] * 2 and not made.notes
-    assert "Row 6: A system message is for replies" in made.jobs[4].error
-    assert "Row 7, column reply: 'perhaps' says neither" in made.jobs[5].error
-    chats = table_of(
-        desk, head + "Hi,,More.\nHi,no,\n,yes,\n", replace(default(desk), prompt=asked("Once", "Be kind."))
-    )
-    expected = [asked("Hi", "Be kind.\nMore."), "Hi", asked("Once", "Be kind.")]
-    assert [job.request.prompt for job in chats.jobs] == expected

@@ -56,9 +56,9 @@ _TEMPLATE = """
     <thead><tr><th scope="col">Row</th><th scope="col">Prompt</th><th scope="col">Text</th></tr></thead>
     <tbody></tbody>
   </table>
-  <p class="hint">The file needs a column prompt. Others may be any attribute, reward.NAME, aim.NAME, formula, seed,
-    tokens and temperature; what a row leaves empty is as on the page. You get the same rows back with text, scores
-    and seed. A row that is wrong says why, and stops no other.</p>
+  <p class="hint">The file needs a column prompt or messages. Others may be reply, system, any attribute, reward.NAME,
+    aim.NAME, formula, seed, tokens and temperature; what a row leaves empty is as on the page. You get the same rows
+    back with text, scores and seed. A row that is wrong says why, and stops no other.</p>
   <div class="sr-only" role="status"></div>
 </section>
 """
@@ -71,18 +71,18 @@ def read_sheet(posted: object, desk: Desk) -> BatchTable:
         MixerError: it is not as the panel sends it, or the file is no CSV with prompts.
     """
     from mixer.files.csv_table import read_table
-    from mixer.tasks.batch_csv import PROMPT, BatchTable
+    from mixer.tasks.batch_csv import REQUIRED, BatchTable
 
     if not isinstance(posted, Mapping):
         raise InvalidValue("The batch is not an object.", "Send {state, text}.")
-    table = read_table(read_text("The file", posted.get("text"), MOST_CHARACTERS), PROMPT, MOST_ROWS)
+    table = read_table(read_text("The file", posted.get("text"), MOST_CHARACTERS), *REQUIRED, most_rows=MOST_ROWS)
     if not table.rows:
         raise InvalidValue("The file has a header and no rows.", "Put a prompt beneath it.")
     state = read_state(posted.get("state"), desk.attributes, desk.rewards)
-    default, _ = request(desk, state)
+    default, _ = request(desk, replace(state, reply=False))
     if state.fresh or state.seed is None:
         default = replace(default, params=replace(default.params, seed=None))  # one for each row
-    return BatchTable(desk, table, default, served=True, fewest_tokens=lambda most: fewest_tokens(most, state.reply))
+    return BatchTable(desk, table, default, True, fewest_tokens, state.reply, state.system)
 
 
 def run(desk: Desk, sheet: BatchTable, flag: threading.Event) -> Iterator[dict[str, Any]]:

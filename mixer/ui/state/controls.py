@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mixer.errors import InvalidValue, UnknownName
-from mixer.values.chat import HINT, Conversation, Message, Prompt
+from mixer.values.chat import Prompt, prompt_of
 from mixer.values.request import FIELDS, read_sampling
 from mixer.values.sampling import SamplingParams
 from mixer.values.steering import REST, Steering
@@ -146,23 +146,15 @@ def read_question(posted: object, names: Collection[str]) -> tuple[int, str, Map
 
 
 def read_prompt(prompt: object, reply: object, system: object, messages: object = None) -> Prompt:
-    """What is written on from: the prompt, or the conversation that it ends, or a whole conversation in its place.
+    """What is written on from: the prompt, the conversation that it ends, or the messages; see `prompt_of`.
 
     Raises:
-        InvalidValue: one of them is not as it should be; the prompt is to be replied to, and is blank; or there are
-            both a prompt and messages.
+        InvalidValue: one of them is not as it should be; there are a prompt and messages; or the prompt is to be
+            replied to, and is blank.
     """
     text, told = read_text("The prompt", prompt), read_text("The system message", system)
-    replies = FIELDS["reply"].check(reply, True)
-    if messages is None:
-        return Conversation.asking(text, told) if replies else text
-    if text.strip():
-        raise InvalidValue("There are both a prompt and messages.", "Put the prompt into the last message.")
-    if not isinstance(messages, list):
-        raise InvalidValue("The messages are no list.", HINT)
-    said = Conversation.of(messages).messages
-    found = Conversation(tuple(Message(one.role, read_text("A message", one.content)) for one in said))
-    return found.with_system(told) if told.strip() else found
+    found = None if messages is None else FIELDS["messages"].check(messages, True)
+    return prompt_of(text, FIELDS["reply"].check(reply, True), told, found)
 
 
 def read_text(what: str, value: object, most: int | None = None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mixer.errors import InvalidValue
 from mixer.ui.state.controls import options, read_box, read_positions, read_steering, read_text
-from mixer.values.chat import Conversation, Prompt
+from mixer.values.chat import Prompt, prompt_of
 from mixer.values.request import FIELDS
 from mixer.values.steering import REST, Steering
 
@@ -61,7 +61,7 @@ class PageState:
         Raises:
             InvalidValue: it is to be replied to, and is blank.
         """
-        return Conversation.asking(self.prompt, self.system) if self.reply else self.prompt
+        return prompt_of(self.prompt, self.reply, self.system)
 
     @property
     def penalties(self) -> dict[str, Any]:

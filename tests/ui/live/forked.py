@@ -18,6 +18,8 @@ from mixer.ui.live.browsers import BrowserSession
 from mixer.ui.live.zero_gpu import Frames, ZeroGpu
 from mixer.ui.state.controls import DeckValue
 from mixer.ui.state.formula_text import Recipe
+from mixer.values.chat import Conversation
+from tests.factory import TEMPLATE
 
 FORK = multiprocessing.get_context("fork")
 PROMPT = "The last train was"
@@ -70,6 +72,7 @@ def params(tokens: int) -> SamplingParams:
 
 def main() -> dict[str, Any]:
     desk = Desk.load(strict=False)
+    desk.tokenizer.chat_template = TEMPLATE
     zero_gpu = ZeroGpu(desk, workers, slots=2)
     told: dict[str, Any] = {}
     names = list(desk.attributes)
@@ -117,10 +120,13 @@ def main() -> dict[str, Any]:
     )
     told["formula"] = [frame.state, frame.formula]
     told["program"] = zero_gpu.text(PROMPT, value, params(12), "1.5*sliders - 0.5*base")
+    messages = Conversation.of([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Go on."}])
+    told["reply"] = zero_gpu.text(messages, value, params(12), None)
     told["free"] = zero_gpu.slots.free
     told["workers"] = len(multiprocessing.active_children())
     # Only after the last fork, since forked processes inherit what was computed before.
     told["here"] = desk.generate(PROMPT, desk.mix(value.positions), params(12), "1.5*sliders - 0.5*base").text
+    told["replied"] = desk.chat(messages, desk.mix(value.positions), params(12)).text
     told["names"] = names
     return told
 

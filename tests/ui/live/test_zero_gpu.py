@@ -67,6 +67,7 @@ def test_errors_formulas_and_programs_take_the_same_way(told: dict[str, Any]) ->
     assert "prompt is empty" in told["empty"]
     assert told["formula"] == ["done", "2*sliders"]
     assert told["program"] == told["here"] != ""
+    assert told["reply"] == told["replied"] != ""
 
 
 def test_a_gpu_that_is_not_to_be_had_is_an_error_on_the_stage(desk: Desk) -> None:

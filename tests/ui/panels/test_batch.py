@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mixer import Desk
 from mixer.errors import MixerError
-from mixer.files.csv_table import read_table
+from mixer.files.csv_table import read_table, write_table
 from mixer.ui.panels.batch import MOST_CHARACTERS, MOST_ROWS, read_sheet, run
 from mixer.ui.state.page_state import PageState
 from mixer.ui.state.request import request
+from tests.factory import TEMPLATE
 
 STATE = PageState(prompt="Once", positions={"humor": 0.5}, tokens=12, seed=3)
 FILE = "prompt,humor,tokens\nThe door,,\nThe door,-0.5,9\nA,9,\n,,\n"
@@ -41,6 +43,19 @@ def test_what_a_row_leaves_empty_is_as_on_the_page(desk: Desk) -> None:
     *_, last = frames(desk, "prompt,seed\n,9", state)
     table = read_table(last["csv"], "prompt")
     assert table.rows[0][1] == desk.generate_batch([request(desk, state)[0]])[0].text
+
+
+def test_rows_reply_as_the_page_would(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk.tokenizer, "chat_template", TEMPLATE)
+    messages = '[{"role": "user", "content": "A"}]'
+    text = write_table(["prompt", "messages", "reply"], [["A", "", "yes"], ["", messages, ""], ["A", "", "no"]])
+    plain, told = replace(STATE, prompt="A"), replace(STATE, prompt="A", reply=True, system="Be brief.")
+    texts = [desk.generate_batch([request(desk, state)[0]])[0].text for state in (told, told, plain)]
+    assert len({*texts}) == 2
+    for state in (replace(STATE, system="Be brief."), replace(told, prompt="")):
+        *_, last = frames(desk, text, state)
+        table = read_table(last["csv"], "prompt")
+        assert [row[table.columns.index("text")] for row in table.rows] == texts
 
 
 @pytest.mark.parametrize("changes", [{"fresh": True}, {"seed": None}])
@@ -79,7 +94,7 @@ def test_one_who_goes_away_gives_the_rows_back(desk: Desk) -> None:
         (None, "not an object"),
         ({"state": {}}, "The file is not a text"),
         ({"state": {}, "text": 5}, "The file is not a text"),
-        ({"state": {}, "text": ""}, "no column 'prompt'"),
+        ({"state": {}, "text": ""}, "no column 'prompt' or 'messages'"),
         ({"state": {}, "text": "prompt\n"}, "no rows"),
         ({"state": {}, "text": "prompt\n" + "x\n" * (MOST_ROWS + 1)}, f"more than {MOST_ROWS} rows"),
         ({"state": {}, "text": "x" * (MOST_CHARACTERS + 1)}, "1,000,000 is the most"),

@@ -17,6 +17,7 @@ from mixer.ui.state.controls import (
     describe,
     read_box,
     read_positions,
+    read_prompt,
     read_question,
     read_steering,
     read_value,
@@ -113,6 +114,17 @@ def test_any_json_is_a_question_or_is_refused_in_words(posted: Any) -> None:
         assert 0 <= seq <= MAX_SEQ
         text.encode()
         assert positions is None or positions.keys() <= set(NAMES)
+
+
+@given(json, json, json, json)
+def test_any_json_is_a_prompt_or_is_refused_in_words(prompt: Any, reply: Any, system: Any, messages: Any) -> None:
+    for asked in ((prompt, reply, system, messages), ("", False, "", messages)):
+        try:
+            found = read_prompt(*asked)
+        except MixerError as error:
+            assert 0 < len(str(error)) < 400
+        else:
+            assert isinstance(found, str) == (asked[3] is None and asked[1] is False)
 
 
 def test_an_empty_box_value_is_the_default_formula_and_halves_of_letters_are_replaced() -> None:

@@ -142,10 +142,10 @@ def test_what_is_left_out_is_as_the_table_says(desk: Desk) -> None:
             assert options[field.argument] is None  # so that a mix file's value stays
         if name in NAMES:
             assert state[name] == (field.opening if field.kind is not dict else {})
-        if name in GENERATE and field.kind not in (dict, tuple) and name not in ("prompt", "budget"):
+        if name in GENERATE and field.kind not in (dict, tuple) and name != "budget":
             assert parameters[field.argument].default == field.default
     assert read_params(parsed([])) == SamplingParams()
-    assert [*(FIELDS[name].argument for name in GENERATE), "messages"] == list(parameters)
+    assert [FIELDS[name].argument for name in GENERATE] == list(parameters)
     assert Steering().budget == FIELDS["budget"].default and Steering().whole == FIELDS["whole"].default
     assert list(Steering().record()) == ["rewards", "levels", "budget", "whole"]
     assert read_steering(parsed(["--whole"])) == Steering(whole=True) and read_mix(parsed([])) == Mix()
