@@ -90,9 +90,6 @@ def evaluate_control(options: argparse.Namespace) -> dict:
 
 def evaluate_coupling(options: argparse.Namespace) -> dict:
     """Measure what every slider does to every judge, and write the calibration beside the anchors."""
-    from mixer.adapters.anchor_set import anchors_fingerprint
-    from mixer.adapters.calibration_file import write_calibration
-    from mixer.adapters.fingerprint import base_fingerprint
     from mixer.measure.control import base_loglikelihoods
     from mixer.measure.coupling import coupling
 
@@ -105,9 +102,7 @@ def evaluate_coupling(options: argparse.Namespace) -> dict:
         seed=options.seed,
         loglikelihoods=base_loglikelihoods(options.base),
     )
-    fingerprint = anchors_fingerprint(base_fingerprint(desk.base_model), desk.anchor_set.adapters)
-    folder = _anchors_folder(options, desk)
-    path = write_calibration(report.calibration, folder, fingerprint, report.record())
+    path = report.save(desk, _anchors_folder(options, desk))
     if not options.json:
         print(report.table(), path, sep="\n\n")
     return {"calibration": str(path), **report.record()}

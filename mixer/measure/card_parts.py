@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from mixer.adapters.calibration_file import FILE as COUPLING
 from mixer.errors import BadArtifact
-from mixer.measure.card_samples import labels_of
 from mixer.measure.card_tables import leak_table, read_report
 from mixer.measure.control import ControlReport
 from mixer.training.data import OWN_PAIRS
@@ -69,7 +68,7 @@ class BaseShape:
             desk.context,
             bool(desk.tokenizer.chat_template),
             desk.anchor_set.calibration is not None,
-            labels_of(dict(desk.attributes)),
+            {name: attribute.labels for name, attribute in desk.attributes.items()},
         )
 
 
@@ -226,7 +225,11 @@ def command_lines(
         report = measured[name]
         if (name != CONTROL and not shape.replies) or (facts.recipe and not (report and report.outside)):
             continue
-        settings = f"--prompts {report.prompts} --tokens {report.tokens} --seed {report.seed} " if report else ""
+        settings = ""
+        if report:
+            settings = (
+                f"--dtype {report.dtype} --prompts {report.prompts} --tokens {report.tokens} --seed {report.seed} "
+            )
         if report and report.outside:
             positions = sorted({measure.position for measure in report.measures})
             settings += f"--positions {' '.join(f'{position:g}' for position in positions)} --outside DATA "

@@ -14,7 +14,6 @@ from mixer.adapters.anchor_set import anchors_fingerprint
 from mixer.adapters.fingerprint import base_fingerprint
 from mixer.measure.control import held_out_prompts, requests
 from mixer.values.chat import Conversation, Prompt
-from mixer.values.mix import Attribute
 from mixer.values.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 SAMPLES, SAMPLE_TOKENS = 30, 60
 # Of one attribute after another: both poles, half way and at the end; the next attribute has it the other way round.
 POSITIONS = ((-1.0, 1.0), (-0.5, 0.5), (-1.0, 0.5), (-0.5, 1.0))
-
-
 MARKS = re.compile(r"[\\`*_<\[]")  # what markdown would take for its own
 
 
@@ -92,7 +89,7 @@ def write_samples(desk: Desk, count: int = SAMPLES, tokens: int = SAMPLE_TOKENS)
     ]
     outputs = desk.generate_batch(rows)
     return tuple(
-        Sample(_text(prompt), isinstance(prompt, Conversation), mix, seed, output.text)
+        Sample(str(prompt), isinstance(prompt, Conversation), mix, seed, output.text)
         for seed, (prompt, mix, output) in enumerate(zip(prompts, mixes, outputs, strict=True))
     )
 
@@ -111,12 +108,3 @@ def kept_samples(desk: Desk, path: Path) -> tuple[Sample, ...]:
     found["samples"] = [asdict(sample) for sample in samples]
     path.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return samples
-
-
-def labels_of(attributes: dict[str, Attribute]) -> dict[str, tuple[str, str]]:
-    """Labels of the (negative, positive) pole, by attribute."""
-    return {name: attribute.labels for name, attribute in attributes.items()}
-
-
-def _text(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else prompt.messages[-1].content

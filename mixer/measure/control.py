@@ -83,6 +83,7 @@ class ControlReport:
     Attributes:
         prompts: number of prompts.
         tokens: most tokens of a text.
+        dtype: of the desk that wrote the texts.
         outside: accuracy of the outside judges that gave the scores; None where the desk's own judges did.
     """
 
@@ -95,6 +96,7 @@ class ControlReport:
     reaches: tuple[PoleDifference, ...]
     rule: MixRule = "offset"
     outside: Mapping[str, float] | None = None
+    dtype: str = "float32"
 
     def table(self) -> str:
         """A markdown table with a row for each attribute: score (perplexity under the base) at each position."""
@@ -244,9 +246,9 @@ def control(
             change = scores[max(scores)] - scores[min(scores)]
             error = change.std(ddof=1) / len(change) ** 0.5 if len(change) > 1 else 0.0
             reaches.append(PoleDifference(attribute, round(float(change.mean()), 4), round(float(error), 4)))
-    accuracy = outside.accuracy if outside else None
+    accuracy, dtype = outside.accuracy if outside else None, str(desk.model.dtype).removeprefix("torch.")
     return ControlReport(
-        len(prompts), tokens, seed, temperature, top_p, tuple(measures), tuple(reaches), rule, accuracy
+        len(prompts), tokens, seed, temperature, top_p, tuple(measures), tuple(reaches), rule, accuracy, dtype
     )
 
 

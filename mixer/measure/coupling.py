@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mixer.adapters.anchor_set import anchors_fingerprint
 from mixer.adapters.calibration import SliderCalibration, fit
-from mixer.adapters.calibration_file import PARTS
+from mixer.adapters.calibration_file import PARTS, write_calibration
+from mixer.adapters.fingerprint import base_fingerprint
 from mixer.errors import InvalidValue
 from mixer.measure.control import LogLikelihoods, held_out_prompts
 from mixer.measure.leak import (
@@ -87,6 +90,11 @@ class CouplingReport:
         """The measurements as a JSON object, without the calibration."""
         rest = {key: value for key, value in asdict(self).items() if key not in ("calibration", "errors")}
         return {"errors": self.errors, **rest}
+
+    def save(self, desk: Desk, folder: Path) -> Path:
+        """Write it beside the anchors that it was measured with; returns the path."""
+        fingerprint = anchors_fingerprint(base_fingerprint(desk.base_model), desk.anchor_set.adapters)
+        return write_calibration(self.calibration, folder, fingerprint, self.record())
 
     def table(self) -> str:
         """Changes asked for and measured, and the summaries, as two markdown tables."""

@@ -23,7 +23,8 @@ from mixer.values.mix import POLES
 LEARNED = ("formality", "politeness", "sentiment", "simplicity")
 OLD_WORDS = re.compile(
     r"\b(thee|thou|thy|thine|ye|hath|hast|doth|dost|shalt|wilt|unto|nigh|whence|hither|thither|yonder|ere|o'er|'twas"
-    r"|'tis|wherefore|verily|naught|nay|aye|betwixt|oft|upon|whilst|alas|beheld|bade|spake|[a-z]{2,}eth)\b",
+    r"|'tis|wherefore|verily|naught|nay|aye|betwixt|oft|upon|whilst|alas|beheld|bade|spake"
+    r"|(?!teeth|kenneth|elizabeth|macbeth)[a-z]{2,}eth)\b",
     re.IGNORECASE,
 )
 # 1 where the sign is there: verse has lines, excitement exclaims, old English has at least two of its words.

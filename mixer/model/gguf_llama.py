@@ -161,12 +161,10 @@ def _tokenizer(metadata: dict[str, Any]) -> PreTrainedTokenizerFast:
     plain = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
     plain.pre_tokenizer = CUTS[metadata["tokenizer.ggml.pre"]]
     plain.decoder = decoders.ByteLevel()
-    for kind, special in ((CONTROL, True), (USER_DEFINED, False)):
+    for kind, add in ((CONTROL, plain.add_special_tokens), (USER_DEFINED, plain.add_tokens)):
         found = [token for token, own in zip(tokens, kinds, strict=True) if own == kind]
-        plain.add_tokens([AddedToken(token, special=special, normalized=False) for token in found])
-        if special:
-            plain.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in found])
-    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+        add([AddedToken(token, special=kind == CONTROL, normalized=False) for token in found])
+    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # `transformers`' and the format's
     ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
     return PreTrainedTokenizerFast(
         tokenizer_object=plain,

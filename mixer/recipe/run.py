@@ -7,7 +7,6 @@ before the next part loads its own.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,10 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixer.adapters.anchor_set import anchors_fingerprint
 from mixer.adapters.calibration_file import FILE as COUPLING
-from mixer.adapters.calibration_file import write_calibration
-from mixer.adapters.fingerprint import base_fingerprint
 from mixer.adapters.peft import CONFIG, WEIGHTS
 from mixer.errors import BadArtifact, UnknownName
 from mixer.judges.linear import OWN_JUDGE
@@ -226,8 +222,7 @@ class _Run:
             seed=measure.seed,
             loglikelihoods=loglikelihoods,
         )
-        fingerprint = anchors_fingerprint(base_fingerprint(desk.base_model), desk.anchor_set.adapters)
-        write_calibration(report.calibration, self.out, fingerprint, report.record())
+        report.save(desk, self.out)
         self._held.let_go()  # the card is to be of a desk that has the calibration
         plain, decoupled = report.wholes
         return f"leak {plain.leaks} plain, {decoupled.leaks} decoupled"
@@ -242,7 +237,7 @@ class _Run:
             seed=measure.seed,
             loglikelihoods=loglikelihoods,
         )
-        path.write_text(json.dumps(json.loads(report.to_json()), indent=2) + "\n", encoding="utf-8")
+        path.write_text(report.to_json() + "\n", encoding="utf-8")
         passed = sum(one.passed for one in report.reaches)
         return f"{passed} of {len(report.reaches)} attributes reach the difference"
 

@@ -96,6 +96,8 @@ class AnchorConfig:
             raise InvalidValue(
                 "rank, examples, steps, batch_tokens and longest must be positive.", "Raise the one that is not."
             )
+        if not all(strength > 0 for strength in self.strengths.values()):
+            raise InvalidValue("A strength is not above zero.", "Leave out the attributes that are not to be scaled.")
         if not (self.lr > 0 and self.alpha > 0 and self.contrast >= 0 and self.beta > 0):
             raise InvalidValue("lr, lora_alpha and beta must be above zero.", "Raise the one that is not.")
 

@@ -38,7 +38,7 @@ def test_they_tell_unseen_texts_apart(judges: OutsideJudges):
         ("poetry", "The sea is wide,\nthe sea is deep.", "The sea is wide, the sea is deep.\n"),
         ("excitement", "We won! We won!", "We won."),
         ("archaic", "Thou hast my thanks.", "You have my thanks; thou art said no more."),
-        ("archaic", "He cometh unto the gate.", "He comes to the gate."),
+        ("archaic", "He cometh unto the gate.", "Elizabeth shows Kenneth her teeth."),
     ],
 )
 def test_signs(name: str, yes: str, no: str):

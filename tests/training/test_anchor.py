@@ -108,6 +108,11 @@ def test_a_finished_anchor_is_kept_until_its_settings_change(trained: tuple[Path
     assert kept == json.loads(json.dumps(reports["humor.positive"])) and file.stat().st_mtime_ns == written
 
 
+def test_a_strength_of_nothing_is_refused():
+    with pytest.raises(InvalidValue, match="strength"):
+        AnchorConfig(strengths={"humor": 0.0})
+
+
 def test_a_strength_scales_the_finished_anchor_and_changes_nothing_else(
     trained: tuple[Path, dict], base: Path, data: Path, tmp_path: Path
 ):
